@@ -1,0 +1,30 @@
+//! WHAT is proven: statements, transcripts, constraint systems, parameters and the wire envelope.
+//!
+//! A *statement* relates a public instance to a secret witness. A [`Kind`] is one statement under one
+//! proof system; [`registry`] maps every kind to its code. Every proof is bound to a [`ClaimContext`],
+//! and travels in an [`Envelope`].
+//!
+//! Nothing in this crate reads a clock, a file or a socket, except [`params`], which caches proving
+//! keys on disk.
+
+pub mod codec;
+pub mod context;
+pub mod envelope;
+mod error;
+pub mod fingerprint;
+pub mod id;
+pub mod key;
+pub mod key_knowledge;
+pub mod params;
+pub mod registry;
+pub mod statement;
+pub mod transcript;
+
+pub use context::{ClaimContext, KeyClaim};
+pub use envelope::Envelope;
+pub use error::Error;
+pub use fingerprint::{Fingerprint, Suite};
+pub use id::{ClusterId, Digest, HsmId, KeyId, ManagerId, Nonce, Timestamp, TrustDomain};
+pub use key::{KeyAlgorithm, KeyAttributes, KeyOrigin};
+pub use params::Parameters;
+pub use statement::{Kind, ProofSystem, Statement, Verified};

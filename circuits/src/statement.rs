@@ -1,0 +1,146 @@
+//! What a statement is, what a proof system for one is, and the evidence that verification returns.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClaimContext, Digest, Error, Parameters, TrustDomain, codec::Canonical, transcript::label};
+
+/// One statement under one proof system.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Kind {
+    /// Knowledge of an Ed25519 key: EdDSA over the context.
+    KeyKnowledgeEd25519,
+    /// Knowledge of a ristretto255 scalar: Schnorr over merlin.
+    KeyKnowledgeRistretto255,
+    /// Knowledge of a P-256 scalar: Schnorr over merlin.
+    KeyKnowledgeP256,
+    /// Knowledge of a secp256k1 scalar: Schnorr over merlin.
+    KeyKnowledgeSecp256k1,
+    /// Knowledge of the symmetric key behind a fingerprint: halo2 on the Pasta curves.
+    KeyKnowledgeHalo2,
+    /// Knowledge of the symmetric key behind a fingerprint: Groth16 on BN254.
+    KeyKnowledgeGroth16,
+}
+
+impl Kind {
+    /// Every kind. Harness, benches and fuzz targets iterate over this list.
+    pub const ALL: [Self; 6] = [
+        Self::KeyKnowledgeEd25519,
+        Self::KeyKnowledgeRistretto255,
+        Self::KeyKnowledgeP256,
+        Self::KeyKnowledgeSecp256k1,
+        Self::KeyKnowledgeHalo2,
+        Self::KeyKnowledgeGroth16,
+    ];
+
+    /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
+    /// change in what is proven gets a new name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KeyKnowledgeEd25519 => "key-knowledge/ed25519-eddsa/1",
+            Self::KeyKnowledgeRistretto255 => "key-knowledge/ristretto255-schnorr/1",
+            Self::KeyKnowledgeP256 => "key-knowledge/p256-schnorr/1",
+            Self::KeyKnowledgeSecp256k1 => "key-knowledge/secp256k1-schnorr/1",
+            Self::KeyKnowledgeHalo2 => "key-knowledge/halo2-pasta/1",
+            Self::KeyKnowledgeGroth16 => "key-knowledge/groth16-bn254/1",
+        }
+    }
+
+    /// What stands for a verifying key where the proof system has none: the digest of the kind's name.
+    pub(crate) fn name_digest(self) -> Digest {
+        Digest::of(label::VERIFYING_KEY, self.name().as_bytes())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| Error::UnknownStatement(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Kind {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<Kind> for String {
+    fn from(kind: Kind) -> Self {
+        kind.name().to_owned()
+    }
+}
+
+/// A relation between a public instance and a secret witness.
+pub trait Statement {
+    /// The public part.
+    type Instance: Canonical + Clone + PartialEq + fmt::Debug;
+    /// The secret part.
+    type Witness;
+
+    /// Whether the relation holds, computed natively. What a circuit accepts must be exactly this.
+    fn holds(trust_domain: &TrustDomain, instance: &Self::Instance, witness: &Self::Witness) -> Result<(), Error>;
+}
+
+/// One proof system for one statement.
+pub trait ProofSystem {
+    /// What is proven.
+    type Statement: Statement;
+    /// The kind this implements.
+    const KIND: Kind;
+
+    /// Checks `proof` for `instance`, bound to `context`.
+    fn verify(
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &<Self::Statement as Statement>::Instance,
+        proof: &[u8],
+    ) -> Result<(), Error>;
+
+    /// Proves `instance` from `witness`, bound to `context`. Refuses a witness that does not hold.
+    #[cfg(feature = "prove")]
+    fn prove(
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &<Self::Statement as Statement>::Instance,
+        witness: &<Self::Statement as Statement>::Witness,
+    ) -> Result<Vec<u8>, Error>;
+}
+
+/// Evidence that a proof was verified: only [`crate::registry::verify`] makes one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Verified<S: Statement> {
+    kind: Kind,
+    context: Digest,
+    instance: S::Instance,
+}
+
+impl<S: Statement> Verified<S> {
+    pub(crate) const fn new(kind: Kind, context: Digest, instance: S::Instance) -> Self {
+        Self { kind, context, instance }
+    }
+
+    /// The kind that was verified.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Digest of the claim context that the proof is bound to.
+    pub const fn context(&self) -> &Digest {
+        &self.context
+    }
+
+    /// What was proven.
+    pub const fn instance(&self) -> &S::Instance {
+        &self.instance
+    }
+}

@@ -1,0 +1,82 @@
+//! The only room that knows merlin, and the home of every domain-separation label.
+
+use merlin::Transcript;
+use rand::{CryptoRng, RngCore};
+use zeroize::Zeroizing;
+
+use crate::Digest;
+
+/// Every domain-separation label of the protocol. None is a prefix of another once its zero byte follows.
+pub mod label {
+    /// Opens the message that a key signs to attest itself (EdDSA).
+    pub const ATTEST: &str = "keywitness/v1/attest";
+    /// The claim context.
+    pub const CONTEXT: &str = "keywitness/v1/context";
+    /// The envelope, and the message that an identity key signs for it.
+    pub const ENVELOPE: &str = "keywitness/v1/envelope";
+    /// A statement's instance.
+    pub const INSTANCE: &str = "keywitness/v1/instance";
+    /// What a store says about a key.
+    pub const ATTRIBUTES: &str = "keywitness/v1/attributes";
+    /// The domain of a symmetric key's fingerprint.
+    pub const FINGERPRINT: &str = "keywitness/v1/fingerprint";
+    /// The fingerprint of a ristretto255 public key, which has no SubjectPublicKeyInfo.
+    pub const RISTRETTO_KEY: &str = "keywitness/v1/ristretto255-key";
+    /// A verifying key, or what stands for one where a proof system has none.
+    pub const VERIFYING_KEY: &str = "keywitness/v1/verifying-key";
+    /// A Groth16 parameter file.
+    pub const PARAMETERS: &str = "keywitness/v1/parameters";
+    /// A Schnorr proof of knowledge of a key.
+    pub const SCHNORR: &str = "keywitness/v1/schnorr-key-knowledge";
+    /// A request that an HSM signs with its identity key.
+    pub const REQUEST: &str = "keywitness/v1/request";
+    /// An enrolment that an HSM signs with the identity key it enrols.
+    pub const ENROL: &str = "keywitness/v1/enrol";
+    /// HPKE info of a request to an HSM's channel key.
+    pub const CHANNEL: &str = "keywitness/v1/channel";
+    /// HPKE export context of the answer's key.
+    pub const CHANNEL_ANSWER: &str = "keywitness/v1/channel-answer";
+    /// A bearer credential or join token, as the manager keeps it.
+    pub const CREDENTIAL: &str = "keywitness/v1/credential";
+    /// A leaf of the manager's log.
+    pub const LOG_LEAF: &str = "keywitness/v1/log-leaf";
+    /// What every label begins with. A key that signs messages for others refuses such messages.
+    pub const RESERVED_PREFIX: &str = "keywitness/";
+}
+
+/// The Fiat-Shamir transcript of a Schnorr proof.
+///
+/// Absorbs protocol, group, context digest and public key before the commitment, so that the challenge
+/// depends on the whole statement (the strong Fiat-Shamir transform; Bernhard, Pereira, Warinschi 2012).
+pub struct SchnorrTranscript(Transcript);
+
+impl SchnorrTranscript {
+    /// Opens the transcript of a proof in `group` that `public_key` is known, bound to `context`.
+    pub fn new(group: &'static str, context: &Digest, public_key: &[u8]) -> Self {
+        let mut transcript = Transcript::new(label::SCHNORR.as_bytes());
+        transcript.append_message(b"group", group.as_bytes());
+        transcript.append_message(b"context", &context.0);
+        transcript.append_message(b"public-key", public_key);
+        Self(transcript)
+    }
+
+    /// Uniform bytes for a hedged nonce: a function of the transcript, the secret and fresh randomness,
+    /// so that neither a bad generator nor a repeated transcript alone reveals the key.
+    pub fn hedged_nonce<const N: usize>(
+        &self,
+        secret: &[u8],
+        rng: &mut (impl RngCore + CryptoRng),
+    ) -> Zeroizing<[u8; N]> {
+        let mut nonce = Zeroizing::new([0; N]);
+        self.0.build_rng().rekey_with_witness_bytes(b"secret", secret).finalize(rng).fill_bytes(&mut *nonce);
+        nonce
+    }
+
+    /// Absorbs the commitment and gives the challenge as uniform bytes.
+    pub fn challenge<const N: usize>(mut self, commitment: &[u8]) -> [u8; N] {
+        let mut challenge = [0; N];
+        self.0.append_message(b"commitment", commitment);
+        self.0.challenge_bytes(b"challenge", &mut challenge);
+        challenge
+    }
+}

@@ -1,0 +1,289 @@
+//! A small blocking client for the manager, and for an HSM's channel.
+
+use std::{sync::Arc, time::Duration};
+
+use jsonwebtoken::jwk::JwkSet;
+use keywitness_circuits::{Envelope, HsmId, Timestamp, codec::Canonical};
+use serde::{Serialize, de::DeserializeOwned};
+use ureq::{
+    Agent,
+    http::{Request, Response, Uri},
+    tls::TlsConfig,
+};
+
+use crate::{
+    identity::{Audience, RequestAuth, RequestParts},
+    operation,
+    wire::{self, path},
+};
+
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+
+/// Why a call gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The manager refused.
+    #[error(transparent)]
+    Problem(#[from] wire::Problem),
+    /// Nobody answered.
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(String, String),
+    /// The answer is not one of a manager.
+    #[error("the answer cannot be read: {0}")]
+    Malformed(String),
+}
+
+impl ClientError {
+    /// The kind of refusal, if the manager refused.
+    pub fn problem_kind(&self) -> Option<wire::ProblemKind> {
+        match self {
+            Self::Problem(problem) => problem.kind(),
+            Self::Unreachable(..) | Self::Malformed(_) => None,
+        }
+    }
+}
+
+/// What an HSM signs requests with.
+pub trait HsmSigner {
+    /// The manager it speaks to.
+    fn audience(&self) -> &Audience;
+    /// Its name.
+    fn hsm(&self) -> &HsmId;
+    /// Signs with the identity key.
+    fn sign(&self, message: &[u8]) -> [u8; 64];
+    /// Its clock.
+    fn now(&self) -> Timestamp;
+}
+
+/// A manager, by address.
+#[derive(Clone)]
+pub struct ManagerClient {
+    base: String,
+    agent: Agent,
+    credential: Option<String>,
+}
+
+enum Caller<'a> {
+    Anyone,
+    Bearer,
+    Hsm(&'a dyn HsmSigner),
+}
+
+impl ManagerClient {
+    /// A client for the manager at `base`, such as `https://manager.example`.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] for an address that is none, or is plain HTTP beyond loopback, where
+    /// credentials would travel in the clear.
+    pub fn new(base: &str) -> Result<Self, ClientError> {
+        let uri: Uri = base.parse().map_err(|_| ClientError::Malformed(format!("{base:?} is not an address")))?;
+        let host = uri.host().unwrap_or_default();
+        let loopback = host == "localhost"
+            || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some("http") if loopback => {}
+            Some("http") => {
+                return Err(ClientError::Malformed(format!("{base} is plain HTTP beyond this machine; use https")));
+            }
+            _ => return Err(ClientError::Malformed(format!("{base:?} does not begin with http:// or https://"))),
+        }
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), agent: agent(), credential: None })
+    }
+
+    /// This client, with a bearer credential.
+    #[must_use]
+    pub fn with_credential(mut self, credential: impl Into<String>) -> Self {
+        self.credential = Some(credential.into());
+        self
+    }
+
+    /// The manager's address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// What the trust domain asks for. Anyone.
+    pub fn trust_domain(&self) -> Result<wire::TrustDomainInfo, ClientError> {
+        self.get(Caller::Anyone, path::TRUST_DOMAIN)
+    }
+
+    /// The keys that sign verification tokens. Anyone.
+    pub fn jwks(&self) -> Result<JwkSet, ClientError> {
+        self.get(Caller::Anyone, path::JWKS)
+    }
+
+    /// Makes a join token. Operator.
+    pub fn join_token(&self, request: &wire::JoinTokenRequest) -> Result<wire::JoinToken, ClientError> {
+        self.send(Caller::Bearer, "POST", path::JOIN_TOKENS, request)
+    }
+
+    /// Makes a credential. Operator.
+    pub fn credential(&self, request: &wire::CredentialRequest) -> Result<wire::Credential, ClientError> {
+        self.send(Caller::Bearer, "POST", path::CREDENTIALS, request)
+    }
+
+    /// Enrols an HSM. Whoever holds the join token.
+    pub fn enrol(&self, request: &wire::EnrolRequest) -> Result<wire::Enrolment, ClientError> {
+        self.send(Caller::Anyone, "POST", path::HSMS, request)
+    }
+
+    /// Says where the HSM's channel is. HSM.
+    pub fn announce(&self, hsm: &dyn HsmSigner, channel: &wire::ChannelAnnouncement) -> Result<(), ClientError> {
+        self.send(Caller::Hsm(hsm), "PUT", path::CHANNEL, channel)
+    }
+
+    /// Enrols a key. HSM.
+    pub fn enrol_key(&self, hsm: &dyn HsmSigner, key: &wire::EnrolKeyRequest) -> Result<(), ClientError> {
+        self.send(Caller::Hsm(hsm), "POST", path::KEYS, key)
+    }
+
+    /// Asks for a challenge. HSM.
+    pub fn challenge(
+        &self,
+        hsm: &dyn HsmSigner,
+        request: &wire::ChallengeRequest,
+    ) -> Result<wire::Challenge, ClientError> {
+        self.send(Caller::Hsm(hsm), "POST", path::CHALLENGES, request)
+    }
+
+    /// Submits an envelope, which authenticates itself.
+    pub fn attest(&self, envelope: &Envelope) -> Result<wire::Record, ClientError> {
+        let request = Request::post(format!("{}{}", self.base, path::ATTESTATIONS))
+            .header("content-type", wire::ENVELOPE_TYPE)
+            .body(envelope.to_bytes());
+        self.run(request)
+    }
+
+    /// Whether a key is attested. Client, operator or viewer.
+    pub fn attested(&self, query: &wire::KeyQuery) -> Result<wire::KeyStatus, ClientError> {
+        let mut target = format!("{}?key={}", path::ATTESTED, query.key);
+        // Names are made of characters that need no escape in a query.
+        if let Some(cluster) = &query.cluster {
+            target += &format!("&cluster={cluster}");
+        }
+        if let Some(hsm) = &query.hsm {
+            target += &format!("&hsm={hsm}");
+        }
+        if let Some(max_age) = query.max_age {
+            target += &format!("&max_age={max_age}");
+        }
+        self.get(Caller::Bearer, &target)
+    }
+
+    /// Asks for a verification token. Client.
+    pub fn token(&self, request: &wire::TokenRequest) -> Result<wire::TokenResponse, ClientError> {
+        self.send(Caller::Bearer, "POST", path::TOKENS, request)
+    }
+
+    /// Revokes. Operator.
+    pub fn revoke(&self, request: &wire::RevokeRequest) -> Result<wire::Revocation, ClientError> {
+        self.send(Caller::Bearer, "POST", path::REVOCATIONS, request)
+    }
+
+    /// Everything at a glance. Operator, client or viewer.
+    pub fn status(&self) -> Result<wire::Status, ClientError> {
+        self.get(Caller::Bearer, path::STATUS)
+    }
+
+    /// The events after number `after`. Operator or viewer.
+    pub fn events(&self, after: u64) -> Result<wire::EventPage, ClientError> {
+        self.get(Caller::Bearer, &format!("{}?after={after}", path::EVENTS))
+    }
+
+    fn get<T: DeserializeOwned>(&self, caller: Caller<'_>, target: &str) -> Result<T, ClientError> {
+        self.call(caller, "GET", target, Vec::new())
+    }
+
+    fn send<T: DeserializeOwned>(
+        &self,
+        caller: Caller<'_>,
+        method: &str,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
+        self.call(caller, method, target, body)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        caller: Caller<'_>,
+        method: &str,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let mut request = Request::builder().method(method).uri(format!("{}{target}", self.base));
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        match caller {
+            Caller::Anyone => {}
+            Caller::Bearer => {
+                let secret = self.credential.as_deref().unwrap_or_default();
+                request = request.header("authorization", format!("Bearer {secret}"));
+            }
+            Caller::Hsm(hsm) => {
+                let parts = RequestParts { audience: hsm.audience(), method, path: target, body: &body };
+                let auth = RequestAuth::sign(hsm.hsm().clone(), hsm.now(), &parts, |message| hsm.sign(message));
+                request = request.header("authorization", auth.to_header());
+            }
+        }
+        self.run(request.body(body))
+    }
+
+    fn run<T: DeserializeOwned>(&self, request: ureq::http::Result<Request<Vec<u8>>>) -> Result<T, ClientError> {
+        let request = request.map_err(|error| ClientError::Malformed(error.to_string()))?;
+        let response = self.agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
+        let success = response.status().is_success();
+        let body = read(&self.base, response)?;
+        let malformed = |error: serde_json::Error| ClientError::Malformed(error.to_string());
+        if success {
+            // Endpoints without an answer send no body, which reads as JSON's null.
+            serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(malformed)
+        } else {
+            Err(ClientError::Problem(serde_json::from_slice(&body).map_err(malformed)?))
+        }
+    }
+}
+
+/// Sends sealed bytes to an HSM's channel and gives back its sealed answer.
+///
+/// # Errors
+/// [`ClientError::Unreachable`], or [`ClientError::Malformed`] where the HSM could not open the request.
+pub fn operate(channel_url: &str, sealed: &[u8]) -> Result<Vec<u8>, ClientError> {
+    let target = format!("{}{}", channel_url.trim_end_matches('/'), operation::PATH);
+    let request = Request::post(&target)
+        .header("content-type", "application/octet-stream")
+        .body(sealed.to_vec())
+        .map_err(|error| ClientError::Malformed(error.to_string()))?;
+    let response = agent().run(request).map_err(|error| unreachable(channel_url, &error))?;
+    if !response.status().is_success() {
+        return Err(ClientError::Malformed(format!("the HSM answers {}", response.status())));
+    }
+    read(channel_url, response)
+}
+
+fn agent() -> Agent {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .timeout_global(Some(Duration::from_secs(30)))
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .user_agent(concat!("keywitness/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().unversioned_rustls_crypto_provider(provider).build())
+        .build()
+        .new_agent()
+}
+
+fn read(peer: &str, mut response: Response<ureq::Body>) -> Result<Vec<u8>, ClientError> {
+    let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
+    body.map_err(|error| unreachable(peer, &error))
+}
+
+fn unreachable(peer: &str, error: &ureq::Error) -> ClientError {
+    ClientError::Unreachable(peer.to_owned(), error.to_string())
+}
