@@ -1,0 +1,199 @@
+//! What an operator decides, and what is refused for the operator's sake.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use keywitness_circuits::{Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
+use keywitness_verifier::{identity::Audience, wire::StatementInfo};
+
+use crate::{ledger::Configuration, start::StartError};
+
+/// Longest life of a record, in seconds: 30 days.
+pub(crate) const MAX_TTL: u64 = 30 * 24 * 60 * 60;
+
+/// A manager's configuration. [`Config::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The manager's name in it.
+    pub manager: ManagerId,
+    /// The suites in which a symmetric key must be proven.
+    pub suites: Vec<Suite>,
+    /// How long a record lasts, in seconds.
+    pub record_ttl: u64,
+    /// How long a challenge can be answered, in seconds.
+    pub challenge_ttl: u64,
+    /// How long a verification token lasts at most, in seconds.
+    pub token_ttl: u64,
+    /// How many failures of one HSM within `failure_window` are a fraud event.
+    pub failures: u32,
+    /// That window, in seconds.
+    pub failure_window: u64,
+    /// Attempts with something revoked are forgiven for this long after the revocation, in seconds.
+    pub revoked_grace: u64,
+    /// How many attempts after that are a fraud event.
+    pub revoked_attempts: u32,
+    /// Serve beyond loopback with Groth16 parameters that one party made.
+    pub allow_development_parameters: bool,
+    /// Serve plain HTTP beyond loopback: a proxy in front terminates TLS.
+    pub allow_plaintext: bool,
+}
+
+impl Config {
+    /// The defaults: both suites, records of 10 minutes, challenges of 1, tokens of 5; 5 failures in 10
+    /// minutes, or 3 attempts a minute or more after a revocation, raise an event.
+    pub fn new(data_dir: impl Into<PathBuf>, trust_domain: TrustDomain, manager: ManagerId) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            trust_domain,
+            manager,
+            suites: vec![Suite::Halo2Pasta, Suite::Groth16Bn254],
+            record_ttl: 600,
+            challenge_ttl: 60,
+            token_ttl: 300,
+            failures: 5,
+            failure_window: 600,
+            revoked_grace: 60,
+            revoked_attempts: 5,
+            allow_development_parameters: false,
+            allow_plaintext: false,
+        }
+    }
+
+    /// Whom requests and claims must be for.
+    pub fn audience(&self) -> Audience {
+        Audience { trust_domain: self.trust_domain.clone(), manager: self.manager.clone() }
+    }
+
+    /// Refuses to serve at `address` what only loopback may see.
+    ///
+    /// # Errors
+    /// [`StartError::Refused`], in words for an operator: development parameters or plain HTTP beyond
+    /// loopback, unless this configuration allows them.
+    pub fn check_bind(&self, address: SocketAddr, parameters: &Parameters) -> Result<(), StartError> {
+        if address.ip().is_loopback() {
+            return Ok(());
+        }
+        if development_parameters(parameters) && !self.allow_development_parameters {
+            return Err(StartError::Refused(format!(
+                "{address} can be reached from other machines, and these proving parameters were made by one party on \
+                 one machine; whoever made them could forge proofs that every check here accepts. Make them by a \
+                 ceremony, or set allow-development-parameters if this is a demonstration"
+            )));
+        }
+        if !self.allow_plaintext {
+            return Err(StartError::Refused(format!(
+                "{address} can be reached from other machines, and this manager speaks plain HTTP: credentials would \
+                 travel in the clear. Put a TLS terminating proxy in front and say so with allow-plaintext, or listen \
+                 on 127.0.0.1"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The part of this configuration that deterministic rules read.
+    ///
+    /// # Errors
+    /// [`StartError::Refused`] for values that make no sense together, and for a suite whose parameters are
+    /// not loaded.
+    pub fn configuration(&self, parameters: &Parameters) -> Result<Configuration, StartError> {
+        let refused = |why: &str| Err(StartError::Refused(why.to_owned()));
+        let mut suites = self.suites.clone();
+        suites.sort_unstable();
+        suites.dedup();
+        if suites.is_empty() || suites.contains(&Suite::PublicKey) {
+            return refused("suites: name at least one of halo2-pasta and groth16-bn254, and nothing else");
+        }
+        if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_TTL {
+            return refused("record-ttl must be greater than challenge-ttl, at most 30 days, and neither zero");
+        }
+        if self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0 {
+            return refused("token-ttl, failures, failure-window and revoked-attempts must not be zero");
+        }
+        Ok(Configuration {
+            audience: self.audience(),
+            statements: statements(&suites, parameters)?,
+            suites,
+            record_ttl: self.record_ttl,
+            challenge_ttl: self.challenge_ttl,
+            failures: self.failures,
+            failure_window: self.failure_window,
+            revoked_grace: self.revoked_grace,
+            revoked_attempts: self.revoked_attempts,
+        })
+    }
+}
+
+/// Whether Groth16 parameters are loaded that one party made.
+pub fn development_parameters(parameters: &Parameters) -> bool {
+    parameters.groth16().is_ok_and(|groth16| groth16.origin() == Origin::Development)
+}
+
+/// Every kind that attests some key under these suites, with its verifying key.
+fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<StatementInfo>, StartError> {
+    use keywitness_circuits::KeyAlgorithm;
+    let needed = |kind: &Kind| KeyAlgorithm::ALL.iter().any(|algorithm| algorithm.kinds(suites).contains(kind));
+    let kinds = Kind::ALL.into_iter().filter(needed);
+    kinds
+        .map(|kind| match registry::verifying_key(parameters, kind) {
+            Ok(verifying_key) => Ok(StatementInfo { kind, verifying_key }),
+            Err(error) => Err(StartError::Refused(format!("statement {kind} cannot be checked here: {error}"))),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::new("/nowhere", "acme.example".parse().unwrap(), "m1".parse().unwrap())
+    }
+
+    #[test]
+    fn beyond_loopback_plain_http_is_refused_in_words() {
+        let (open, local) = ("0.0.0.0:8443".parse().unwrap(), "127.0.0.1:8443".parse().unwrap());
+        let parameters = Parameters::transparent();
+        config().check_bind(local, &parameters).unwrap();
+        config().check_bind("[::1]:1".parse().unwrap(), &parameters).unwrap();
+        let refusal = config().check_bind(open, &parameters).unwrap_err().to_string();
+        assert!(refusal.contains("TLS terminating proxy") && refusal.contains("allow-plaintext"), "{refusal}");
+        Config { allow_plaintext: true, ..config() }.check_bind(open, &parameters).unwrap();
+    }
+
+    #[test]
+    fn beyond_loopback_development_parameters_are_refused_in_words() {
+        let groth16 = keywitness_circuits::params::Groth16Parameters::develop().unwrap();
+        let parameters = Parameters::transparent().with_groth16(groth16);
+        let (open, local) = ("192.0.2.1:8443".parse().unwrap(), "127.0.0.1:8443".parse().unwrap());
+        let plain = Config { allow_plaintext: true, ..config() };
+        plain.check_bind(local, &parameters).unwrap();
+        let refusal = plain.check_bind(open, &parameters).unwrap_err().to_string();
+        for word in ["made by one party", "forge proofs", "ceremony", "allow-development-parameters"] {
+            assert!(refusal.contains(word), "{refusal}");
+        }
+        Config { allow_development_parameters: true, ..plain }.check_bind(open, &parameters).unwrap();
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let parameters = Parameters::transparent();
+        let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
+        let configuration = halo2.configuration(&parameters).unwrap();
+        assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
+        assert_eq!(configuration.statements.len(), 5);
+        for wrong in [
+            Config { suites: vec![], ..halo2.clone() },
+            Config { suites: vec![Suite::PublicKey], ..halo2.clone() },
+            Config { suites: vec![Suite::Groth16Bn254], ..halo2.clone() },
+            Config { record_ttl: 60, challenge_ttl: 60, ..halo2.clone() },
+            Config { token_ttl: 0, ..halo2.clone() },
+            Config { failures: 0, ..halo2 },
+        ] {
+            assert!(matches!(wrong.configuration(&parameters), Err(StartError::Refused(_))));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Reading requests: bodies under a cap, and who sent them.
+
+use actix_web::{
+    HttpRequest,
+    http::header::AUTHORIZATION,
+    rt::time::timeout,
+    web::{Bytes, Data, Payload},
+};
+use keywitness_verifier::wire::{MAX_BODY, ProblemKind, Role};
+use serde::de::DeserializeOwned;
+
+use super::{PATIENCE, problem::Refusal};
+use crate::{
+    Manager,
+    service::access::{HsmCaller, SignedRequest},
+};
+
+/// Reads a body of at most [`MAX_BODY`] bytes.
+pub(super) async fn body(payload: Payload) -> Result<Bytes, Refusal> {
+    let slow = |_| Refusal::new(ProblemKind::Malformed, "the body did not arrive in time");
+    let large = |_| Refusal::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
+    let broken = |error: actix_web::Error| Refusal::new(ProblemKind::Malformed, format!("the body broke off: {error}"));
+    timeout(PATIENCE, payload.to_bytes_limited(MAX_BODY)).await.map_err(slow)?.map_err(large)?.map_err(broken)
+}
+
+/// Reads a JSON body.
+pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::new(ProblemKind::Malformed, format!("the body: {error}")))
+}
+
+/// Reads a query.
+pub(super) fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Refusal> {
+    actix_web::web::Query::from_query(request.query_string())
+        .map(actix_web::web::Query::into_inner)
+        .map_err(|error| Refusal::new(ProblemKind::Malformed, format!("the query: {error}")))
+}
+
+fn authorization(request: &HttpRequest) -> Option<&str> {
+    request.headers().get(AUTHORIZATION)?.to_str().ok()
+}
+
+/// Lets only holders of one of `roles` pass: `authorization: Bearer <secret>`.
+pub(super) async fn bearer(
+    manager: &Data<Manager>,
+    request: &HttpRequest,
+    roles: &'static [Role],
+) -> Result<(), Refusal> {
+    let secret = authorization(request).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let secret = secret
+        .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
+    run(manager, move |manager| manager.authorise(&secret, roles)).await?;
+    Ok(())
+}
+
+/// Lets only enrolled HSMs pass that signed this very request.
+pub(super) async fn hsm(manager: &Data<Manager>, request: &HttpRequest, body: &Bytes) -> Result<HsmCaller, Refusal> {
+    let missing = || Refusal::new(ProblemKind::Unauthenticated, "sign the request: authorization: Keywitness-HSM ...");
+    let authorization = authorization(request).ok_or_else(missing)?.to_owned();
+    let (method, path, body) = (request.method().to_string(), request.path().to_owned(), body.clone());
+    run(manager, move |manager| {
+        manager.authenticate(SignedRequest { authorization: &authorization, method: &method, path: &path, body: &body })
+    })
+    .await
+}
+
+/// Runs a use case on a blocking thread: it reads, writes and computes.
+pub(super) async fn run<T: Send + 'static>(
+    manager: &Data<Manager>,
+    use_case: impl FnOnce(&Manager) -> Result<T, keywitness_verifier::wire::Problem> + Send + 'static,
+) -> Result<T, Refusal> {
+    let manager = manager.clone();
+    match actix_web::web::block(move || use_case(&manager)).await {
+        Ok(result) => result.map_err(Refusal::from),
+        Err(_) => {
+            tracing::error!("a use case panicked");
+            Err(Refusal::new(ProblemKind::Internal, "the manager's log has the reason"))
+        }
+    }
+}

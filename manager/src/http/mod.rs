@@ -1,0 +1,121 @@
+//! The manager over HTTP: the only room that knows actix-web.
+//!
+//! Handlers read, ask who calls, run one use case on a blocking thread, and answer. Everything that is
+//! refused, by whatever layer, is a problem document.
+
+mod auth;
+mod dashboard;
+mod handlers;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use actix_web::{App, HttpServer, dev::ServerHandle, web};
+
+use crate::Manager;
+
+/// How long a client may take to send a request's head, or its body.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long running requests may take once the server is asked to stop, in seconds.
+const GRACE: u64 = 10;
+
+/// How many use cases each worker runs at once; further ones wait.
+const BLOCKING_THREADS: usize = 32;
+
+/// A running server. Dropping it leaves the server running.
+pub struct Server {
+    address: SocketAddr,
+    handle: ServerHandle,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it: running requests are finished first.
+    ///
+    /// # Errors
+    /// Where the server had failed.
+    pub fn stop(self) -> io::Result<()> {
+        // The stop is under way once this is called; the thread ends when it is complete.
+        drop(self.handle.stop(true));
+        self.wait()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// Where the server failed.
+    pub fn wait(self) -> io::Result<()> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the server's thread panicked")))
+    }
+}
+
+/// Serves `manager` on `listener`, in a thread of its own, until it is stopped. Signals are left to the
+/// program. Whoever makes the listener asks [`crate::Config::check_bind`] first.
+///
+/// # Errors
+/// Where the listener cannot be used.
+pub fn serve(manager: Arc<Manager>, listener: TcpListener) -> io::Result<Server> {
+    let address = listener.local_addr()?;
+    let (ready, started) = mpsc::channel();
+    let thread = thread::Builder::new().name("keywitness-http".to_owned()).spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let server = HttpServer::new(move || App::new().configure(|app| routes(app, &manager)))
+                .workers(thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+                .worker_max_blocking_threads(BLOCKING_THREADS)
+                .client_request_timeout(PATIENCE)
+                .shutdown_timeout(GRACE)
+                .disable_signals()
+                .listen(listener)?
+                .run();
+            let _gone = ready.send(server.handle());
+            server.await
+        })
+    })?;
+    match started.recv() {
+        Ok(handle) => Ok(Server { address, handle, thread }),
+        Err(_) => Err(match thread.join() {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => io::Error::other("the server did not start"),
+        }),
+    }
+}
+
+/// Every route of the API, as `wire::path` documents them, and the dashboard.
+fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
+    use keywitness_verifier::wire::path;
+    let refuse = || web::to(problem::wrong_method);
+    let mut route = |path: &str, route: actix_web::Route| {
+        app.service(web::resource(path).route(route).default_service(refuse()));
+    };
+    route("/", web::get().to(dashboard::page));
+    route(path::HEALTH, web::get().to(handlers::health));
+    route(path::TRUST_DOMAIN, web::get().to(handlers::trust_domain));
+    route(path::JWKS, web::get().to(handlers::jwks));
+    route(path::JOIN_TOKENS, web::post().to(handlers::join_token));
+    route(path::CREDENTIALS, web::post().to(handlers::credential));
+    route(path::HSMS, web::post().to(handlers::enrol));
+    route(path::CHANNEL, web::put().to(handlers::announce));
+    route(path::KEYS, web::post().to(handlers::enrol_key));
+    route(path::CHALLENGES, web::post().to(handlers::challenge));
+    route(path::ATTESTATIONS, web::post().to(handlers::attest));
+    route(path::ATTESTED, web::get().to(handlers::attested));
+    route(path::TOKENS, web::post().to(handlers::token));
+    route(path::REVOCATIONS, web::post().to(handlers::revoke));
+    route(path::STATUS, web::get().to(handlers::status));
+    route(path::EVENTS, web::get().to(handlers::events));
+    app.app_data(web::Data::from(Arc::clone(manager))).default_service(web::to(problem::nothing_here));
+}

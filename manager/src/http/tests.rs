@@ -1,0 +1,182 @@
+//! The API over real HTTP: who may call what, and that every refusal is a problem document.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+};
+
+use keywitness_circuits::{Nonce, codec::Canonical};
+use keywitness_verifier::wire::{
+    Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery, MAX_BODY, ProblemKind,
+    Record, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse, path,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Server, serve};
+use crate::service::testing::{TestHsm, TestKey, World};
+
+struct Response {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn json<T: DeserializeOwned>(&self) -> T {
+        assert!((200..300).contains(&self.status), "{} {}", self.status, String::from_utf8_lossy(&self.body));
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, kind: ProblemKind) {
+        let problem: keywitness_verifier::wire::Problem = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(problem.kind(), Some(kind), "{problem}");
+        assert_eq!((self.status, problem.status), (kind.status(), kind.status()));
+        assert!(self.head.contains("content-type: application/problem+json"), "{}", self.head);
+    }
+}
+
+struct Api {
+    world: World,
+    server: Server,
+}
+
+impl Api {
+    fn new() -> Self {
+        let world = World::new();
+        let server = serve(Arc::clone(&world.manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        Self { world, server }
+    }
+
+    fn call(&self, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
+        send(self.server.address(), method, target, authorization, body)
+    }
+
+    fn bearer(&self, secret: &str, method: &str, target: &str, body: &impl Serialize) -> Response {
+        let body = if method == "GET" { Vec::new() } else { serde_json::to_vec(body).unwrap() };
+        self.call(method, target, Some(&format!("Bearer {secret}")), &body)
+    }
+
+    fn signed(&self, hsm: &TestHsm, method: &str, target: &str, body: &impl Serialize) -> Response {
+        let body = serde_json::to_vec(body).unwrap();
+        self.call(method, target, Some(&hsm.authorization(&self.world, method, target, &body)), &body)
+    }
+
+    fn credential(&self, role: Role) -> String {
+        self.world.manager.create_credential(&CredentialRequest { name: "test".to_owned(), role }).unwrap().secret
+    }
+}
+
+fn send(address: SocketAddr, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let authorization = authorization.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{authorization}content-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that refuses a large body need not read all of it.
+    let _partly = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _reset = stream.read_to_end(&mut answer);
+    let split = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP answer");
+    let head = String::from_utf8(answer[..split].to_vec()).unwrap().to_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Response { status, head, body: answer[split + 4..].to_vec() }
+}
+
+#[test]
+fn the_whole_way_over_http() {
+    let api = Api::new();
+    let operator = std::fs::read_to_string(api.world.manager.operator_credential_path()).unwrap();
+    let operator = operator.trim();
+    let client = api.credential(Role::Client);
+    let invitation = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, valid_for: 60 };
+    let token: JoinToken = api.bearer(operator, "POST", path::JOIN_TOKENS, &invitation).json();
+    let (hsm, key) = (TestHsm::new("hsm-1"), TestKey::ed25519("k", 1));
+    let enrolment = serde_json::to_vec(&hsm.enrolment(&api.world, &token.secret)).unwrap();
+    assert_eq!(api.call("POST", path::HSMS, None, &enrolment).status, 200);
+    assert_eq!(api.signed(&hsm, "POST", path::KEYS, &key.request()).status, 204);
+    let channel = keywitness_verifier::wire::ChannelAnnouncement { url: "http://127.0.0.1:9".to_owned() };
+    assert_eq!(api.signed(&hsm, "PUT", path::CHANNEL, &channel).status, 204);
+    let ask = ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] };
+    let challenge: Challenge = api.signed(&hsm, "POST", path::CHALLENGES, &ask).json();
+    let envelope = hsm.answer(&api.world, "eu", &key, &challenge).to_bytes();
+    let record: Record = api.call("POST", path::ATTESTATIONS, None, &envelope).json();
+    assert_eq!(record.hsm, hsm.id);
+    let attested: keywitness_verifier::wire::KeyStatus =
+        api.bearer(&client, "GET", &format!("{}?key=k&max_age=60", path::ATTESTED), &()).json();
+    assert!(attested.attested);
+    let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
+    let wanted = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
+    let issued: TokenResponse = api.bearer(&client, "POST", path::TOKENS, &wanted).json();
+    assert_eq!(issued.channel_url, Some(channel.url));
+    let revocation = RevokeRequest { target: RevocationTarget::Hsm(hsm.id.clone()), reason: "lost".to_owned() };
+    assert_eq!(api.bearer(operator, "POST", path::REVOCATIONS, &revocation).status, 200);
+    api.bearer(&client, "POST", path::TOKENS, &wanted).refused(ProblemKind::HsmRevoked);
+    api.signed(&hsm, "POST", path::CHALLENGES, &ask).refused(ProblemKind::HsmRevoked);
+    let status: Status = api.bearer(&api.credential(Role::Viewer), "GET", path::STATUS, &()).json();
+    assert_eq!((status.keys.len(), status.revocations.len(), status.alerts), (1, 1, 0));
+    api.server.stop().unwrap();
+}
+
+#[test]
+fn every_path_lets_in_exactly_whom_it_documents() {
+    let api = Api::new();
+    let roles = [Role::Operator, Role::Client, Role::Viewer];
+    let secrets = roles.map(|role| (role, api.credential(role)));
+    let attested = format!("{}?key=k", path::ATTESTED);
+    let guarded: [(&str, &str, &[Role]); 7] = [
+        ("POST", path::JOIN_TOKENS, &[Role::Operator]),
+        ("POST", path::CREDENTIALS, &[Role::Operator]),
+        ("POST", path::REVOCATIONS, &[Role::Operator]),
+        ("POST", path::TOKENS, &[Role::Client]),
+        ("GET", &attested, &roles),
+        ("GET", path::STATUS, &roles),
+        ("GET", path::EVENTS, &[Role::Operator, Role::Viewer]),
+    ];
+    for (method, target, allowed) in guarded {
+        api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
+        api.call(method, target, Some("Bearer kw_operator_x"), b"{}").refused(ProblemKind::Unauthenticated);
+        for (role, secret) in &secrets {
+            let response = api.bearer(secret, method, target, &serde_json::json!({}));
+            if allowed.contains(role) {
+                assert!(![401, 403].contains(&response.status), "{target} {role}");
+            } else {
+                response.refused(ProblemKind::Forbidden);
+            }
+        }
+    }
+    for (method, target) in [("POST", path::KEYS), ("POST", path::CHALLENGES), ("PUT", path::CHANNEL)] {
+        api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
+        api.bearer(&secrets[0].1, method, target, &serde_json::json!({})).refused(ProblemKind::Unauthenticated);
+    }
+    for target in [path::HEALTH, path::TRUST_DOMAIN, path::JWKS, "/"] {
+        assert_eq!(api.call("GET", target, None, b"").status, 200);
+    }
+}
+
+#[test]
+fn every_refusal_is_a_problem_document() {
+    let api = Api::new();
+    let operator = api.credential(Role::Operator);
+    api.call("GET", "/nothing", None, b"").refused(ProblemKind::NotFound);
+    api.call("DELETE", path::TOKENS, None, b"").refused(ProblemKind::MethodNotAllowed);
+    api.call("POST", path::HSMS, None, b"{").refused(ProblemKind::Malformed);
+    api.bearer(&operator, "POST", path::REVOCATIONS, &serde_json::json!({"target": 1})).refused(ProblemKind::Malformed);
+    api.bearer(&operator, "GET", path::ATTESTED, &()).refused(ProblemKind::Malformed);
+    api.bearer(&operator, "GET", &format!("{}?after=x", path::EVENTS), &()).refused(ProblemKind::Malformed);
+    api.call("POST", path::ATTESTATIONS, None, b"noise").refused(ProblemKind::Malformed);
+    api.call("POST", path::ATTESTATIONS, None, &vec![0; MAX_BODY + 1]).refused(ProblemKind::TooLarge);
+}
+
+#[test]
+fn the_dashboard_is_locked_down() {
+    let api = Api::new();
+    let page = api.call("GET", "/", None, b"");
+    for expected in ["content-security-policy: default-src 'none'", "script-src 'sha256-", "nosniff", "no-referrer"] {
+        assert!(page.head.contains(expected), "{expected}: {}", page.head);
+    }
+}

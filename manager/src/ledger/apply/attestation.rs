@@ -1,0 +1,356 @@
+//! Challenges, and what becomes of the envelopes that answer them.
+
+use keywitness_circuits::{
+    ClaimContext, Digest, Envelope, HsmId, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical,
+    registry::instance_digest,
+};
+use keywitness_verifier::wire::{Challenge, Failure, KeyRef, Problem, ProblemKind, Record, Revocation, Sighting};
+
+use super::{Apply, RETENTION, refuse, revocation};
+use crate::config::MAX_TTL;
+use crate::ledger::{
+    command::{Configuration, Outcome, Verdict},
+    fraud,
+    state::{
+        ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow, State, corrupt,
+        key,
+    },
+    tables::{Fault, Table},
+};
+
+/// An envelope that is what the challenge asked for, but for its proof, which is not looked at here.
+pub(crate) struct Sound {
+    hsm: HsmRow,
+    key: KeyRef,
+    kind: Kind,
+    instance: EnrolledInstance,
+}
+
+/// An envelope that is not what was asked for.
+pub(crate) struct Wrong {
+    problem: Problem,
+    blame: Blame,
+}
+
+/// Against whom a refusal counts.
+enum Blame {
+    /// Against nobody: there is no challenge that it could be about, or another HSM burned it.
+    Nobody,
+    /// Against the sender.
+    Sender,
+    /// Against the sender, who sent other bytes before: `first`.
+    Replay { first: Digest },
+    /// Against the sender, who uses something revoked.
+    Revoked(Revocation),
+}
+
+impl Wrong {
+    fn new(kind: ProblemKind, detail: impl Into<String>, blame: Blame) -> Self {
+        Self { problem: Problem::new(kind, detail), blame }
+    }
+}
+
+/// Compares an authenticated envelope with its challenge, enrolment, policy and revocations.
+///
+/// Runs twice: before an envelope's proof is checked, to save that work, and when the command is applied,
+/// where it decides.
+pub(crate) fn examine(
+    state: State<'_>,
+    hsm: &HsmRow,
+    envelope: &Envelope,
+    now: Timestamp,
+) -> Result<Result<Sound, Wrong>, Fault> {
+    let wrong = |kind, detail: String, blame| Ok(Err(Wrong::new(kind, detail, blame)));
+    let context = &envelope.context;
+    let configuration = state.configuration()?;
+    let Some(challenge) = state.challenge(&context.challenge)? else {
+        let why = "this challenge was never given, or is long gone; ask for a new one".to_owned();
+        // A challenge is remembered for as long as its claim holds: what is unknown before then was never given.
+        let blame = if now < context.not_after { Blame::Sender } else { Blame::Nobody };
+        return wrong(ProblemKind::UnknownChallenge, why, blame);
+    };
+    if challenge.hsm != hsm.hsm {
+        let why = "this challenge was given to another HSM; ask for one of your own".to_owned();
+        return wrong(ProblemKind::ForeignChallenge, why, Blame::Sender);
+    }
+    if let Some(consumption) = &challenge.consumed {
+        let (why, blame) = if consumption.by == hsm.hsm {
+            ("this challenge was answered before, with other bytes", Blame::Replay { first: consumption.envelope })
+        } else {
+            ("another HSM sent this challenge back; that is not held against you", Blame::Nobody)
+        };
+        return wrong(ProblemKind::ChallengeConsumed, format!("{why}; ask for a new one"), blame);
+    }
+    if challenge.expires_at <= now {
+        let why =
+            format!("the challenge expired at {}, and it is {}; ask for a new one", challenge.expires_at.0, now.0);
+        return wrong(ProblemKind::ChallengeExpired, why, Blame::Sender);
+    }
+    let in_force = context.statement.parse().ok().and_then(|kind: Kind| configuration.verifying_key(kind));
+    if in_force.is_none() {
+        let why = format!("no statement kind {:?} is in force here", context.statement);
+        return wrong(ProblemKind::UnknownStatement, why, Blame::Sender);
+    }
+    let (expected, key, instance) = expect(state, &configuration, hsm, &challenge, &context.challenge)?;
+    if let Some(field) = difference(&expected, context).or((envelope.instance != instance.bytes).then_some("instance"))
+    {
+        let why = format!("field {field} is not what the challenge and the enrolment ask for");
+        return wrong(ProblemKind::ContextMismatch, why, Blame::Sender);
+    }
+    if let Some(revocation) = state.revocation(hsm, [&key.key])? {
+        let problem = revocation::problem(&revocation);
+        return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocation) }));
+    }
+    Ok(Ok(Sound { hsm: hsm.clone(), key, kind: challenge.statement, instance }))
+}
+
+/// The context that the challenge asks for, from what the manager knows and never from the message.
+fn expect(
+    state: State<'_>,
+    configuration: &Configuration,
+    hsm: &HsmRow,
+    challenge: &ChallengeRow,
+    nonce: &Nonce,
+) -> Result<(ClaimContext, KeyRef, EnrolledInstance), Fault> {
+    let missing = |why| corrupt(Table::Challenges, why);
+    let kind = challenge.statement;
+    let key = challenge.keys.first().ok_or_else(|| missing("a challenge names no key"))?;
+    let row: KeyRow = state.need(&key::epoch(&hsm.hsm, key))?;
+    let instance = row.instance(kind).ok_or_else(|| missing("a challenge asks for what is not enrolled"))?;
+    let context = ClaimContext {
+        statement: kind.name().to_owned(),
+        // A kind that is no longer in force has no verifying key, and so nothing equals it.
+        verifying_key: configuration.verifying_key(kind).unwrap_or(Digest([0; 32])),
+        trust_domain: configuration.audience.trust_domain.clone(),
+        manager: configuration.audience.manager.clone(),
+        cluster: hsm.cluster.clone(),
+        hsm: hsm.hsm.clone(),
+        enrolment: hsm.revision,
+        keys: vec![KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes: row.attributes.digest() }],
+        instance: instance_digest(&instance.bytes),
+        challenge: *nonce,
+        not_before: challenge.not_before,
+        not_after: challenge.not_after,
+        checkpoint: None,
+        evidence: None,
+    };
+    Ok((context, key.clone(), instance.clone()))
+}
+
+/// The first field in which two contexts differ. Takes them apart whole, so that a new field cannot be missed.
+fn difference(expected: &ClaimContext, found: &ClaimContext) -> Option<&'static str> {
+    let ClaimContext {
+        statement,
+        verifying_key,
+        trust_domain,
+        manager,
+        cluster,
+        hsm,
+        enrolment,
+        keys,
+        instance,
+        challenge,
+        not_before,
+        not_after,
+        checkpoint,
+        evidence,
+    } = expected;
+    let fields = [
+        ("statement", *statement == found.statement),
+        ("verifying_key", *verifying_key == found.verifying_key),
+        ("trust_domain", *trust_domain == found.trust_domain),
+        ("manager", *manager == found.manager),
+        ("cluster", *cluster == found.cluster),
+        ("hsm", *hsm == found.hsm),
+        ("enrolment", *enrolment == found.enrolment),
+        ("keys", *keys == found.keys),
+        ("instance", *instance == found.instance),
+        ("challenge", *challenge == found.challenge),
+        ("not_before", *not_before == found.not_before),
+        ("not_after", *not_after == found.not_after),
+        ("checkpoint", *checkpoint == found.checkpoint),
+        ("evidence", *evidence == found.evidence),
+    ];
+    fields.into_iter().find(|(_, same)| !same).map(|(field, _)| field)
+}
+
+impl Apply<'_> {
+    pub(super) fn issue_challenge(
+        &mut self,
+        hsm: &HsmRow,
+        statement: &str,
+        keys: &[KeyRef],
+        nonce: &Nonce,
+    ) -> Result<Outcome, Fault> {
+        if let Some(revocation) = self.state().revocation(hsm, keys.iter().map(|key| &key.key))? {
+            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+            return Ok(Outcome::Refused(revocation::problem(&revocation)));
+        }
+        let configuration = self.state().configuration()?;
+        let kind = statement.parse().ok().filter(|kind: &Kind| configuration.verifying_key(*kind).is_some());
+        let Some(kind) = kind else {
+            return Ok(refuse(
+                ProblemKind::UnknownStatement,
+                format!("no statement kind {statement:?} is in force here"),
+            ));
+        };
+        let [key] = keys else {
+            let why = format!("{kind} speaks of exactly one key, and {} were named", keys.len());
+            return Ok(refuse(ProblemKind::Malformed, why));
+        };
+        let Some(row) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else {
+            let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
+            return Ok(refuse(ProblemKind::UnknownKey, why));
+        };
+        let needed = row.attributes.algorithm.kinds(&configuration.suites);
+        if !needed.contains(&kind) || row.instance(kind).is_none() {
+            let why =
+                format!("key {} is a {} key, which {kind} does not attest here", key.key, row.attributes.algorithm);
+            return Ok(refuse(ProblemKind::UnknownStatement, why));
+        }
+        let at = self.moment.at;
+        let challenge = ChallengeRow {
+            hsm: hsm.hsm.clone(),
+            keys: keys.to_vec(),
+            statement: kind,
+            issued_at: at,
+            expires_at: at.plus(configuration.challenge_ttl),
+            not_before: at,
+            not_after: at.plus(configuration.record_ttl),
+            consumed: None,
+        };
+        self.put(&nonce.0, &challenge)?;
+        self.forget_at(challenge.not_after.plus(RETENTION), Table::Challenges, &nonce.0)?;
+        let ChallengeRow { expires_at, not_before, not_after, .. } = challenge;
+        Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after }))
+    }
+
+    pub(super) fn attest(
+        &mut self,
+        bytes: &[u8],
+        digest: &Digest,
+        sender: &HsmId,
+        enrolment: u32,
+        verdict: &Verdict,
+    ) -> Result<Outcome, Fault> {
+        let Some(hsm) = self.state().hsm(sender)?.filter(|hsm| hsm.revision == enrolment) else {
+            return Ok(refuse(ProblemKind::Unauthenticated, "this HSM is not enrolled"));
+        };
+        if let Some(OutcomeRow(outcome)) = self.state().get(&digest.0)? {
+            return Ok(outcome);
+        }
+        let envelope = match Envelope::from_bytes(bytes) {
+            Ok(envelope) if envelope.digest() == *digest && envelope.context.hsm == *sender => envelope,
+            _ => return Ok(refuse(ProblemKind::Malformed, "the envelope is not the one that was checked")),
+        };
+        let found = match (examine(self.state(), &hsm, &envelope, self.moment.at)?, verdict) {
+            (Ok(sound), Verdict::Proven) => Ok(sound),
+            (Ok(_), Verdict::Refused) => {
+                let why = "the proof does not verify in the envelope's context";
+                Err(Wrong::new(ProblemKind::ProofRefused, why, Blame::Sender))
+            }
+            (Ok(_), Verdict::Unchecked) => {
+                let why = "the state changed while this envelope was being checked; send it again";
+                return Ok(refuse(ProblemKind::Unavailable, why));
+            }
+            (Err(wrong), _) => Err(wrong),
+        };
+        let remember_until = self.consume(&envelope.context.challenge, sender, digest)?;
+        let outcome = match found {
+            Ok(sound) => self.record(sound, &envelope, digest)?,
+            Err(wrong) => self.fail(wrong, &hsm, &envelope, digest)?,
+        };
+        self.put(&digest.0, &OutcomeRow(outcome.clone()))?;
+        self.forget_at(remember_until, Table::Outcomes, &digest.0)?;
+        Ok(outcome)
+    }
+
+    /// Consumes a challenge, once: the first authenticated envelope that names it does, right or wrong.
+    /// Returns until when the envelope's outcome is remembered: not less long than the challenge.
+    fn consume(&mut self, nonce: &Nonce, by: &HsmId, envelope: &Digest) -> Result<Timestamp, Fault> {
+        let now = self.moment.at;
+        let Some(mut challenge) = self.state().challenge(nonce)? else { return Ok(now.plus(MAX_TTL + RETENTION)) };
+        if challenge.consumed.is_none() {
+            challenge.consumed = Some(Consumption { by: by.clone(), envelope: *envelope });
+            self.put(&nonce.0, &challenge)?;
+        }
+        Ok(challenge.not_after.max(now).plus(RETENTION))
+    }
+
+    fn record(&mut self, sound: Sound, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
+        let Sound { hsm, key, kind, instance } = sound;
+        let record = Record {
+            hsm: hsm.hsm,
+            cluster: hsm.cluster,
+            enrolment: hsm.revision,
+            key,
+            statement: kind,
+            verifying_key: envelope.context.verifying_key,
+            fingerprint: instance.fingerprint,
+            envelope: *digest,
+            proven_at: self.moment.at,
+            expires_at: envelope.context.not_after,
+        };
+        let row = RecordRow { record: record.clone(), sequence: self.moment.sequence };
+        self.put(&key::evidence(&record.hsm, &record.key, kind), &row)?;
+        let sighting = Sighting {
+            hsm: record.hsm.clone(),
+            cluster: record.cluster.clone(),
+            key: record.key.clone(),
+            fingerprint: record.fingerprint,
+            envelope: *digest,
+        };
+        fraud::proven(self, &sighting)?;
+        Ok(Outcome::Recorded(record))
+    }
+
+    fn fail(&mut self, wrong: Wrong, hsm: &HsmRow, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
+        let Some(problem) = wrong.problem.kind() else {
+            return Err(corrupt(Table::Outcomes, "a refusal is of no known kind"));
+        };
+        match wrong.blame {
+            Blame::Nobody => {}
+            Blame::Sender => {
+                self.record_failure(hsm, envelope, problem)?;
+                fraud::failed(self, &hsm.hsm, problem, digest)?;
+            }
+            Blame::Replay { first } => {
+                self.record_failure(hsm, envelope, problem)?;
+                fraud::replayed(self, &hsm.hsm, &envelope.context.challenge, first, *digest);
+                fraud::failed(self, &hsm.hsm, problem, digest)?;
+            }
+            // Counted by its own rule alone: whoever attests a moment after a revocation is honest.
+            Blame::Revoked(revocation) => {
+                self.record_failure(hsm, envelope, problem)?;
+                fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+            }
+        }
+        Ok(Outcome::Refused(wrong.problem))
+    }
+
+    /// Writes the failure to every key and statement that the envelope was about: those of its challenge,
+    /// or, when that is another HSM's, those which the sender itself named.
+    fn record_failure(&mut self, hsm: &HsmRow, envelope: &Envelope, problem: ProblemKind) -> Result<(), Fault> {
+        let context = &envelope.context;
+        let challenge = self.state().challenge(&context.challenge)?.filter(|challenge| challenge.hsm == hsm.hsm);
+        let (keys, kind) = match challenge {
+            Some(challenge) => (challenge.keys, Some(challenge.statement)),
+            None => {
+                let named = context.keys.iter().map(|claim| KeyRef { key: claim.key.clone(), epoch: claim.epoch });
+                (named.collect(), context.statement.parse().ok())
+            }
+        };
+        let failure = Failure { at: self.moment.at, problem };
+        let row = FailureRow { failure, sequence: self.moment.sequence };
+        for key in &keys {
+            let Some(enrolled) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else { continue };
+            let known = kind.filter(|kind| enrolled.instance(*kind).is_some());
+            for instance in &enrolled.instances {
+                if known.is_none_or(|kind| kind == instance.kind) {
+                    self.put(&key::evidence(&hsm.hsm, key, instance.kind), &row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The one deterministic function that changes the state: no clock, no randomness, no I/O.
+
+pub(crate) mod attestation;
+pub(crate) mod enrolment;
+pub(crate) mod revocation;
+
+use keywitness_circuits::{Digest, HsmId, Timestamp};
+use keywitness_verifier::{
+    identity::MAX_SKEW,
+    wire::{EventKind, Problem, ProblemKind},
+};
+
+use super::{
+    command::{Command, Configuration, Outcome},
+    state::{self, CredentialRow, HsmRow, RequestRow, Row, State, key},
+    tables::{Fault, Table, Tables},
+};
+
+/// How long used or expired challenges, join tokens and outcomes are remembered, in seconds. An outcome is
+/// never forgotten before the challenge that it answered, so that a copy of an old envelope, whoever sends
+/// it, meets either its outcome or `unknown-challenge`, and neither counts against the HSM.
+pub const RETENTION: u64 = 24 * 60 * 60;
+
+/// How long the outcome of a signed request is remembered, in seconds: longer than its signature is accepted.
+const REQUEST_RETENTION: u64 = 3 * MAX_SKEW;
+
+/// When a command is applied, and as which one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// The ledger's time.
+    pub at: Timestamp,
+    /// The command's number.
+    pub sequence: u64,
+}
+
+/// Applies one command.
+///
+/// # Errors
+/// [`Fault`] where the tables failed; the caller undoes everything.
+pub fn apply(tables: &mut dyn Tables, command: &Command, moment: Moment) -> Result<(Outcome, Vec<EventKind>), Fault> {
+    let mut apply = Apply { tables, moment, events: Vec::new() };
+    let outcome = apply.run(command)?;
+    Ok((outcome, apply.events))
+}
+
+/// A refusal.
+pub(crate) fn refuse(kind: ProblemKind, detail: impl Into<String>) -> Outcome {
+    Outcome::Refused(Problem::new(kind, detail))
+}
+
+/// One command being applied.
+pub(in crate::ledger) struct Apply<'a> {
+    tables: &'a mut dyn Tables,
+    pub(in crate::ledger) moment: Moment,
+    pub(in crate::ledger) events: Vec<EventKind>,
+}
+
+impl Apply<'_> {
+    fn run(&mut self, command: &Command) -> Result<Outcome, Fault> {
+        match command {
+            Command::Configure(configuration) => self.configure(configuration),
+            Command::AddCredential { digest, name, role } => {
+                self.put(&digest.0, &CredentialRow { name: name.clone(), role: *role })?;
+                Ok(Outcome::Done)
+            }
+            Command::AddJoinToken { digest, cluster, hsm, expires_at } => {
+                self.add_join_token(digest, cluster, hsm.as_ref(), *expires_at)
+            }
+            Command::EnrolHsm { join_token, hsm, identity_key, channel_key } => {
+                self.enrol_hsm(join_token, hsm, identity_key, channel_key)
+            }
+            Command::EnrolKey { request, hsm, key, attributes, instances } => {
+                self.once(request, hsm, |apply, hsm| apply.enrol_key(&hsm, key, attributes, instances))
+            }
+            Command::AnnounceChannel { request, hsm, url } => {
+                self.once(request, hsm, |apply, hsm| apply.announce_channel(hsm, url))
+            }
+            Command::IssueChallenge { request, hsm, statement, keys, nonce } => {
+                self.once(request, hsm, |apply, hsm| apply.issue_challenge(&hsm, statement, keys, nonce))
+            }
+            Command::Attest { envelope, digest, hsm, enrolment, verdict } => {
+                self.attest(envelope, digest, hsm, *enrolment, verdict)
+            }
+            Command::Revoke { target, reason } => self.revoke(target, reason),
+        }
+    }
+
+    pub(in crate::ledger) fn state(&self) -> State<'_> {
+        State(self.tables)
+    }
+
+    pub(in crate::ledger) fn put<R: Row>(&mut self, key: &[u8], row: &R) -> Result<(), Fault> {
+        state::put(self.tables, key, row)
+    }
+
+    /// Lets a row be forgotten from `at` on.
+    fn forget_at(&mut self, at: Timestamp, table: Table, row: &[u8]) -> Result<(), Fault> {
+        self.tables.put(Table::Due, &key::due(at, table, row), &[])
+    }
+
+    fn configure(&mut self, configuration: &Configuration) -> Result<Outcome, Fault> {
+        let current: Option<Configuration> = self.state().get(key::ONLY)?;
+        if let Some(current) = current
+            && current.audience != configuration.audience
+        {
+            return Ok(refuse(
+                ProblemKind::Forbidden,
+                format!(
+                    "this data belongs to manager {} of trust domain {}, and every enrolment and fingerprint in it with \
+                     it; use those names, or another data directory",
+                    current.audience.manager, current.audience.trust_domain
+                ),
+            ));
+        }
+        self.put(key::ONLY, configuration)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Runs `action` for an HSM's signed request, unless the same request was answered before: then gives
+    /// the recorded answer.
+    fn once(
+        &mut self,
+        request: &Digest,
+        hsm: &HsmId,
+        action: impl FnOnce(&mut Self, HsmRow) -> Result<Outcome, Fault>,
+    ) -> Result<Outcome, Fault> {
+        if let Some(RequestRow(outcome)) = self.state().get(&request.0)? {
+            return Ok(outcome);
+        }
+        let Some(hsm) = self.state().hsm(hsm)? else {
+            return Ok(refuse(ProblemKind::Unauthenticated, "this HSM is not enrolled"));
+        };
+        let outcome = action(self, hsm)?;
+        self.put(&request.0, &RequestRow(outcome.clone()))?;
+        self.forget_at(self.moment.at.plus(REQUEST_RETENTION), Table::Requests, &request.0)?;
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,176 @@
+//! What can be asked of the ledger, and what it answers.
+
+use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, Suite, Timestamp};
+use keywitness_verifier::{
+    identity::{Audience, IdentityKey},
+    wire::{Challenge, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget, Role, StatementInfo},
+};
+use serde::{Deserialize, Serialize};
+
+/// The policy that deterministic rules read: part of the state, so that a replay reads the same.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The trust domain and its manager; never change once set.
+    pub audience: Audience,
+    /// The suites in which a symmetric key must be proven.
+    pub suites: Vec<Suite>,
+    /// The statement kinds in force, with the verifying key of each.
+    pub statements: Vec<StatementInfo>,
+    /// How long a record lasts, in seconds.
+    pub record_ttl: u64,
+    /// How long a challenge can be answered, in seconds.
+    pub challenge_ttl: u64,
+    /// How many failures of one HSM within [`Self::failure_window`] are a fraud event.
+    pub failures: u32,
+    /// The window, in seconds.
+    pub failure_window: u64,
+    /// Attempts with something revoked are forgiven for this long after the revocation, in seconds.
+    pub revoked_grace: u64,
+    /// How many attempts after that are a fraud event.
+    pub revoked_attempts: u32,
+}
+
+impl Configuration {
+    /// The verifying key in force for a kind; none where the kind is not in force.
+    pub fn verifying_key(&self, kind: Kind) -> Option<Digest> {
+        self.statements.iter().find(|statement| statement.kind == kind).map(|statement| statement.verifying_key)
+    }
+}
+
+/// What checking a proof came to, before its command was ordered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The proof verifies, in the envelope's context.
+    Proven,
+    /// It does not.
+    Refused,
+    /// It was not looked at, since the envelope was wrong already.
+    Unchecked,
+}
+
+/// One change of the state. Carries everything random; names secrets by their digests only.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Sets the policy.
+    Configure(Configuration),
+    /// Makes a bearer credential valid.
+    AddCredential {
+        /// Digest of the secret.
+        digest: Digest,
+        /// Who holds it.
+        name: String,
+        /// What it may be used for.
+        role: Role,
+    },
+    /// Makes a join token valid.
+    AddJoinToken {
+        /// Digest of the secret.
+        digest: Digest,
+        /// The cluster that the HSM will belong to.
+        cluster: ClusterId,
+        /// The only HSM that may use it.
+        hsm: Option<HsmId>,
+        /// When it stops working.
+        expires_at: Timestamp,
+    },
+    /// Enrols an HSM whose signature was checked.
+    EnrolHsm {
+        /// Digest of the join token.
+        join_token: Digest,
+        /// The name it takes.
+        hsm: HsmId,
+        /// Its identity key.
+        identity_key: IdentityKey,
+        /// Its X25519 channel key.
+        channel_key: Digest,
+    },
+    /// Enrols a key of an HSM that signed the request.
+    EnrolKey {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// The key at its epoch.
+        key: KeyRef,
+        /// What the store says about it.
+        attributes: KeyAttributes,
+        /// Canonical encodings of its instances.
+        instances: Vec<Vec<u8>>,
+    },
+    /// Says where the channel of an HSM is that signed the request.
+    AnnounceChannel {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// Base URL.
+        url: String,
+    },
+    /// Gives a challenge to an HSM that signed the request.
+    IssueChallenge {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// Name of the statement kind.
+        statement: String,
+        /// What the claim will speak of.
+        keys: Vec<KeyRef>,
+        /// The challenge, drawn before.
+        nonce: Nonce,
+    },
+    /// Judges an envelope whose identity signature verifies.
+    Attest {
+        /// The envelope's bytes.
+        envelope: Vec<u8>,
+        /// Its digest.
+        digest: Digest,
+        /// Whose identity key verified it.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM it was verified.
+        enrolment: u32,
+        /// What checking the proof came to.
+        verdict: Verdict,
+    },
+    /// Revokes.
+    Revoke {
+        /// What.
+        target: RevocationTarget,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Command {
+    /// The command's name, for logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Configure(_) => "configure",
+            Self::AddCredential { .. } => "add-credential",
+            Self::AddJoinToken { .. } => "add-join-token",
+            Self::EnrolHsm { .. } => "enrol-hsm",
+            Self::EnrolKey { .. } => "enrol-key",
+            Self::AnnounceChannel { .. } => "announce-channel",
+            Self::IssueChallenge { .. } => "issue-challenge",
+            Self::Attest { .. } => "attest",
+            Self::Revoke { .. } => "revoke",
+        }
+    }
+}
+
+/// What a command came to. The same bytes sent again come to the same outcome.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done, with nothing to say.
+    Done,
+    /// An HSM is enrolled.
+    Enrolled(Enrolment),
+    /// A challenge was given.
+    Challenge(Challenge),
+    /// A proof was accepted.
+    Recorded(Record),
+    /// A revocation is in force.
+    Revoked(Revocation),
+    /// Refused.
+    Refused(Problem),
+}

@@ -1,0 +1,117 @@
+//! The log around [`apply`](super::apply::apply()): sequence numbers, leaves, the outbox, and forgetting.
+
+use keywitness_circuits::{Digest, Nonce, Timestamp, transcript::label};
+use keywitness_verifier::wire::Event;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    apply::{Moment, apply},
+    command::{Command, Outcome},
+    state::{self, State, corrupt, decode, encode, key},
+    tables::{Fault, Rows, Table, Tables},
+};
+
+/// How many rows one command forgets at most.
+const FORGET: usize = 16;
+
+/// A command on its way into the log, with what hides its leaf from whoever sees the leaf alone.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Submission {
+    /// Drawn before the command is ordered.
+    pub salt: Nonce,
+    /// The command.
+    pub command: Command,
+}
+
+/// A command in the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// When it was applied.
+    pub at: Timestamp,
+    /// The command and its salt.
+    pub submission: Submission,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// The hash of a leaf: over the salt, then sequence number, time, command and outcome.
+fn leaf(sequence: u64, entry: &Entry) -> Result<Digest, Fault> {
+    let opening = encode(Table::Leaves, &(sequence, entry.at, &entry.submission.command, &entry.outcome))?;
+    Ok(Digest::of(label::LOG_LEAF, &[entry.submission.salt.0.as_slice(), &opening].concat()))
+}
+
+/// Applies one command and writes it, its leaf and its events, with everything it changed.
+///
+/// `clock` may go backwards; the time of a command never does.
+///
+/// # Errors
+/// [`Fault`]; the caller undoes everything.
+pub fn execute(
+    tables: &mut dyn Tables,
+    submission: Submission,
+    clock: Timestamp,
+) -> Result<(Outcome, Vec<Event>), Fault> {
+    let mut head = State(tables).head()?;
+    let at = clock.max(head.at);
+    let sequence = head.sequence + 1;
+    forget(tables, at)?;
+    let (outcome, kinds) = apply(tables, &submission.command, Moment { at, sequence })?;
+    let mut events = Vec::with_capacity(kinds.len());
+    for kind in kinds {
+        head.events += 1;
+        head.alerts += u64::from(kind.is_fraud());
+        let event = Event { number: head.events, at, kind };
+        let bytes = serde_json::to_vec(&event).map_err(|error| corrupt(Table::Events, error))?;
+        tables.put(Table::Events, &key::number(event.number), &bytes)?;
+        events.push(event);
+    }
+    let entry = Entry { at, submission, outcome };
+    tables.put(Table::Leaves, &key::number(sequence), &leaf(sequence, &entry)?.0)?;
+    tables.put(Table::Commands, &key::number(sequence), &encode(Table::Commands, &entry)?)?;
+    (head.sequence, head.at) = (sequence, at);
+    state::put(tables, key::ONLY, &head)?;
+    Ok((entry.outcome, events))
+}
+
+/// Removes some rows that are due.
+fn forget(tables: &mut dyn Tables, at: Timestamp) -> Result<(), Fault> {
+    for (due, _) in tables.range(Table::Due, &[], &[], FORGET)? {
+        let Some((time, rest)) = due.split_first_chunk() else {
+            return Err(corrupt(Table::Due, "a key is too short"));
+        };
+        if u64::from_be_bytes(*time) > at.0 {
+            break;
+        }
+        let Some((code, row)) = rest.split_first() else {
+            return Err(corrupt(Table::Due, "a key is too short"));
+        };
+        if let Some(table) = Table::ALL.iter().find(|table| table.code() == *code) {
+            tables.remove(*table, row)?;
+        }
+        tables.remove(Table::Due, &due)?;
+    }
+    Ok(())
+}
+
+/// The log's entries after number `after`, at most `limit`.
+///
+/// # Errors
+/// [`Fault`]
+pub fn entries(rows: &dyn Rows, after: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
+    let start = key::number(after.saturating_add(1));
+    let found = rows.range(Table::Commands, &[], &start, limit)?;
+    found.iter().map(|(_, value)| decode(Table::Commands, value)).collect()
+}
+
+/// The events after number `after`, at most `limit`.
+///
+/// # Errors
+/// [`Fault`]
+pub fn events(rows: &dyn Rows, after: u64, limit: usize) -> Result<Vec<Event>, Fault> {
+    let start = key::number(after.saturating_add(1));
+    let found = rows.range(Table::Events, &[], &start, limit)?;
+    found
+        .iter()
+        .map(|(_, value)| serde_json::from_slice(value).map_err(|error| corrupt(Table::Events, error)))
+        .collect()
+}

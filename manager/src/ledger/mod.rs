@@ -1,0 +1,40 @@
+//! The order of all changes, and what they come to.
+//!
+//! Every change of the manager's state is a [`Command`], applied by one deterministic function
+//! ([`apply::apply`]). A [`Ledger`] decides in which order commands are applied, and answers only when the
+//! change would survive a loss of power. Nothing above this room knows which engine runs.
+
+pub mod apply;
+mod command;
+pub mod embedded;
+mod fraud;
+pub mod log;
+pub mod state;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use command::{Command, Configuration, Outcome, Verdict};
+pub use embedded::Embedded;
+pub use tables::{Fault, Memory, Rows, Store, Table, Tables};
+
+/// Orders commands and applies them.
+pub trait Ledger: Send + Sync {
+    /// Applies a command, after every command that was answered before; returns when the outcome is durable.
+    ///
+    /// A refusal is an [`Outcome`] too. A [`Fault`] says nothing about whether the command was applied:
+    /// every command can be submitted again.
+    ///
+    /// # Errors
+    /// [`Fault`] where the ledger failed, or has too much to do.
+    fn submit(&self, command: Command) -> Result<Outcome, Fault>;
+
+    /// The state after the newest durable command; does not change while it is held.
+    ///
+    /// # Errors
+    /// [`Fault`] where the store cannot be read.
+    fn view(&self) -> Result<Box<dyn Rows>, Fault>;
+
+    /// Whether commands can be applied at all.
+    fn alive(&self) -> bool;
+}

@@ -1,0 +1,354 @@
+//! The state's rows: typed, and encoded with postcard, which has one encoding for one value.
+
+pub mod key;
+
+use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, KeyAttributes, KeyId, Kind, Nonce, Timestamp};
+use keywitness_verifier::{
+    identity::IdentityKey,
+    wire::{Failure, KeyRef, Record, Revocation, RevocationTarget, Role, Sighting},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    command::{Configuration, Outcome},
+    tables::{Fault, Rows, Table, Tables},
+};
+
+/// A typed row.
+pub trait Row: Serialize + DeserializeOwned {
+    /// Where rows of this type live.
+    const TABLE: Table;
+}
+
+macro_rules! rows {
+    ($($type:ty => $table:ident;)*) => {
+        $(impl Row for $type {
+            const TABLE: Table = Table::$table;
+        })*
+    };
+}
+
+rows! {
+    Head => Head;
+    Configuration => Configuration;
+    CredentialRow => Credentials;
+    JoinTokenRow => JoinTokens;
+    HsmRow => Hsms;
+    HsmId => Identities;
+    KeyRow => Keys;
+    HolderRow => Holders;
+    ChallengeRow => Challenges;
+    RequestRow => Requests;
+    OutcomeRow => Outcomes;
+    RecordRow => Records;
+    FailureRow => Failures;
+    FailureWindow => FailureWindows;
+    Revocation => Revocations;
+    RevokedAttempts => RevokedAttempts;
+    SightingRow => Sightings;
+    FirstProof => FirstProofs;
+    DriftSeen => Drifts;
+}
+
+/// How far the ledger is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Head {
+    /// Number of the newest command.
+    pub sequence: u64,
+    /// When it was applied: no later command has an earlier time.
+    pub at: Timestamp,
+    /// Number of the newest event.
+    pub events: u64,
+    /// How many events are fraud events.
+    pub alerts: u64,
+}
+
+/// A bearer credential.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CredentialRow {
+    /// Who holds it.
+    pub name: String,
+    /// What it may be used for.
+    pub role: Role,
+}
+
+/// A join token.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinTokenRow {
+    /// The cluster that the HSM will belong to.
+    pub cluster: ClusterId,
+    /// The only HSM that may use it.
+    pub hsm: Option<HsmId>,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// Who used it.
+    pub used_by: Option<HsmId>,
+}
+
+/// An enrolled HSM.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HsmRow {
+    /// The HSM.
+    pub hsm: HsmId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Which enrolment of it, from 1.
+    pub revision: u32,
+    /// Its identity key.
+    pub identity_key: IdentityKey,
+    /// Its X25519 channel key.
+    pub channel_key: Digest,
+    /// Where its channel is.
+    pub channel_url: Option<String>,
+    /// Digest of the join token that it used.
+    pub join_token: Digest,
+    /// When.
+    pub enrolled_at: Timestamp,
+}
+
+/// A key of an HSM at one epoch.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The HSM.
+    pub hsm: HsmId,
+    /// The key at its epoch.
+    pub key: KeyRef,
+    /// What the store says about it.
+    pub attributes: KeyAttributes,
+    /// What claims are checked against, in the order of kinds.
+    pub instances: Vec<EnrolledInstance>,
+    /// When.
+    pub enrolled_at: Timestamp,
+}
+
+impl KeyRow {
+    /// The enrolled instance that a kind proves.
+    pub fn instance(&self, kind: Kind) -> Option<&EnrolledInstance> {
+        self.instances.iter().find(|instance| instance.kind == kind)
+    }
+}
+
+/// An enrolled instance of a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EnrolledInstance {
+    /// The kind that proves it.
+    pub kind: Kind,
+    /// Its canonical encoding.
+    pub bytes: Vec<u8>,
+    /// The key's fingerprint in its suite.
+    pub fingerprint: Fingerprint,
+}
+
+/// Who enrolled a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HolderRow {
+    /// The key.
+    pub key: KeyId,
+    /// The HSM's cluster.
+    pub cluster: ClusterId,
+    /// The HSM.
+    pub hsm: HsmId,
+}
+
+/// A challenge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChallengeRow {
+    /// Who asked.
+    pub hsm: HsmId,
+    /// What the claim will speak of.
+    pub keys: Vec<KeyRef>,
+    /// Under which statement.
+    pub statement: Kind,
+    /// When it was given.
+    pub issued_at: Timestamp,
+    /// When it stops being accepted.
+    pub expires_at: Timestamp,
+    /// The claim's `not_before`.
+    pub not_before: Timestamp,
+    /// The claim's `not_after`.
+    pub not_after: Timestamp,
+    /// Who consumed it. Set once.
+    pub consumed: Option<Consumption>,
+}
+
+/// Who consumed a challenge, and with what.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Consumption {
+    /// The sender.
+    pub by: HsmId,
+    /// Digest of the envelope.
+    pub envelope: Digest,
+}
+
+/// What a signed request came to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RequestRow(pub Outcome);
+
+/// What an envelope came to.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OutcomeRow(pub Outcome);
+
+/// The newest accepted proof.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecordRow {
+    /// The record.
+    pub record: Record,
+    /// Number of the command that made it: orders it against failures.
+    pub sequence: u64,
+}
+
+/// The newest failure.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FailureRow {
+    /// The failure.
+    pub failure: Failure,
+    /// Number of the command that recorded it.
+    pub sequence: u64,
+}
+
+/// The latest failures of an HSM.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FailureWindow {
+    /// When, oldest first; never more than the threshold.
+    pub at: Vec<Timestamp>,
+    /// When the last fraud event was raised.
+    pub raised: Option<Timestamp>,
+}
+
+/// Attempts of one HSM with something revoked, after the grace and within the window.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RevokedAttempts {
+    /// When they were made; at most as many as raise the event.
+    pub at: Vec<Timestamp>,
+    /// Whether the event was raised.
+    pub raised: bool,
+}
+
+/// The first proof of a fingerprint by one HSM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SightingRow {
+    /// The proof.
+    pub sighting: Sighting,
+    /// Number of its command.
+    pub sequence: u64,
+}
+
+/// The first proof of a key at an epoch, in one suite, inside a cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FirstProof(pub Sighting);
+
+/// An HSM was seen to prove another fingerprint than the first proof of the same key at the same epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DriftSeen;
+
+/// Typed reading.
+#[derive(Clone, Copy)]
+pub struct State<'a>(pub &'a dyn Rows);
+
+impl State<'_> {
+    /// One row.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, Fault> {
+        self.0.get(R::TABLE, key)?.map(|bytes| decode(R::TABLE, &bytes)).transpose()
+    }
+
+    /// A row that another row says is there.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] when it is not.
+    pub fn need<R: Row>(&self, key: &[u8]) -> Result<R, Fault> {
+        self.get(key)?.ok_or_else(|| corrupt(R::TABLE, "a row is missing"))
+    }
+
+    /// Every row whose key begins with `prefix`.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn all<R: Row>(&self, prefix: &[u8]) -> Result<Vec<R>, Fault> {
+        let rows = self.0.range(R::TABLE, prefix, prefix, usize::MAX)?;
+        rows.iter().map(|(_, value)| decode(R::TABLE, value)).collect()
+    }
+
+    /// The policy in force.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] before the first was set.
+    pub fn configuration(&self) -> Result<Configuration, Fault> {
+        self.need(key::ONLY)
+    }
+
+    /// How far the ledger is.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn head(&self) -> Result<Head, Fault> {
+        Ok(self.get(key::ONLY)?.unwrap_or_default())
+    }
+
+    /// An enrolled HSM.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn hsm(&self, hsm: &HsmId) -> Result<Option<HsmRow>, Fault> {
+        self.get(&key::hsm(hsm))
+    }
+
+    /// The newest epoch of a key of an HSM.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn newest_key(&self, hsm: &HsmId, key: &KeyId) -> Result<Option<KeyRow>, Fault> {
+        Ok(self.all(&key::epochs(hsm, key))?.pop())
+    }
+
+    /// A challenge.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn challenge(&self, nonce: &Nonce) -> Result<Option<ChallengeRow>, Fault> {
+        self.get(&nonce.0)
+    }
+
+    /// The revocation that hits an HSM, or one of `keys` in it.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn revocation<'k>(
+        &self,
+        hsm: &HsmRow,
+        keys: impl IntoIterator<Item = &'k KeyId>,
+    ) -> Result<Option<Revocation>, Fault> {
+        if let Some(revocation) = self.get(&key::target(&RevocationTarget::Hsm(hsm.hsm.clone())))? {
+            return Ok(Some(revocation));
+        }
+        for id in keys {
+            let target = RevocationTarget::Key { cluster: hsm.cluster.clone(), key: id.clone() };
+            if let Some(revocation) = self.get(&key::target(&target))? {
+                return Ok(Some(revocation));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Writes a typed row.
+///
+/// # Errors
+/// [`Fault`]
+pub fn put<R: Row>(tables: &mut dyn Tables, key: &[u8], row: &R) -> Result<(), Fault> {
+    tables.put(R::TABLE, key, &encode(R::TABLE, row)?)
+}
+
+pub(crate) fn encode(table: Table, row: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    postcard::to_stdvec(row).map_err(|error| corrupt(table, error))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<T, Fault> {
+    postcard::from_bytes(bytes).map_err(|error| corrupt(table, error))
+}
+
+pub(crate) fn corrupt(table: Table, why: impl ToString) -> Fault {
+    Fault::Corrupt { table: table.name(), why: why.to_string() }
+}

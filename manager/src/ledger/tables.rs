@@ -1,0 +1,217 @@
+//! Tables of bytes: all that the state asks of a store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// Why the ledger or its store failed. Never the caller's fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Storage(String),
+    /// A row cannot be read.
+    #[error("a row of table {table} cannot be read: {why}; the data directory is damaged")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The data was written by a newer program.
+    #[error(
+        "the data has schema version {found}, and this program reads up to {supported}: \
+         it was written by a newer keywitness; upgrade this one, or use another data directory"
+    )]
+    NewerSchema {
+        /// What the data says.
+        found: u64,
+        /// What this build reads.
+        supported: u64,
+    },
+    /// Too many commands wait.
+    #[error("too many changes wait to be written")]
+    Busy,
+    /// The ledger has stopped.
+    #[error("the ledger has stopped")]
+    Stopped,
+}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)*) => {
+        /// Every table.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Table {
+            $($(#[$doc])* $variant = $code,)*
+        }
+
+        impl Table {
+            /// Every table, in code order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The table's name in a store.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The table's code in a row that names another row.
+            pub const fn code(self) -> u8 {
+                self as u8
+            }
+        }
+    };
+}
+
+tables! {
+    /// One row: how far the ledger is.
+    Head = 0, "head";
+    /// One row: the policy in force.
+    Configuration = 1, "configuration";
+    /// Digest of a bearer credential -> who may use it for what.
+    Credentials = 2, "credentials";
+    /// Digest of a join token -> what it allows.
+    JoinTokens = 3, "join-tokens";
+    /// HSM -> its enrolment.
+    Hsms = 4, "hsms";
+    /// Identity key -> HSM.
+    Identities = 5, "identities";
+    /// HSM, key, epoch -> what was enrolled.
+    Keys = 6, "keys";
+    /// Key, cluster, HSM: who enrolled a key.
+    Holders = 7, "holders";
+    /// Nonce -> challenge.
+    Challenges = 8, "challenges";
+    /// Digest of a signed request -> its outcome.
+    Requests = 9, "requests";
+    /// Digest of an envelope -> its outcome.
+    Outcomes = 10, "outcomes";
+    /// HSM, key, epoch, kind -> the newest accepted proof.
+    Records = 11, "records";
+    /// HSM, key, epoch, kind -> the newest failure.
+    Failures = 12, "failures";
+    /// HSM -> its latest failures.
+    FailureWindows = 13, "failure-windows";
+    /// Target -> revocation.
+    Revocations = 14, "revocations";
+    /// Target, HSM -> attempts since the revocation.
+    RevokedAttempts = 15, "revoked-attempts";
+    /// Fingerprint, cluster, HSM -> where a fingerprint was proven first.
+    Sightings = 16, "sightings";
+    /// Cluster, key, epoch, suite -> who proved it first.
+    FirstProofs = 17, "first-proofs";
+    /// Cluster, key, epoch, suite, HSM: who was seen to differ from the first proof.
+    Drifts = 18, "drifts";
+    /// Time, table, key: rows that may be forgotten from that time on.
+    Due = 19, "due";
+    /// Sequence number -> time, salt, command and outcome.
+    Commands = 20, "commands";
+    /// Sequence number -> leaf hash.
+    Leaves = 21, "leaves";
+    /// Number -> event, as JSON: the outbox.
+    Events = 22, "events";
+}
+
+/// A row: key and value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Tables that can be read.
+pub trait Rows {
+    /// One row's value.
+    ///
+    /// # Errors
+    /// [`Fault`] where the store cannot be read.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
+
+    /// At most `limit` rows whose keys begin with `prefix` and are not below `start`, in key order.
+    ///
+    /// # Errors
+    /// [`Fault`] where the store cannot be read.
+    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault>;
+}
+
+/// Tables that can be changed.
+pub trait Tables: Rows {
+    /// Writes a row, over any row of the same key.
+    ///
+    /// # Errors
+    /// [`Fault`] where the store cannot be written.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Fault>;
+
+    /// Removes a row, if it is there.
+    ///
+    /// # Errors
+    /// [`Fault`] where the store cannot be written.
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Fault>;
+}
+
+/// Something that keeps tables.
+pub trait Store: Send + Sync {
+    /// Runs `change` in one transaction: durable when this returns `Ok`, and undone otherwise.
+    ///
+    /// # Errors
+    /// What `change` returned, or [`Fault::Storage`].
+    fn write(&self, change: &mut dyn FnMut(&mut dyn Tables) -> Result<(), Fault>) -> Result<(), Fault>;
+
+    /// The state after the newest transaction.
+    ///
+    /// # Errors
+    /// [`Fault::Storage`]
+    fn view(&self) -> Result<Box<dyn Rows>, Fault>;
+}
+
+/// Tables in memory: for tests, and to replay a ledger.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Memory(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
+
+impl Rows for Memory {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
+        let rows = self.0.range((table, start.max(prefix).to_vec())..);
+        let ours = rows.take_while(|((row_table, key), _)| *row_table == table && key.starts_with(prefix));
+        Ok(ours.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+    }
+}
+
+impl Rows for Arc<Memory> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        Memory::get(self, table, key)
+    }
+
+    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
+        Memory::range(self, table, prefix, start, limit)
+    }
+}
+
+impl Tables for Memory {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.0.insert((table, key.to_vec()), value.to_vec());
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Fault> {
+        self.0.remove(&(table, key.to_vec()));
+        Ok(())
+    }
+}
+
+/// A store in memory, which forgets everything when it is dropped.
+#[derive(Default)]
+pub struct MemoryStore(RwLock<Arc<Memory>>);
+
+impl Store for MemoryStore {
+    fn write(&self, change: &mut dyn FnMut(&mut dyn Tables) -> Result<(), Fault>) -> Result<(), Fault> {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Memory::clone(&current);
+        change(&mut next)?;
+        *current = Arc::new(next);
+        Ok(())
+    }
+
+    fn view(&self) -> Result<Box<dyn Rows>, Fault> {
+        Ok(Box::new(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))))
+    }
+}

@@ -1,0 +1,19 @@
+//! Who DECIDES: enrolment, challenges, records, tokens, revocation and fraud, over one ledger.
+//!
+//! [`Manager::open`] opens a data directory; [`http::serve`] answers for it. The use cases can be called
+//! in-process too, as the command line does for its operator.
+
+pub mod clock;
+pub mod config;
+mod files;
+pub mod http;
+pub mod ledger;
+pub mod service;
+pub mod signer;
+mod start;
+pub mod store;
+
+pub use clock::{Clock, SystemClock};
+pub use config::Config;
+pub use service::Manager;
+pub use start::{OPERATOR_CREDENTIAL, StartError};

@@ -1,0 +1,78 @@
+//! Judging envelopes (`VerifyAttestation`).
+
+use keywitness_circuits::{Envelope, Error, codec::Canonical, registry};
+use keywitness_verifier::wire::{Problem, ProblemKind, Record};
+
+use super::{Manager, unexpected};
+use crate::ledger::{
+    Command, Outcome, Verdict,
+    apply::attestation::examine,
+    state::{HsmRow, OutcomeRow, State},
+};
+
+impl Manager {
+    /// Judges an envelope. Anyone may bring it: the identity signature inside says whose it is, and until
+    /// that verifies nothing is consumed, counted or logged.
+    ///
+    /// The proof is checked here, on the caller's thread, before the command is ordered; the ledger then
+    /// checks everything else again, and consumes the challenge.
+    ///
+    /// # Errors
+    /// `malformed` and `unauthenticated`, which change nothing; then, each of them recorded,
+    /// `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`,
+    /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
+    /// envelope sent again gets the same answer.
+    pub fn attest(&self, bytes: &[u8]) -> Result<Record, Problem> {
+        let envelope =
+            Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
+        let (hsm, verdict) = {
+            let rows = self.ledger.view()?;
+            let state = State(rows.as_ref());
+            let hsm =
+                state.hsm(&envelope.context.hsm)?.filter(|hsm| hsm.identity_key.check_envelope(&envelope).is_ok());
+            let Some(hsm) = hsm else {
+                let why = "no enrolled HSM of that name signed this envelope";
+                return Err(self.reject(ProblemKind::Unauthenticated, why));
+            };
+            if let Some(OutcomeRow(outcome)) = state.get(&envelope.digest().0)? {
+                return recorded(outcome);
+            }
+            let verdict = self.verdict(state, &hsm, &envelope)?;
+            (hsm, verdict)
+        };
+        let command = Command::Attest {
+            digest: envelope.digest(),
+            envelope: bytes.to_vec(),
+            hsm: hsm.hsm,
+            enrolment: hsm.revision,
+            verdict,
+        };
+        recorded(self.ledger.submit(command)?)
+    }
+
+    /// Checks the proof, if the rest of the envelope is right.
+    fn verdict(&self, state: State<'_>, hsm: &HsmRow, envelope: &Envelope) -> Result<Verdict, Problem> {
+        if examine(state, hsm, envelope, self.now(state)?)?.is_err() {
+            return Ok(Verdict::Unchecked);
+        }
+        match registry::verify(&self.parameters, &envelope.context, &envelope.instance, &envelope.proof) {
+            Ok(_verified) => Ok(Verdict::Proven),
+            Err(error @ (Error::MissingParameters(_) | Error::Parameters(_))) => {
+                tracing::error!(%error, "a proof cannot be checked");
+                Err(Problem::new(ProblemKind::Internal, "the manager's log has the reason"))
+            }
+            Err(error) => {
+                tracing::debug!(hsm = %hsm.hsm, %error, "proof refused");
+                Ok(Verdict::Refused)
+            }
+        }
+    }
+}
+
+fn recorded(outcome: Outcome) -> Result<Record, Problem> {
+    match outcome {
+        Outcome::Recorded(record) => Ok(record),
+        Outcome::Refused(problem) => Err(problem),
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,132 @@
+//! Letting people, HSMs and keys in.
+
+use keywitness_circuits::HsmId;
+use keywitness_verifier::{
+    identity::EnrolmentParts,
+    wire::{
+        ChannelAnnouncement, Credential, CredentialRequest, EnrolKeyRequest, EnrolRequest, Enrolment, JoinToken,
+        JoinTokenRequest, KeyRef, Problem, ProblemKind, new_secret, secret_digest,
+    },
+};
+
+use super::{Manager, access::HsmCaller, unexpected};
+use crate::ledger::{Command, Outcome, state::State};
+
+/// Longest life of a join token, in seconds: 30 days.
+const MAX_JOIN_TOKEN: u64 = 30 * 24 * 60 * 60;
+
+/// Longest name of a credential's holder, in characters.
+const MAX_HOLDER: usize = 128;
+
+/// Longest URL of a channel, in bytes.
+const MAX_URL: usize = 512;
+
+impl Manager {
+    /// Invites one HSM. For operators.
+    ///
+    /// # Errors
+    /// `malformed` for a life that is zero or over 30 days.
+    pub fn create_join_token(&self, request: &JoinTokenRequest) -> Result<JoinToken, Problem> {
+        if !(1..=MAX_JOIN_TOKEN).contains(&request.valid_for) {
+            let why = format!("valid_for must be 1 to {MAX_JOIN_TOKEN} seconds");
+            return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        let secret = new_secret("join");
+        let now = self.now(State(self.ledger.view()?.as_ref()))?;
+        let expires_at = now.plus(request.valid_for);
+        let (digest, cluster, hsm) = (secret_digest(&secret), request.cluster.clone(), request.hsm.clone());
+        self.submit(Command::AddJoinToken { digest, cluster, hsm, expires_at })?;
+        tracing::info!(cluster = %request.cluster, hsm = request.hsm.as_ref().map(HsmId::as_str), "made a join token");
+        Ok(JoinToken { secret, expires_at })
+    }
+
+    /// Makes a bearer credential. For operators.
+    ///
+    /// # Errors
+    /// `malformed` for a holder's name that is empty, over 128 characters, or has control characters.
+    pub fn create_credential(&self, request: &CredentialRequest) -> Result<Credential, Problem> {
+        let name = request.name.trim();
+        if name.is_empty() || name.chars().count() > MAX_HOLDER || name.chars().any(char::is_control) {
+            let why = format!("name the holder in 1 to {MAX_HOLDER} characters, without control characters");
+            return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        let secret = new_secret(&request.role.to_string());
+        let digest = secret_digest(&secret);
+        self.submit(Command::AddCredential { digest, name: name.to_owned(), role: request.role })?;
+        tracing::info!(holder = name, role = %request.role, "made a credential");
+        Ok(Credential { secret, role: request.role })
+    }
+
+    /// Enrols an HSM. For whoever holds a join token.
+    ///
+    /// # Errors
+    /// `unauthenticated` where the identity key did not sign; `join-token-refused`; `already-enrolled`.
+    pub fn enrol(&self, request: &EnrolRequest) -> Result<Enrolment, Problem> {
+        let Ok(signature) = <[u8; 64]>::try_from(request.signature.0.as_slice()) else {
+            return Err(self.reject(ProblemKind::Malformed, "the signature is not 64 bytes long"));
+        };
+        let parts = EnrolmentParts {
+            audience: self.audience(),
+            join_token: &request.join_token,
+            hsm: &request.hsm,
+            identity_key: &request.identity_key,
+            channel_key: &request.channel_key.0,
+        };
+        if parts.check(&signature).is_err() {
+            let why = "the identity key did not sign this enrolment for this manager";
+            return Err(self.reject(ProblemKind::Unauthenticated, why));
+        }
+        let command = Command::EnrolHsm {
+            join_token: secret_digest(&request.join_token),
+            hsm: request.hsm.clone(),
+            identity_key: request.identity_key,
+            channel_key: request.channel_key,
+        };
+        match self.submit(command)? {
+            Outcome::Enrolled(enrolment) => Ok(enrolment),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Enrols a key of an HSM. For that HSM.
+    ///
+    /// # Errors
+    /// `malformed` for instances that are not exactly those that the trust domain asks for; `key-conflict`;
+    /// `hsm-revoked`; `key-revoked`.
+    pub fn enrol_key(&self, caller: &HsmCaller, request: &EnrolKeyRequest) -> Result<(), Problem> {
+        let key = KeyRef { key: request.key.clone(), epoch: request.epoch };
+        let command = Command::EnrolKey {
+            request: *caller.request(),
+            hsm: caller.hsm().clone(),
+            key,
+            attributes: request.attributes.clone(),
+            instances: request.instances.iter().map(|instance| instance.0.clone()).collect(),
+        };
+        self.done(command)?;
+        tracing::info!(hsm = %caller.hsm(), key = %request.key, epoch = request.epoch, "key enrolled");
+        Ok(())
+    }
+
+    /// Says where an HSM's channel is. For that HSM.
+    ///
+    /// # Errors
+    /// `malformed` for anything but a short `http` or `https` URL; `hsm-revoked`.
+    pub fn announce_channel(&self, caller: &HsmCaller, request: &ChannelAnnouncement) -> Result<(), Problem> {
+        let url = &request.url;
+        let web =
+            ["http://", "https://"].iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+        if !web || url.len() > MAX_URL || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let why = "url must be http://host:port or https://host:port, without spaces, of at most 512 characters";
+            return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        let (request, hsm) = (*caller.request(), caller.hsm().clone());
+        self.done(Command::AnnounceChannel { request, hsm, url: url.clone() })
+    }
+
+    fn done(&self, command: Command) -> Result<(), Problem> {
+        match self.submit(command)? {
+            Outcome::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

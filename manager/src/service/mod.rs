@@ -1,0 +1,149 @@
+//! Use cases: what callers may ask, over a ledger, a clock and parameters. Knows neither HTTP nor the store.
+//!
+//! Who may call what is decided by [`access`]; every change goes through the ledger.
+
+pub mod access;
+mod attest;
+mod challenge;
+mod enrol;
+mod revoke;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jsonwebtoken::jwk::JwkSet;
+use keywitness_circuits::{Parameters, Timestamp};
+use keywitness_verifier::{
+    identity::Audience,
+    wire::{Problem, ProblemKind, TrustDomainInfo},
+};
+
+use crate::{
+    clock::Clock,
+    config::{Config, development_parameters},
+    ledger::{Command, Configuration, Fault, Ledger, Outcome, state::State},
+    signer::Signer,
+    start::OPERATOR_CREDENTIAL,
+};
+
+/// A manager.
+pub struct Manager {
+    config: Config,
+    configuration: Configuration,
+    parameters: Parameters,
+    ledger: Box<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    signer: Signer,
+    unauthenticated: AtomicU64,
+}
+
+impl From<Fault> for Problem {
+    /// Tells the caller no more than whether to come back; the log has the rest.
+    fn from(fault: Fault) -> Self {
+        match &fault {
+            Fault::Busy | Fault::Stopped => Self::new(ProblemKind::Unavailable, format!("{fault}; try again shortly")),
+            Fault::Storage(_) | Fault::Corrupt { .. } | Fault::NewerSchema { .. } => {
+                tracing::error!(%fault, "the ledger failed");
+                Self::new(ProblemKind::Internal, "the manager's log has the reason")
+            }
+        }
+    }
+}
+
+impl Manager {
+    pub(crate) fn new(
+        config: Config,
+        configuration: Configuration,
+        parameters: Parameters,
+        ledger: Box<dyn Ledger>,
+        clock: Arc<dyn Clock>,
+        signer: Signer,
+    ) -> Self {
+        Self { config, configuration, parameters, ledger, clock, signer, unauthenticated: AtomicU64::new(0) }
+    }
+
+    /// The configuration that this manager was opened with.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The parameters that it checks proofs with.
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Whom requests and claims must be for.
+    pub const fn audience(&self) -> &Audience {
+        &self.configuration.audience
+    }
+
+    /// Where the first operator credential was left.
+    pub fn operator_credential_path(&self) -> PathBuf {
+        self.config.data_dir.join(OPERATOR_CREDENTIAL)
+    }
+
+    /// What the trust domain asks for. Anyone may know.
+    pub fn trust_domain(&self) -> TrustDomainInfo {
+        let Configuration { audience, suites, statements, record_ttl, challenge_ttl, .. } = self.configuration.clone();
+        TrustDomainInfo {
+            trust_domain: audience.trust_domain,
+            manager: audience.manager,
+            suites,
+            statements,
+            record_ttl,
+            challenge_ttl,
+            development_parameters: development_parameters(&self.parameters),
+        }
+    }
+
+    /// The keys that sign verification tokens. Anyone may know.
+    pub fn jwks(&self) -> JwkSet {
+        self.signer.jwks()
+    }
+
+    /// Whether changes can be made.
+    pub fn alive(&self) -> bool {
+        self.ledger.alive()
+    }
+
+    /// How many messages were refused since the start because they could not be read or authenticated.
+    /// They leave no other trace.
+    pub fn unauthenticated(&self) -> u64 {
+        self.unauthenticated.load(Ordering::Relaxed)
+    }
+
+    /// A refusal of something that proves nothing about any HSM: counted, and no more.
+    fn reject(&self, kind: ProblemKind, detail: impl Into<String>) -> Problem {
+        self.unauthenticated.fetch_add(1, Ordering::Relaxed);
+        Problem::new(kind, detail)
+    }
+
+    fn submit(&self, command: Command) -> Result<Outcome, Problem> {
+        match self.ledger.submit(command)? {
+            Outcome::Refused(problem) => Err(problem),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The manager's time: its clock's, but never before the newest command.
+    fn now(&self, state: State<'_>) -> Result<Timestamp, Problem> {
+        Ok(self.clock.now().max(state.head()?.at))
+    }
+}
+
+/// An outcome that its command never has.
+fn unexpected(outcome: &Outcome) -> Problem {
+    tracing::error!(?outcome, "a command came to an outcome of another command");
+    Problem::new(ProblemKind::Internal, "the manager's log has the reason")
+}

@@ -1,0 +1,160 @@
+//! What the newest evidence comes to (`IsKeyAttested`): derived each time, and never stored.
+
+use std::collections::BTreeMap;
+
+use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
+use keywitness_verifier::wire::{
+    AttestationState, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record, Revocation,
+    StatementStatus, Status,
+};
+
+use super::Manager;
+use crate::ledger::{
+    Configuration, Fault, log,
+    state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, key},
+};
+
+/// Most events in one page.
+const PAGE: usize = 1000;
+
+/// One key in one HSM, and what its status rests on.
+pub(super) struct Evidence {
+    pub(super) hsm: HsmRow,
+    pub(super) key: KeyRow,
+    pub(super) status: HsmKeyStatus,
+    /// The records in force, one for each required statement when the key is attested.
+    pub(super) records: Vec<Record>,
+    pub(super) revocation: Option<Revocation>,
+}
+
+/// What one HSM's newest epoch of a key comes to at `now`.
+fn weigh(
+    state: State<'_>,
+    configuration: &Configuration,
+    hsm: HsmRow,
+    key: KeyRow,
+    (now, max_age): (Timestamp, Option<u64>),
+) -> Result<Evidence, Fault> {
+    let required = key.attributes.algorithm.kinds(&configuration.suites);
+    let (mut statements, mut records) = (Vec::with_capacity(required.len()), Vec::with_capacity(required.len()));
+    let mut failure: Option<FailureRow> = None;
+    for kind in &required {
+        let place = key::evidence(&hsm.hsm, &key.key, *kind);
+        let proven: Option<RecordRow> = state.get(&place)?;
+        let failed: Option<FailureRow> = state.get(&place)?;
+        let newest_success = proven.as_ref().map_or(0, |row| row.sequence);
+        let standing = failed.filter(|row| row.sequence > newest_success);
+        failure = [failure, standing].into_iter().flatten().max_by_key(|row| row.sequence);
+        // A record made under an older verifying key or enrolment proves nothing under today's.
+        let in_force = proven.map(|row| row.record).filter(|record| {
+            record.enrolment == hsm.revision && configuration.verifying_key(*kind) == Some(record.verifying_key)
+        });
+        statements.push(StatementStatus {
+            kind: *kind,
+            proven_at: in_force.as_ref().map(|record| record.proven_at),
+            expires_at: in_force.as_ref().map(|record| record.expires_at),
+        });
+        records.extend(in_force);
+    }
+    let revocation = state.revocation(&hsm, [&key.key.key])?;
+    let verdict = if revocation.is_some() {
+        AttestationState::Revoked
+    } else if failure.is_some() {
+        AttestationState::Failing
+    } else if required.is_empty() || records.len() < required.len() {
+        AttestationState::Unproven
+    } else if records.iter().any(|record| record.expires_at <= now) {
+        AttestationState::Expired
+    } else if max_age.is_some_and(|age| records.iter().any(|record| now.since(record.proven_at) > age)) {
+        AttestationState::Stale
+    } else {
+        AttestationState::Attested
+    };
+    let status = HsmKeyStatus {
+        hsm: hsm.hsm.clone(),
+        cluster: hsm.cluster.clone(),
+        key: key.key.clone(),
+        algorithm: key.attributes.algorithm,
+        state: verdict,
+        statements,
+        failure: failure.map(|row| row.failure),
+    };
+    Ok(Evidence { hsm, key, status, records, revocation })
+}
+
+impl Manager {
+    /// Whether a key is attested, in each HSM that enrolled it. For operators, clients and viewers.
+    ///
+    /// # Errors
+    /// `not-found`; `ambiguous-key` where several clusters have a key of that name.
+    pub fn attested(&self, query: &KeyQuery) -> Result<KeyStatus, Problem> {
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        let now = self.now(state)?;
+        let (cluster, evidence) = self.evidence(state, query, now)?;
+        let hsms: Vec<_> = evidence.into_iter().map(|evidence| evidence.status).collect();
+        let attested = hsms.iter().any(|status| status.state == AttestationState::Attested);
+        Ok(KeyStatus { key: query.key.clone(), cluster, attested, hsms })
+    }
+
+    /// The evidence for a key in each HSM that the query allows: at least one.
+    pub(super) fn evidence(
+        &self,
+        state: State<'_>,
+        query: &KeyQuery,
+        now: Timestamp,
+    ) -> Result<(ClusterId, Vec<Evidence>), Problem> {
+        let mut holders: Vec<HolderRow> = state.all(&key::holders(&query.key, query.cluster.as_ref()))?;
+        holders.retain(|holder| query.hsm.as_ref().is_none_or(|hsm| *hsm == holder.hsm));
+        let Some(first) = holders.first() else {
+            let why = format!("no HSM has enrolled key {} where you asked for it", query.key);
+            return Err(Problem::new(ProblemKind::NotFound, why));
+        };
+        let cluster = first.cluster.clone();
+        if holders.iter().any(|holder| holder.cluster != cluster) {
+            let why = format!("several clusters have a key named {}; name the cluster", query.key);
+            return Err(Problem::new(ProblemKind::AmbiguousKey, why));
+        }
+        let configuration = state.configuration()?;
+        let mut evidence = Vec::with_capacity(holders.len());
+        for holder in &holders {
+            let hsm: HsmRow = state.need(&key::hsm(&holder.hsm))?;
+            let Some(row) = state.newest_key(&holder.hsm, &query.key)? else { continue };
+            evidence.push(weigh(state, &configuration, hsm, row, (now, query.max_age))?);
+        }
+        Ok((cluster, evidence))
+    }
+
+    /// Everything at a glance. For operators, clients and viewers.
+    ///
+    /// # Errors
+    /// Only where the ledger cannot be read.
+    pub fn status(&self) -> Result<Status, Problem> {
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        let (now, head, configuration) = (self.now(state)?, state.head()?, state.configuration()?);
+        let hsms: BTreeMap<HsmId, HsmRow> =
+            state.all::<HsmRow>(&[])?.into_iter().map(|hsm| (hsm.hsm.clone(), hsm)).collect();
+        let mut newest: BTreeMap<(HsmId, KeyId), KeyRow> = BTreeMap::new();
+        for row in state.all::<KeyRow>(&[])? {
+            // Rows come in the order of epochs: the last one stays.
+            newest.insert((row.hsm.clone(), row.key.key.clone()), row);
+        }
+        let mut keys = Vec::with_capacity(newest.len());
+        for ((hsm, _), row) in newest {
+            let Some(hsm) = hsms.get(&hsm).cloned() else { continue };
+            keys.push(weigh(state, &configuration, hsm, row, (now, None))?.status);
+        }
+        let trust_domain = configuration.audience.trust_domain;
+        let revocations = state.all(&[])?;
+        Ok(Status { now, trust_domain, keys, revocations, events: head.events, alerts: head.alerts })
+    }
+
+    /// The events after number `after`, at most 1,000. For operators and viewers.
+    ///
+    /// # Errors
+    /// Only where the ledger cannot be read.
+    pub fn events(&self, after: u64) -> Result<EventPage, Problem> {
+        Ok(EventPage { events: log::events(self.ledger.view()?.as_ref(), after, PAGE)? })
+    }
+}

@@ -1,0 +1,8 @@
+//! Every rule of the manager, over its service layer and a clock that tests move.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod attestation;
+mod enrolment;
+mod fraud;
+mod status;
+mod token;

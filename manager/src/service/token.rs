@@ -1,0 +1,141 @@
+//! Issuing verification tokens.
+
+use std::collections::BTreeMap;
+
+use keywitness_circuits::{Nonce, Timestamp, codec::Canonical, key_knowledge::Instance};
+use keywitness_verifier::{
+    token::{
+        Appraisal, ChannelJwk, Claims, Confirmation, KeyAttestation, PROFILE, ProvenStatement, PublicKeyClaim, Tier,
+        VerifierId, issuer,
+    },
+    wire::{AttestationState, Base64, Problem, ProblemKind, TokenRequest, TokenResponse},
+};
+
+use super::{Manager, status::Evidence};
+use crate::ledger::{apply::revocation, state::State};
+
+/// The policy that an appraisal names.
+const POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
+
+/// AR4SI: the HSM is known (draft-ietf-rats-ar4si, instance-identity).
+const INSTANCE_KNOWN: i8 = 2;
+
+/// Longest audience, in characters.
+const MAX_AUDIENCE: usize = 256;
+
+impl Manager {
+    /// Issues a verification token for a key that is attested now: by the HSM that was named, or else by
+    /// the one whose proofs are freshest. For clients.
+    ///
+    /// The token never outlives the records it rests on, nor the greatest age that was asked for.
+    ///
+    /// # Errors
+    /// `not-attested`, `key-revoked`, `hsm-revoked`, `ambiguous-key`, `not-found`; `malformed` for an
+    /// audience that is empty or overlong.
+    pub fn issue_token(&self, request: &TokenRequest) -> Result<TokenResponse, Problem> {
+        let audience = &request.audience;
+        if audience.is_empty() || audience.chars().count() > MAX_AUDIENCE || audience.chars().any(char::is_control) {
+            let why = format!("name the audience in 1 to {MAX_AUDIENCE} characters: whoever will check the token");
+            return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        let now = self.now(state)?;
+        let (_, evidence) = self.evidence(state, &request.query, now)?;
+        let freshness = |evidence: &&Evidence| evidence.records.iter().map(|record| record.proven_at).min();
+        let attested = evidence.iter().filter(|evidence| evidence.status.state == AttestationState::Attested);
+        let Some(best) = attested.max_by_key(freshness) else { return Err(refusal(&evidence)) };
+        let expires_at = self.expiry(best, request.query.max_age, now);
+        if expires_at <= now {
+            let why = "the token would expire at once: ask for a greater age, or after the next attestation";
+            return Err(Problem::new(ProblemKind::NotAttested, why));
+        }
+        let claims = self.claims(best, request, now, expires_at)?;
+        let token = self.signer.sign(&claims).map_err(|error| {
+            tracing::error!(%error, "a token cannot be signed");
+            Problem::new(ProblemKind::Internal, "the manager's log has the reason")
+        })?;
+        let (hsm, channel_url) = (best.hsm.hsm.clone(), best.hsm.channel_url.clone());
+        Ok(TokenResponse { token, expires_at, hsm, channel_url })
+    }
+
+    fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
+        let records = evidence.records.iter();
+        records.fold(now.plus(self.config.token_ttl), |expiry, record| {
+            let stale_at = max_age.map_or(record.expires_at, |age| record.proven_at.plus(age));
+            expiry.min(record.expires_at).min(stale_at)
+        })
+    }
+
+    fn claims(
+        &self,
+        evidence: &Evidence,
+        request: &TokenRequest,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Claims, Problem> {
+        let audience = self.audience();
+        let statements = evidence.records.iter().map(|record| ProvenStatement {
+            kind: record.statement,
+            verifying_key: record.verifying_key,
+            fingerprint: record.fingerprint,
+            envelope: record.envelope,
+            proven_at: record.proven_at,
+            expires_at: record.expires_at,
+        });
+        let attestation = KeyAttestation {
+            trust_domain: audience.trust_domain.clone(),
+            manager: audience.manager.clone(),
+            cluster: evidence.hsm.cluster.clone(),
+            hsm: evidence.hsm.hsm.clone(),
+            enrolment: evidence.hsm.revision,
+            key: evidence.key.key.clone(),
+            algorithm: evidence.key.attributes.algorithm,
+            statements: statements.collect(),
+            residence: "not-evidenced".to_owned(),
+        };
+        let appraisal = Appraisal {
+            ear_status: Tier::Affirming,
+            ear_trustworthiness_vector: BTreeMap::from([("instance-identity".to_owned(), INSTANCE_KNOWN)]),
+            ear_appraisal_policy_ids: vec![POLICY.to_owned()],
+            ear_veraison_key_attestation: public_key(evidence)?,
+            attestation,
+        };
+        Ok(Claims {
+            iss: issuer(&audience.trust_domain, &audience.manager),
+            aud: request.audience.clone(),
+            iat: now,
+            exp: expires_at,
+            jti: Nonce::random().to_string(),
+            eat_profile: PROFILE.to_owned(),
+            eat_nonce: request.nonce,
+            ear_verifier_id: VerifierId {
+                developer: "keywitness".to_owned(),
+                build: concat!("keywitness-manager ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+            cnf: Confirmation { jwk: ChannelJwk::new(&evidence.hsm.channel_key.0) },
+            submods: BTreeMap::from([(evidence.key.key.key.to_string(), appraisal)]),
+        })
+    }
+}
+
+/// The public key of an asymmetric key.
+fn public_key(evidence: &Evidence) -> Result<Option<PublicKeyClaim>, Problem> {
+    let Some(enrolled) = evidence.key.instances.first() else { return Ok(None) };
+    let spki = Instance::from_bytes(&enrolled.bytes).and_then(|instance| instance.spki()).map_err(|error| {
+        tracing::error!(%error, "an enrolled instance cannot be read");
+        Problem::new(ProblemKind::Internal, "the manager's log has the reason")
+    })?;
+    Ok(spki.map(|der| PublicKeyClaim { akpub: Base64(der) }))
+}
+
+/// Why none of these HSMs attests the key.
+fn refusal(evidence: &[Evidence]) -> Problem {
+    let revocations: Option<Vec<_>> = evidence.iter().map(|evidence| evidence.revocation.as_ref()).collect();
+    if let Some(first) = revocations.as_ref().and_then(|revocations| revocations.first()) {
+        return revocation::problem(first);
+    }
+    let states: Vec<_> =
+        evidence.iter().map(|evidence| format!("{} is {}", evidence.hsm.hsm, evidence.status.state)).collect();
+    Problem::new(ProblemKind::NotAttested, format!("no HSM attests it: {}", states.join(", ")))
+}

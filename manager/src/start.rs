@@ -1,0 +1,115 @@
+//! Opening a manager: where the parts are put together.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use keywitness_circuits::Parameters;
+use keywitness_verifier::wire::{Problem, Role, new_secret, secret_digest};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    files,
+    ledger::{
+        Command, Configuration, Embedded, Fault, Ledger, Outcome, Store,
+        state::{CredentialRow, State, key},
+    },
+    service::Manager,
+    signer::Signer,
+    store::{self, Redb},
+};
+
+/// Name of the file with the first operator credential in a data directory, mode 0600.
+pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
+
+/// Why a manager does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration, or the data's, does not allow it.
+    #[error("{0}")]
+    Refused(String),
+    /// A file cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The token key is unusable.
+    #[error("the token key (token-key.pem) is no ES256 key in PKCS#8: {0}; restore it, or remove it to make a new one")]
+    TokenKey(String),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] Fault),
+    /// A first command was refused.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+}
+
+impl Manager {
+    /// Opens the manager of a data directory, which is made if there is none.
+    ///
+    /// At the first start makes the key that signs verification tokens and an operator credential, which it
+    /// leaves in the file [`OPERATOR_CREDENTIAL`].
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub fn open(config: Config, parameters: Parameters, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let directory = config.data_dir.clone();
+        let file = |error| StartError::File { path: directory.clone(), error };
+        files::private_directory(&directory).map_err(file)?;
+        let store = Redb::open(&directory.join(store::FILE))?;
+        Self::over(Arc::new(store), config, parameters, clock)
+    }
+
+    /// Opens a manager over a store that is open already.
+    pub(crate) fn over(
+        store: Arc<dyn Store>,
+        config: Config,
+        parameters: Parameters,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let configuration = config.configuration(&parameters)?;
+        let signer = Signer::open(&config.data_dir)?;
+        let ledger = Embedded::start(store, Arc::clone(&clock))?;
+        configure(&ledger, &configuration)?;
+        first_operator(&ledger, &config)?;
+        Ok(Self::new(config, configuration, parameters, Box::new(ledger), clock, signer))
+    }
+}
+
+fn configure(ledger: &dyn Ledger, configuration: &Configuration) -> Result<(), StartError> {
+    let rows = ledger.view()?;
+    if State(rows.as_ref()).get::<Configuration>(key::ONLY)?.as_ref() == Some(configuration) {
+        return Ok(());
+    }
+    drop(rows);
+    match ledger.submit(Command::Configure(configuration.clone()))? {
+        Outcome::Refused(problem) => Err(StartError::Refused(problem.detail)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an operator credential if there is none. The secret is on disk before it is valid: a crash between
+/// the two leaves a secret that the next start makes valid.
+fn first_operator(ledger: &dyn Ledger, config: &Config) -> Result<(), StartError> {
+    let credentials = State(ledger.view()?.as_ref()).all::<CredentialRow>(&[])?;
+    if credentials.iter().any(|credential| credential.role == Role::Operator) {
+        return Ok(());
+    }
+    let path = config.data_dir.join(OPERATOR_CREDENTIAL);
+    let file = |error| StartError::File { path: path.clone(), error };
+    let secret = match files::read_if_there(&path).map_err(file)? {
+        Some(secret) => secret.trim().to_owned(),
+        None => {
+            let secret = new_secret("operator");
+            files::write_private(&config.data_dir, OPERATOR_CREDENTIAL, format!("{secret}\n").as_bytes())
+                .map_err(file)?;
+            secret
+        }
+    };
+    let (digest, name, role) = (secret_digest(&secret), "first operator".to_owned(), Role::Operator);
+    ledger.submit(Command::AddCredential { digest, name, role })?;
+    tracing::info!(path = %path.display(), "made the first operator credential");
+    Ok(())
+}
