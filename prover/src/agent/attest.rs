@@ -1,0 +1,241 @@
+//! AttestKey: one attestation of one key under one statement kind.
+
+use std::time::Duration;
+
+use keywitness_circuits::{
+    ClaimContext, Digest, Envelope, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, key_knowledge::Instance,
+    registry,
+};
+use keywitness_verifier::{
+    client::{ClientError, HsmSigner, ManagerClient},
+    identity::{Audience, MAX_SKEW},
+    wire::{Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, Record, TrustDomainInfo},
+};
+
+use super::error::{AttestError, may_pass};
+use crate::{
+    clock::{Clock, Stop},
+    store::{KeyEntry, KeyStore, StoreError},
+};
+
+/// Longest time that a claim may speak of, in seconds.
+pub(super) const MAX_LIFETIME: u64 = 24 * 60 * 60;
+
+/// Waits between attempts to deliver the same bytes.
+const REDELIVERY: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// An enrolled HSM in conversation with its manager.
+pub(super) struct Session<'a> {
+    pub(super) store: &'a dyn KeyStore,
+    pub(super) client: &'a ManagerClient,
+    pub(super) parameters: &'a Parameters,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) audience: &'a Audience,
+    pub(super) enrolment: &'a Enrolment,
+    pub(super) info: &'a TrustDomainInfo,
+    pub(super) verify_own_proofs: bool,
+    pub(super) stop: &'a Stop,
+}
+
+/// A key and what is to be proven of it.
+pub(super) struct Subject<'a> {
+    pub(super) entry: &'a KeyEntry,
+    pub(super) kind: Kind,
+}
+
+impl Session<'_> {
+    /// The one of the key's instances that `subject` speaks of.
+    pub(super) fn instance(&self, subject: &Subject<'_>) -> Result<Instance, AttestError> {
+        let key = &subject.entry.key;
+        let instances = self.store.instances(key, &self.audience.trust_domain, &self.info.suites)?;
+        let found = instances.into_iter().find(|instance| instance.kind() == Some(subject.kind));
+        found.ok_or_else(|| AttestError::NoInstance { key: key.clone(), kind: subject.kind })
+    }
+
+    /// Tells the manager of a key, with all its instances. Telling it again changes nothing.
+    pub(super) fn enrol_key(&self, entry: &KeyEntry) -> Result<(), AttestError> {
+        let instances = self.store.instances(&entry.key, &self.audience.trust_domain, &self.info.suites)?;
+        let request = EnrolKeyRequest {
+            key: entry.key.key.clone(),
+            epoch: entry.key.epoch,
+            attributes: entry.attributes.clone(),
+            instances: instances.iter().map(|instance| Base64(instance.to_bytes())).collect(),
+        };
+        Ok(insist(self.stop, || self.client.enrol_key(self, &request))?)
+    }
+
+    /// Asks for a challenge, proves, signs, submits.
+    pub(super) fn attest(&self, subject: &Subject<'_>) -> Result<Record, AttestError> {
+        let verifying_key = agreed_verifying_key(self.parameters, self.info, subject.kind)?;
+        let instance = self.instance(subject)?;
+        let request =
+            ChallengeRequest { statement: subject.kind.name().to_owned(), keys: vec![subject.entry.key.clone()] };
+        let challenge = insist(self.stop, || self.client.challenge(self, &request))?;
+        check_challenge(&challenge, self.clock.now())?;
+        let claim = Claim { audience: self.audience, enrolment: self.enrolment, subject, verifying_key };
+        let envelope = self.seal(&claim, &instance, &challenge)?;
+        let record = insist(self.stop, || self.client.attest(&envelope))
+            .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error })?;
+        check_record(&record, &envelope, subject, &instance)?;
+        Ok(record)
+    }
+
+    pub(super) fn seal(
+        &self,
+        claim: &Claim<'_>,
+        instance: &Instance,
+        challenge: &Challenge,
+    ) -> Result<Envelope, AttestError> {
+        let encoded = instance.to_bytes();
+        let context = claim.context(registry::instance_digest(&encoded), challenge);
+        let proof = self.store.prove(self.parameters, &context, &encoded, &claim.subject.entry.key)?;
+        if self.verify_own_proofs {
+            registry::verify(self.parameters, &context, &encoded, &proof).map_err(AttestError::OwnProof)?;
+        }
+        let mut failure = None;
+        let envelope = Envelope::seal(context, encoded, proof, |message| {
+            self.store.sign_with_identity(message).unwrap_or_else(|error| {
+                failure = Some(error);
+                [0; 64]
+            })
+        });
+        failure.map_or(Ok(envelope), |error: StoreError| Err(error.into()))
+    }
+}
+
+impl HsmSigner for Session<'_> {
+    fn audience(&self) -> &Audience {
+        self.audience
+    }
+
+    fn hsm(&self) -> &keywitness_circuits::HsmId {
+        &self.enrolment.hsm
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.store.sign_with_identity(message).unwrap_or_else(|error| {
+            tracing::error!(%error, "the store does not sign; the manager will refuse the request");
+            [0; 64]
+        })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// What the agent knows of its claim without asking the manager.
+pub(super) struct Claim<'a> {
+    pub(super) audience: &'a Audience,
+    pub(super) enrolment: &'a Enrolment,
+    pub(super) subject: &'a Subject<'a>,
+    pub(super) verifying_key: Digest,
+}
+
+impl Claim<'_> {
+    /// The claim context. From the manager come only the challenge's nonce and times, which were checked; the audience
+    /// was pinned at enrolment, the rest is the agent's own.
+    pub(super) fn context(&self, instance: Digest, challenge: &Challenge) -> ClaimContext {
+        let entry = self.subject.entry;
+        ClaimContext {
+            statement: self.subject.kind.name().to_owned(),
+            verifying_key: self.verifying_key,
+            trust_domain: self.audience.trust_domain.clone(),
+            manager: self.audience.manager.clone(),
+            cluster: self.enrolment.cluster.clone(),
+            hsm: self.enrolment.hsm.clone(),
+            enrolment: self.enrolment.revision,
+            keys: vec![KeyClaim {
+                key: entry.key.key.clone(),
+                epoch: entry.key.epoch,
+                attributes: entry.attributes.digest(),
+            }],
+            instance,
+            challenge: challenge.nonce,
+            not_before: challenge.not_before,
+            not_after: challenge.not_after,
+            checkpoint: None,
+            evidence: None,
+        }
+    }
+}
+
+/// The verifying key of `kind`, on which this agent's parameters and the manager must agree before anything is proven.
+pub(super) fn agreed_verifying_key(
+    parameters: &Parameters,
+    info: &TrustDomainInfo,
+    kind: Kind,
+) -> Result<Digest, AttestError> {
+    let ours = registry::verifying_key(parameters, kind).map_err(StoreError::from)?;
+    let theirs = info.statements.iter().find(|statement| statement.kind == kind).map(|known| known.verifying_key);
+    if theirs == Some(ours) { Ok(ours) } else { Err(AttestError::ForeignVerifyingKey { kind, ours, theirs }) }
+}
+
+/// Refuses a challenge that is over, or that would have the agent claim something about another time.
+pub(super) fn check_challenge(challenge: &Challenge, now: Timestamp) -> Result<(), AttestError> {
+    let refused = |why| Err(AttestError::Challenge(why));
+    if challenge.expires_at.plus(MAX_SKEW) <= now {
+        return refused("it has expired");
+    }
+    if challenge.not_before > now.plus(MAX_SKEW) {
+        return refused("the claim would begin in the future");
+    }
+    if challenge.not_after <= now || challenge.not_after <= challenge.not_before {
+        return refused("the claim would be over already");
+    }
+    if challenge.not_after.since(challenge.not_before) > MAX_LIFETIME {
+        return refused("the claim would last longer than a day");
+    }
+    Ok(())
+}
+
+/// Refuses a record that is not of the claim that was sent.
+pub(super) fn check_record(
+    record: &Record,
+    envelope: &Envelope,
+    subject: &Subject<'_>,
+    instance: &Instance,
+) -> Result<(), AttestError> {
+    let context = &envelope.context;
+    let fingerprint = instance.fingerprint().map_err(StoreError::from)?;
+    let checks = [
+        (record.envelope == envelope.digest(), "another envelope"),
+        (record.hsm == context.hsm && record.enrolment == context.enrolment, "another HSM"),
+        (record.cluster == context.cluster, "another cluster"),
+        (record.key == subject.entry.key, "another key"),
+        (record.statement == subject.kind && record.verifying_key == context.verifying_key, "another statement"),
+        (record.fingerprint == fingerprint, "another fingerprint"),
+        (record.expires_at <= context.not_after, "a longer time"),
+        (record.proven_at < record.expires_at, "no time at all"),
+    ];
+    match checks.into_iter().find(|(holds, _)| !holds) {
+        None => Ok(()),
+        Some((_, what)) => Err(AttestError::ForeignRecord(what)),
+    }
+}
+
+/// Makes a call again, unchanged, while its answer may only have been lost: the manager answers the same
+/// bytes the same.
+pub(super) fn insist<T>(stop: &Stop, mut call: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    for wait in REDELIVERY {
+        match call() {
+            Err(error) if may_pass(&error) => {
+                tracing::debug!(%error, "sending the same request again");
+                if stop.wait(wait) {
+                    return Err(error);
+                }
+            }
+            answer => return answer,
+        }
+    }
+    call()
+}
+
+/// The kinds that `entry` proves where a trust domain requires `suites`, each once.
+pub(super) fn kinds(entry: &KeyEntry, info: &TrustDomainInfo) -> Vec<Kind> {
+    let mut kinds = entry.attributes.algorithm.kinds(&info.suites);
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+}

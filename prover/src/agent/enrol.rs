@@ -1,0 +1,73 @@
+//! Enrolment: the HSM's identity key meets its manager, once.
+
+use keywitness_circuits::{Digest, HsmId};
+use keywitness_verifier::{
+    identity::{Audience, EnrolmentParts},
+    wire::{Base64, EnrolRequest, Enrolment},
+};
+
+use super::{Agent, AgentError, AgentEvent, attest::insist, audience, lock};
+use crate::{
+    clock::Stop,
+    store::{Membership, StoreError},
+};
+
+impl Agent {
+    /// Enrols the HSM under the name `hsm`, and pins the manager that answers.
+    ///
+    /// The identity key and the name are on disk before the manager is asked, and the manager answers the same
+    /// enrolment the same: after a crash, or a lost answer, call this again with the same token.
+    ///
+    /// # Errors
+    /// [`AgentError::OtherHsm`] and [`AgentError::ForeignManager`] for a store that is enrolled otherwise; what the
+    /// manager says.
+    pub fn enrol(&self, hsm: &HsmId, join_token: &str) -> Result<Enrolment, AgentError> {
+        let stop = Stop::new();
+        let info = insist(&stop, || self.client.trust_domain())?;
+        let audience = audience(&info);
+        let before = self.store.membership().filter(|membership| membership.enrolment.is_some());
+        if let Some(membership) = before {
+            // A new token enrols the same HSM again, as after a revocation; nothing else.
+            if membership.hsm != *hsm {
+                return Err(AgentError::OtherHsm(membership.hsm));
+            }
+            if membership.audience != audience {
+                return Err(AgentError::ForeignManager { pinned: membership.audience, found: audience });
+            }
+        } else {
+            let begun = Membership { audience: audience.clone(), hsm: hsm.clone(), enrolment: None };
+            self.store.set_membership(begun)?;
+        }
+        let request = self.enrol_request(&audience, hsm, join_token)?;
+        let enrolment = insist(&stop, || self.client.enrol(&request))?;
+        if enrolment.hsm != *hsm {
+            return Err(AgentError::ForeignEnrolment(enrolment.hsm));
+        }
+        let done = Membership { audience, hsm: hsm.clone(), enrolment: Some(enrolment.clone()) };
+        self.store.set_membership(done)?;
+        lock(&self.known_keys).clear();
+        (self.observer)(&AgentEvent::Enrolled(&enrolment));
+        Ok(enrolment)
+    }
+
+    fn enrol_request(&self, audience: &Audience, hsm: &HsmId, join_token: &str) -> Result<EnrolRequest, StoreError> {
+        let (identity_key, channel_key) = (self.store.identity(), self.store.channel_key());
+        let parts =
+            EnrolmentParts { audience, join_token, hsm, identity_key: &identity_key, channel_key: &channel_key };
+        let mut failure = None;
+        let signature = parts.sign(|message| {
+            self.store.sign_with_identity(message).unwrap_or_else(|error| {
+                failure = Some(error);
+                [0; 64]
+            })
+        });
+        let request = EnrolRequest {
+            join_token: join_token.to_owned(),
+            hsm: hsm.clone(),
+            identity_key,
+            channel_key: Digest(channel_key),
+            signature: Base64(signature.to_vec()),
+        };
+        failure.map_or(Ok(request), Err)
+    }
+}

@@ -1,0 +1,153 @@
+//! Why an agent or one attestation stops.
+
+use keywitness_circuits::{Digest, HsmId, Kind};
+use keywitness_verifier::{
+    client::ClientError,
+    identity::Audience,
+    wire::{KeyRef, ProblemKind},
+};
+
+use super::{journal::Ending, schedule::Pause};
+use crate::store::StoreError;
+
+/// Why an agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manager refuses, or does not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The store is not enrolled.
+    #[error("this store is not enrolled; give the agent a join token (an operator makes one)")]
+    NotEnrolled,
+    /// The store belongs to another HSM.
+    #[error("this store belongs to HSM {0}; a store belongs to one HSM, so take another store or that name")]
+    OtherHsm(HsmId),
+    /// The manager is not the one that the HSM enrolled with.
+    #[error(
+        "the manager says it is {} of {}, but this HSM is enrolled with {} of {}; nothing is sent to it",
+        .found.manager, .found.trust_domain, .pinned.manager, .pinned.trust_domain
+    )]
+    ForeignManager {
+        /// Whom the HSM enrolled with.
+        pinned: Audience,
+        /// Who answered.
+        found: Audience,
+    },
+    /// The manager answered an enrolment with another name.
+    #[error("the manager enrolled HSM {0} instead; report this to its operator")]
+    ForeignEnrolment(HsmId),
+}
+
+/// Why one key was not attested.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestError {
+    /// The store refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The manager refuses to prepare the attestation, or does not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The manager refuses an envelope, or does not answer it.
+    #[error("{error}")]
+    Submission {
+        /// Digest of the envelope.
+        envelope: Digest,
+        /// What the manager says.
+        error: ClientError,
+    },
+    /// Manager and agent would check the proof under different keys.
+    #[error(
+        "the manager checks {kind} under verifying key {}, and this agent proves under {ours}; load the parameters that \
+         the manager uses", .theirs.map_or("none".to_owned(), |digest| digest.to_string())
+    )]
+    ForeignVerifyingKey {
+        /// The statement kind.
+        kind: Kind,
+        /// Digest of the agent's verifying key.
+        ours: Digest,
+        /// Digest of the manager's, if the kind is in force there.
+        theirs: Option<Digest>,
+    },
+    /// The key has no such instance.
+    #[error("key {} is not proven by {kind}", .key.key)]
+    NoInstance {
+        /// The key.
+        key: KeyRef,
+        /// The statement kind.
+        kind: Kind,
+    },
+    /// The challenge asks for a claim that no honest manager asks for.
+    #[error("the manager's challenge is refused: {0}")]
+    Challenge(&'static str),
+    /// The proof that was just made does not verify.
+    #[error("the proof that was just made does not verify, and is not sent: {0}")]
+    OwnProof(keywitness_circuits::Error),
+    /// The manager's record is not of what was claimed.
+    #[error("the manager answered with a record of another claim: {0}")]
+    ForeignRecord(&'static str),
+}
+
+impl AttestError {
+    /// What came of asking the manager, where that is what failed.
+    pub const fn client_error(&self) -> Option<&ClientError> {
+        match self {
+            Self::Client(error) | Self::Submission { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The manager's word for its refusal, if it refused.
+    pub fn problem(&self) -> Option<ProblemKind> {
+        self.client_error().and_then(ClientError::problem_kind)
+    }
+
+    /// Digest of the envelope, where one was sent.
+    pub const fn envelope(&self) -> Option<Digest> {
+        match self {
+            Self::Submission { envelope, .. } => Some(*envelope),
+            _ => None,
+        }
+    }
+
+    /// Whether the manager could not be asked at all.
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.client_error(), Some(ClientError::Unreachable(..)))
+    }
+
+    /// How long to wait before the next attempt.
+    pub(super) fn pause(&self, revoked_recheck: u64) -> Pause {
+        if self.client_error().is_some_and(may_pass) {
+            return Pause::Short;
+        }
+        match self.problem() {
+            Some(ProblemKind::HsmRevoked | ProblemKind::KeyRevoked) => Pause::Revoked(revoked_recheck),
+            Some(
+                ProblemKind::ClockSkew
+                | ProblemKind::UnknownChallenge
+                | ProblemKind::ChallengeExpired
+                | ProblemKind::UnknownKey,
+            ) => Pause::Short,
+            _ => Pause::Long,
+        }
+    }
+
+    pub(super) const fn ending(&self) -> Ending {
+        match (self, self.client_error()) {
+            (_, Some(ClientError::Problem(_))) => Ending::Refused,
+            (Self::ForeignRecord(_), _) | (_, Some(_)) => Ending::Unanswered,
+            _ => Ending::NotSent,
+        }
+    }
+}
+
+/// Whether the same call may succeed when it is made again.
+pub(super) fn may_pass(error: &ClientError) -> bool {
+    match error {
+        // A gateway in between may answer in words of its own.
+        ClientError::Unreachable(..) | ClientError::Malformed(_) => true,
+        ClientError::Problem(problem) => problem.status >= 500 || problem.status == 429,
+    }
+}

@@ -1,0 +1,93 @@
+//! What an operator can choose, and what whoever watches is told.
+
+use std::{path::PathBuf, sync::Arc};
+
+use keywitness_circuits::{Kind, Timestamp};
+use keywitness_verifier::wire::{Enrolment, KeyRef, Record};
+
+use super::{AgentError, AttestError, journal};
+
+/// What an operator can choose.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentConfig {
+    /// Attest every key when the agent starts, rather than when its record from before is due.
+    pub attest_at_start: bool,
+    /// Check each proof before it is sent.
+    pub verify_own_proofs: bool,
+    /// Seconds after which the manager is asked again about something revoked.
+    pub revoked_recheck: u64,
+    /// Where clients reach this HSM's channel; announced to the manager.
+    pub channel_url: Option<String>,
+    /// The journal's path.
+    pub journal: Option<PathBuf>,
+    /// Size at which the journal is turned over, in bytes.
+    pub journal_max_size: u64,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            attest_at_start: true,
+            verify_own_proofs: true,
+            revoked_recheck: 3600,
+            channel_url: None,
+            journal: None,
+            journal_max_size: journal::DEFAULT_MAX_SIZE,
+        }
+    }
+}
+
+/// Something that an agent did, for whoever watches.
+#[derive(Debug)]
+pub enum AgentEvent<'a> {
+    /// The HSM is enrolled.
+    Enrolled(&'a Enrolment),
+    /// The manager knows the channel's address.
+    Announced(&'a str),
+    /// A proof is about to be made.
+    Attesting {
+        /// Of this key.
+        key: &'a KeyRef,
+        /// Under this statement.
+        kind: Kind,
+    },
+    /// The manager made a record.
+    Attested {
+        /// The record.
+        record: &'a Record,
+        /// When the agent renews it, if it goes on running.
+        renew_at: Option<Timestamp>,
+    },
+    /// A key was not attested.
+    Failed {
+        /// The key.
+        key: &'a KeyRef,
+        /// The statement.
+        kind: Kind,
+        /// Why.
+        error: &'a AttestError,
+        /// When the agent tries again, if it goes on running.
+        retry_at: Option<Timestamp>,
+    },
+    /// The manager does not answer, or not as one.
+    ManagerAway {
+        /// Why.
+        error: &'a AgentError,
+        /// When the agent tries again.
+        retry_at: Timestamp,
+    },
+}
+
+/// Watches an agent.
+pub type Observer = Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync>;
+
+/// What became of one attempt.
+#[derive(Debug)]
+pub struct Report {
+    /// The key.
+    pub key: KeyRef,
+    /// The statement.
+    pub kind: Kind,
+    /// The manager's record, or why there is none.
+    pub result: Result<Record, AttestError>,
+}

@@ -1,0 +1,268 @@
+//! The agent against a manager that says what the test tells it to, over a real connection.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+};
+
+use keywitness_circuits::{
+    Envelope, HsmId, Kind, Nonce, Parameters, codec::Canonical, key_knowledge::Instance, registry,
+};
+use keywitness_verifier::{
+    client::ManagerClient,
+    identity::EnrolmentParts,
+    wire::{Challenge, EnrolRequest, Enrolment, Problem, ProblemKind, Record, StatementInfo, TrustDomainInfo, path},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    Membership,
+    testing::{audience, create, enrolled_store, membership, name},
+};
+
+/// The body of an answer; `None` hangs up instead.
+type Answer = Option<(u16, Value)>;
+
+/// A manager of this test's: answers each request by `decide`, given path and body. Gives its address.
+fn manager(decide: impl Fn(&str, &[u8]) -> Answer + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = serve_one(stream.unwrap(), &decide);
+        }
+    });
+    format!("http://{address}")
+}
+
+fn serve_one(stream: TcpStream, decide: &impl Fn(&str, &[u8]) -> Answer) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut path, mut length) = (String::new(), None, 0);
+    while reader.read_line(&mut line)? > 2 {
+        path.get_or_insert_with(|| line.split(' ').nth(1).unwrap_or_default().to_owned());
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    if let Some((status, answer)) = decide(&path.unwrap_or_default(), &body) {
+        let answer = answer.to_string();
+        let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", answer.len());
+        reader.get_mut().write_all((head + &answer).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn info() -> Answer {
+    let statement = |kind| {
+        Some(StatementInfo { kind, verifying_key: registry::verifying_key(&Parameters::transparent(), kind).ok()? })
+    };
+    let kinds = [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1];
+    let info = TrustDomainInfo {
+        trust_domain: audience().trust_domain,
+        manager: audience().manager,
+        suites: Vec::new(),
+        statements: kinds.into_iter().filter_map(statement).collect(),
+        record_ttl: 600,
+        challenge_ttl: 60,
+        development_parameters: false,
+    };
+    Some((200, serde_json::to_value(info).unwrap()))
+}
+
+fn challenge() -> Answer {
+    let now = SystemClock.now();
+    let challenge =
+        Challenge { nonce: Nonce::random(), expires_at: now.plus(60), not_before: now, not_after: now.plus(600) };
+    Some((201, serde_json::to_value(challenge).unwrap()))
+}
+
+fn record(body: &[u8]) -> Answer {
+    let envelope = Envelope::from_bytes(body).unwrap();
+    let context = &envelope.context;
+    let key = context.keys.first().unwrap();
+    let record = Record {
+        hsm: context.hsm.clone(),
+        cluster: context.cluster.clone(),
+        enrolment: context.enrolment,
+        key: KeyRef { key: key.key.clone(), epoch: key.epoch },
+        statement: context.statement.parse().unwrap(),
+        verifying_key: context.verifying_key,
+        fingerprint: Instance::from_bytes(&envelope.instance).unwrap().fingerprint().unwrap(),
+        envelope: envelope.digest(),
+        proven_at: SystemClock.now(),
+        expires_at: context.not_after,
+    };
+    Some((201, serde_json::to_value(record).unwrap()))
+}
+
+fn refusal(kind: ProblemKind) -> Answer {
+    Some((kind.status(), serde_json::to_value(Problem::new(kind, "test")).unwrap()))
+}
+
+fn agent(store: Arc<dyn KeyStore>, base: &str, config: AgentConfig) -> Agent {
+    Agent::new(store, ManagerClient::new(base).unwrap(), Parameters::transparent(), config).unwrap()
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_with_the_same_bytes() {
+    let (_directory, store) = enrolled_store();
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&sent);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info(),
+        path::CHALLENGES => challenge(),
+        path::ATTESTATIONS => {
+            let mut seen = seen.lock().unwrap();
+            seen.push(body.to_vec());
+            if seen.len() == 1 { None } else { record(body) }
+        }
+        _ => Some((204, Value::Null)),
+    });
+    let agent = agent(store.clone(), &base, AgentConfig::default());
+    let reports = agent.attest_once(|entry, _| entry.key.key.as_str() == "p256").unwrap();
+    assert_eq!(reports.len(), 1);
+    assert!(reports.iter().all(|report| report.result.is_ok()), "{reports:?}");
+    let sent = sent.lock().unwrap();
+    assert!(sent.len() == 2 && sent.first() == sent.last());
+    let envelope = Envelope::from_bytes(sent.first().unwrap()).unwrap();
+    assert!(keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), &envelope).is_ok());
+}
+
+#[test]
+fn the_loop_attests_the_cheapest_first_announces_and_stops() {
+    let (directory, store) = enrolled_store();
+    let base = manager(|target, body| match target {
+        path::TRUST_DOMAIN => info(),
+        path::CHALLENGES => challenge(),
+        path::ATTESTATIONS if Envelope::from_bytes(body).unwrap().context.statement.contains("/p256-") => {
+            refusal(ProblemKind::KeyRevoked)
+        }
+        path::ATTESTATIONS => record(body),
+        _ => Some((204, Value::Null)),
+    });
+    let journal = directory.path().join("journal");
+    let config = AgentConfig {
+        channel_url: Some("http://127.0.0.1:1".to_owned()),
+        journal: Some(journal.clone()),
+        ..AgentConfig::default()
+    };
+    let (told, stop) = (Arc::new(Mutex::new(Vec::new())), Stop::new());
+    let (tell, raise) = (Arc::clone(&told), stop.clone());
+    let observer: Observer = Arc::new(move |event| {
+        let mut told = tell.lock().unwrap();
+        match event {
+            AgentEvent::Announced(url) => told.push(format!("announced {url}")),
+            AgentEvent::Attested { record, renew_at } => {
+                let wait = renew_at.unwrap().since(record.proven_at);
+                assert!((299..=425).contains(&wait), "{wait}");
+                told.push(format!("attested {}", record.key.key));
+            }
+            AgentEvent::Failed { key, error, retry_at, .. } => {
+                let wait = retry_at.unwrap().since(SystemClock.now());
+                told.push(format!("failed {} {:?} {}", key.key, error.problem(), wait > 3000));
+            }
+            _ => return,
+        }
+        // Announcement, and the four asymmetric keys.
+        if told.len() == 5 {
+            raise.stop();
+        }
+    });
+    let agent = agent(store, &base, config).with_observer(observer);
+    agent.run(&stop).unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(
+        *told,
+        [
+            "announced http://127.0.0.1:1",
+            "attested ed25519",
+            // Not in force at this manager.
+            "failed ristretto255 None false",
+            "failed p256 Some(KeyRevoked) true",
+            "attested secp256k1",
+        ]
+    );
+    assert!(agent.standing().is_revoked(&name("p256")) && !agent.standing().is_revoked(&name("ed25519")));
+    let endings: Vec<_> = journal::read(&journal).unwrap().into_iter().map(|entry| entry.outcome).collect();
+    use journal::Ending::{Attested, NotSent, Refused};
+    assert_eq!(endings, [Attested, NotSent, Refused, Attested]);
+}
+
+#[test]
+fn another_manager_than_the_pinned_one_gets_nothing() {
+    let (_directory, store) = enrolled_store();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let base = manager(move |target, _| {
+        seen.lock().unwrap().push(target.to_owned());
+        let (status, mut body) = info().unwrap();
+        *body.get_mut("manager").unwrap() = json!("manager-2");
+        Some((status, body))
+    });
+    let agent = agent(store, &base, AgentConfig::default());
+    assert!(matches!(agent.run(&Stop::new()), Err(AgentError::ForeignManager { .. })));
+    assert!(matches!(agent.attest_once(|_, _| true), Err(AgentError::ForeignManager { .. })));
+    assert!(matches!(agent.enrol(&name("hsm-1"), "kw_join_x"), Err(AgentError::ForeignManager { .. })));
+    assert!(asked.lock().unwrap().iter().all(|target| target == path::TRUST_DOMAIN));
+}
+
+#[test]
+fn an_absent_manager_is_waited_for() {
+    let (_directory, store) = enrolled_store();
+    let stop = Stop::new();
+    let raise = stop.clone();
+    let observer: Observer = Arc::new(move |event| {
+        assert!(matches!(event, AgentEvent::ManagerAway { .. }));
+        raise.stop();
+    });
+    agent(store, "http://127.0.0.1:9", AgentConfig::default()).with_observer(observer).run(&stop).unwrap();
+    assert!(stop.is_stopped());
+}
+
+#[test]
+fn an_enrolment_is_on_disk_before_it_is_asked_for_and_can_be_repeated() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let store = Arc::new(create(&path));
+    let (begun, requests) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (seen, bodies, on_disk) = (Arc::clone(&begun), Arc::clone(&requests), path.clone());
+    let base = manager(move |target, body| {
+        if target == path::TRUST_DOMAIN {
+            return info();
+        }
+        let reader =
+            crate::SoftwareStore::open(&on_disk, &crate::testing::passphrase("correct horse"), crate::Access::Read);
+        seen.lock().unwrap().push(reader.unwrap().membership());
+        bodies.lock().unwrap().push(body.to_vec());
+        // The first answer is lost.
+        (seen.lock().unwrap().len() > 1).then(|| {
+            let enrolment = Enrolment { hsm: name("hsm-1"), cluster: name("cluster-1"), revision: 3 };
+            (201, serde_json::to_value(enrolment).unwrap())
+        })
+    });
+    let agent = agent(store.clone(), &base, AgentConfig::default());
+    let hsm: HsmId = name("hsm-1");
+    let enrolment = agent.enrol(&hsm, "kw_join_x").unwrap();
+    let pending = Membership { enrolment: None, ..membership() };
+    assert_eq!(*begun.lock().unwrap(), [Some(pending.clone()), Some(pending)]);
+    let requests = requests.lock().unwrap();
+    assert_eq!(requests.first(), requests.last(), "the same bytes");
+    let request: EnrolRequest = serde_json::from_slice(requests.first().unwrap()).unwrap();
+    let parts = EnrolmentParts {
+        audience: &audience(),
+        join_token: "kw_join_x",
+        hsm: &hsm,
+        identity_key: &request.identity_key,
+        channel_key: &request.channel_key.0,
+    };
+    assert!(parts.check(&request.signature.0.as_slice().try_into().unwrap()).is_ok());
+    assert_eq!(request.identity_key, store.identity());
+    assert_eq!(store.membership(), Some(Membership { enrolment: Some(enrolment), ..membership() }));
+    assert!(matches!(agent.enrol(&name("hsm-2"), "kw_join_y"), Err(AgentError::OtherHsm(_))));
+}

@@ -1,0 +1,140 @@
+//! ReattestKeys: the loop that keeps every record fresh.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use keywitness_circuits::Timestamp;
+use keywitness_verifier::wire::{ChannelAnnouncement, ProblemKind, Record, TrustDomainInfo};
+
+use super::{
+    Agent, AgentError, AgentEvent, AttestError, Enrolled,
+    journal::{self, Entry},
+    schedule::{self, Pause, Schedule, Task},
+};
+use crate::clock::Stop;
+
+/// Longest sleep: then the agent looks for new keys.
+const IDLE: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Attests, and attests again before each record expires, until `stop` is raised.
+    ///
+    /// # Errors
+    /// Where the agent cannot begin: the HSM is not enrolled, or another manager answers than it enrolled with. Later
+    /// trouble is told to the observer and the log, and the agent tries again.
+    pub fn run(&self, stop: &Stop) -> Result<(), AgentError> {
+        let enrolled = self.enrolled()?;
+        let mut schedule = Schedule::new();
+        let records = self.records(&enrolled)?;
+        let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
+        let (mut away, mut begun) = (0_u32, false);
+        while !stop.is_stopped() {
+            let info = match self.info(&enrolled.audience) {
+                Ok(info) => info,
+                Err(error @ AgentError::ForeignManager { .. }) if !begun => return Err(error),
+                Err(error) => {
+                    away = away.saturating_add(1);
+                    self.wait_for_manager(&error, away, stop);
+                    continue;
+                }
+            };
+            (away, begun) = (0, true);
+            self.announce(&enrolled, &info, &mut announcement, stop);
+            let work = self.work(&info);
+            let tasks: Vec<Task> =
+                work.iter().map(|(kind, entry)| Task { kind: *kind, key: entry.key.clone() }).collect();
+            schedule.keep(&tasks, |task| self.first_due(records.get(task)));
+            let now = self.clock.now();
+            let next = schedule.next().map(|(task, due)| (task.clone(), due));
+            match next {
+                Some((task, due)) if due <= now => {
+                    if let Some((_, entry)) = work.iter().find(|(_, entry)| entry.key == task.key) {
+                        let result = self.attest(&enrolled, &info, entry, task.kind, stop);
+                        let due = self.reschedule(&mut schedule, &task, &result);
+                        self.tell(&task.key, task.kind, &result, Some(due));
+                    }
+                }
+                Some((_, due)) => drop(stop.wait(IDLE.min(Duration::from_secs(due.since(now))))),
+                None => drop(stop.wait(IDLE)),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_manager(&self, error: &AgentError, failures: u32, stop: &Stop) {
+        let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
+        tracing::warn!(%error, wait, "the manager cannot be used now");
+        (self.observer)(&AgentEvent::ManagerAway { error, retry_at: self.clock.now().plus(wait) });
+        stop.wait(Duration::from_secs(wait));
+    }
+
+    /// Tells the manager where the channel is, until it has heard.
+    fn announce(
+        &self,
+        enrolled: &Enrolled,
+        info: &TrustDomainInfo,
+        announcement: &mut Option<(&str, Timestamp, u32)>,
+        stop: &Stop,
+    ) {
+        let Some((url, due, failures)) = *announcement else { return };
+        let now = self.clock.now();
+        if due > now {
+            return;
+        }
+        let session = self.session(enrolled, info, stop);
+        match self.client.announce(&session, &ChannelAnnouncement { url: url.to_owned() }) {
+            Ok(()) => {
+                *announcement = None;
+                (self.observer)(&AgentEvent::Announced(url));
+            }
+            Err(error) => {
+                let failures = failures.saturating_add(1);
+                let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
+                tracing::warn!(%error, wait, "the channel could not be announced");
+                *announcement = Some((url, now.plus(wait), failures));
+            }
+        }
+    }
+
+    /// The records of this enrolment that the journal remembers, unless everything is attested at the start.
+    fn records(&self, enrolled: &Enrolled) -> Result<BTreeMap<Task, Entry>, AgentError> {
+        match &self.config.journal {
+            Some(path) if !self.config.attest_at_start => {
+                Ok(journal::newest_records(journal::read(path)?, &enrolled.enrolment))
+            }
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// When a task that is new to the schedule is due: now, or when its record from before is.
+    pub(super) fn first_due(&self, record: Option<&Entry>) -> Timestamp {
+        let now = self.clock.now();
+        let due = |record: &Entry| {
+            // A clock that was put back makes no record younger than new.
+            Some(schedule::renewal(record.at.min(now), record.lifetime()?, &mut rand::thread_rng()))
+        };
+        record.and_then(due).unwrap_or(now)
+    }
+
+    /// Says when the task is due again, and what else has to wait with it.
+    fn reschedule(&self, schedule: &mut Schedule, task: &Task, result: &Result<Record, AttestError>) -> Timestamp {
+        let (now, mut rng) = (self.clock.now(), rand::thread_rng());
+        let error = match result {
+            Ok(record) => {
+                let due = schedule::renewal(now, record.expires_at.since(record.proven_at), &mut rng);
+                schedule.succeeded(task, due);
+                return due;
+            }
+            Err(error) => error,
+        };
+        let pause = error.pause(self.config.revoked_recheck);
+        let due = schedule.failed(task, now, pause, &mut rng);
+        match (pause, error.problem()) {
+            (Pause::Revoked(_), Some(ProblemKind::HsmRevoked)) => schedule.postpone(due, |_| true),
+            (Pause::Revoked(_), _) => schedule.postpone(due, |other| other.key.key == task.key.key),
+            // Nobody answers: that holds for every key.
+            _ if error.is_unanswered() => schedule.postpone(due, |_| true),
+            _ => {}
+        }
+        due
+    }
+}

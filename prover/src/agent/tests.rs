@@ -1,0 +1,330 @@
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+
+use keywitness_circuits::{
+    Digest, Envelope, KeyAlgorithm, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp, codec::Canonical, registry,
+};
+use keywitness_verifier::{
+    client::{ClientError, ManagerClient},
+    wire::{Challenge, KeyRef, Problem, ProblemKind, Record, StatementInfo, TrustDomainInfo},
+};
+
+use super::{
+    attest::{Claim, Session, Subject, agreed_verifying_key, check_challenge, check_record, insist, kinds},
+    schedule::Pause,
+    *,
+};
+use crate::testing::{audience, enrolled_store, membership, name};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn info() -> TrustDomainInfo {
+    let parameters = Parameters::transparent();
+    let statement =
+        |kind| Some(StatementInfo { kind, verifying_key: registry::verifying_key(&parameters, kind).ok()? });
+    TrustDomainInfo {
+        trust_domain: audience().trust_domain,
+        manager: audience().manager,
+        suites: vec![Suite::Halo2Pasta, Suite::Groth16Bn254, Suite::Halo2Pasta],
+        statements: Kind::ALL
+            .into_iter()
+            .filter(|kind| *kind != Kind::KeyKnowledgeHalo2)
+            .filter_map(statement)
+            .collect(),
+        record_ttl: 3600,
+        challenge_ttl: 60,
+        development_parameters: true,
+    }
+}
+
+fn challenge() -> Challenge {
+    Challenge { nonce: Nonce([9; 32]), expires_at: NOW.plus(60), not_before: NOW, not_after: NOW.plus(3600) }
+}
+
+fn with_session<R>(store: &dyn KeyStore, use_it: impl FnOnce(&Session<'_>) -> R) -> R {
+    let (info, enrolment, clock) = (info(), membership().enrolment.unwrap(), || NOW);
+    use_it(&Session {
+        store,
+        client: &ManagerClient::new("http://127.0.0.1:9").unwrap(),
+        parameters: &Parameters::transparent(),
+        clock: &clock,
+        audience: &audience(),
+        enrolment: &enrolment,
+        info: &info,
+        verify_own_proofs: true,
+        stop: &Stop::new(),
+    })
+}
+
+fn entry(store: &dyn KeyStore, key: &str) -> KeyEntry {
+    store.keys().into_iter().find(|entry| entry.key.key.as_str() == key).unwrap()
+}
+
+#[test]
+fn every_field_of_the_context_comes_from_a_checked_part() {
+    let (_directory, store) = enrolled_store();
+    let entry = entry(&*store, "p256");
+    let (enrolment, audience, challenge) = (membership().enrolment.unwrap(), audience(), challenge());
+    let subject = Subject { entry: &entry, kind: Kind::KeyKnowledgeP256 };
+    let verifying_key = Digest([4; 32]);
+    let claim = Claim { audience: &audience, enrolment: &enrolment, subject: &subject, verifying_key };
+    let context = claim.context(Digest([5; 32]), &challenge);
+    assert_eq!(context.statement, "key-knowledge/p256-schnorr/1");
+    assert_eq!(context.verifying_key, verifying_key);
+    assert_eq!((context.trust_domain, context.manager), (audience.trust_domain, audience.manager));
+    assert_eq!((context.hsm, context.cluster, context.enrolment), (name("hsm-1"), name("cluster-1"), 3));
+    assert_eq!(context.keys.len(), 1);
+    let key = context.keys.first().unwrap();
+    assert_eq!((&key.key, key.epoch, key.attributes), (&name("p256"), 1, entry.attributes.digest()));
+    assert_eq!((entry.attributes.algorithm, entry.attributes.origin), (KeyAlgorithm::P256, KeyOrigin::Generated));
+    assert_eq!(context.instance, Digest([5; 32]));
+    assert_eq!(context.challenge, challenge.nonce);
+    assert_eq!((context.not_before, context.not_after), (challenge.not_before, challenge.not_after));
+    assert_eq!((context.checkpoint, context.evidence), (None, None));
+}
+
+fn sealed(
+    store: &dyn KeyStore,
+    entry: &KeyEntry,
+    kind: Kind,
+) -> (Envelope, keywitness_circuits::key_knowledge::Instance) {
+    with_session(store, |session| {
+        let subject = Subject { entry, kind };
+        let instance = session.instance(&subject).unwrap();
+        let verifying_key = agreed_verifying_key(session.parameters, session.info, kind).unwrap();
+        let claim =
+            Claim { audience: session.audience, enrolment: session.enrolment, subject: &subject, verifying_key };
+        (session.seal(&claim, &instance, &challenge()).unwrap(), instance)
+    })
+}
+
+#[test]
+fn an_envelope_verifies_as_the_hsm_s() {
+    let (_directory, store) = enrolled_store();
+    for key in ["ed25519", "ristretto255", "p256", "secp256k1"] {
+        let entry = entry(&*store, key);
+        let kind = kinds(&entry, &info()).remove(0);
+        let (envelope, instance) = sealed(&*store, &entry, kind);
+        let verified =
+            keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), &envelope).unwrap();
+        assert_eq!((verified.kind(), verified.instance()), (kind, &instance));
+        assert_eq!(envelope.context.instance, registry::instance_digest(&instance.to_bytes()));
+    }
+}
+
+#[test]
+fn a_challenge_about_another_time_is_refused() {
+    let check = |change: fn(&mut Challenge)| {
+        let mut changed = challenge();
+        change(&mut changed);
+        check_challenge(&changed, NOW)
+    };
+    assert!(check(|_| {}).is_ok());
+    assert!(check(|challenge| challenge.not_before = NOW.plus(60)).is_ok(), "clocks may differ a little");
+    assert!(check(|challenge| challenge.expires_at = Timestamp(NOW.0 - 59)).is_ok(), "clocks may differ a little");
+    assert!(check(|challenge| challenge.expires_at = Timestamp(NOW.0 - 60)).is_err());
+    assert!(check(|challenge| challenge.not_before = NOW.plus(61)).is_err());
+    assert!(check(|challenge| challenge.not_after = NOW).is_err());
+    assert!(check(|challenge| challenge.not_after = NOW.plus(24 * 3600)).is_ok());
+    assert!(check(|challenge| challenge.not_after = NOW.plus(24 * 3600 + 1)).is_err());
+    assert!(check(|challenge| challenge.not_after = Timestamp(u64::MAX)).is_err());
+    assert!(check(|challenge| challenge.not_before = Timestamp(0)).is_err());
+}
+
+#[test]
+fn nothing_is_proven_under_a_verifying_key_that_the_manager_does_not_use() {
+    let (parameters, kind) = (Parameters::transparent(), Kind::KeyKnowledgeP256);
+    let mut info = info();
+    assert!(agreed_verifying_key(&parameters, &info, kind).is_ok());
+    for statement in &mut info.statements {
+        statement.verifying_key = Digest([1; 32]);
+    }
+    let foreign = agreed_verifying_key(&parameters, &info, kind);
+    assert!(matches!(foreign, Err(AttestError::ForeignVerifyingKey { theirs: Some(Digest([1, ..])), .. })));
+    info.statements.clear();
+    let foreign = agreed_verifying_key(&parameters, &info, kind);
+    assert!(matches!(foreign, Err(AttestError::ForeignVerifyingKey { theirs: None, .. })));
+    let missing = agreed_verifying_key(&parameters, &info, Kind::KeyKnowledgeGroth16);
+    assert!(matches!(missing, Err(AttestError::Store(StoreError::Proof(_)))));
+}
+
+#[test]
+fn a_record_of_anything_else_is_refused() {
+    let (_directory, store) = enrolled_store();
+    let (entry, kind) = (entry(&*store, "ed25519"), Kind::KeyKnowledgeEd25519);
+    let (envelope, instance) = sealed(&*store, &entry, kind);
+    let subject = Subject { entry: &entry, kind };
+    let good = Record {
+        hsm: name("hsm-1"),
+        cluster: name("cluster-1"),
+        enrolment: 3,
+        key: entry.key.clone(),
+        statement: kind,
+        verifying_key: envelope.context.verifying_key,
+        fingerprint: instance.fingerprint().unwrap(),
+        envelope: envelope.digest(),
+        proven_at: NOW,
+        expires_at: NOW.plus(3600),
+    };
+    let check = |record: &Record| check_record(record, &envelope, &subject, &instance);
+    assert!(check(&good).is_ok());
+    let changes: [fn(&mut Record); 10] = [
+        |record| record.hsm = name("hsm-2"),
+        |record| record.cluster = name("cluster-2"),
+        |record| record.enrolment = 4,
+        |record| record.key = KeyRef { key: name("p256"), epoch: 1 },
+        |record| record.statement = Kind::KeyKnowledgeP256,
+        |record| record.verifying_key = Digest([0; 32]),
+        |record| record.fingerprint.bytes = Digest([0; 32]),
+        |record| record.envelope = Digest([0; 32]),
+        |record| record.expires_at = NOW.plus(3601),
+        |record| record.proven_at = NOW.plus(3600),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut changed = good.clone();
+        change(&mut changed);
+        assert!(matches!(check(&changed), Err(AttestError::ForeignRecord(_))), "change {number}");
+    }
+}
+
+fn problem(kind: ProblemKind) -> ClientError {
+    ClientError::Problem(Problem::new(kind, "test"))
+}
+
+#[test]
+fn only_an_answer_that_may_be_lost_is_asked_for_again() {
+    let stop = Stop::new();
+    let calls = Cell::new(0);
+    let answer = insist(&stop, || {
+        calls.set(calls.get() + 1);
+        if calls.get() == 1 { Err(ClientError::Unreachable("x".into(), "reset".into())) } else { Ok(7) }
+    });
+    assert_eq!((answer, calls.get()), (Ok(7), 2));
+    calls.set(0);
+    let refused: Result<(), _> = insist(&stop, || {
+        calls.set(calls.get() + 1);
+        Err(problem(ProblemKind::ProofRefused))
+    });
+    assert!(refused.is_err() && calls.get() == 1);
+    stop.stop();
+    calls.set(0);
+    let stopped: Result<(), _> = insist(&stop, || {
+        calls.set(calls.get() + 1);
+        Err(problem(ProblemKind::Unavailable))
+    });
+    assert!(stopped.is_err() && calls.get() == 1);
+}
+
+#[test]
+fn each_failure_waits_as_it_should() {
+    let pause = |error: ClientError| AttestError::from(error).pause(3600);
+    for kind in ProblemKind::ALL {
+        let expected = match kind {
+            ProblemKind::HsmRevoked | ProblemKind::KeyRevoked => Pause::Revoked(3600),
+            ProblemKind::Internal
+            | ProblemKind::Unavailable
+            | ProblemKind::ClockSkew
+            | ProblemKind::UnknownChallenge
+            | ProblemKind::ChallengeExpired
+            | ProblemKind::UnknownKey => Pause::Short,
+            _ => Pause::Long,
+        };
+        assert_eq!(pause(problem(*kind)), expected, "{kind}");
+    }
+    assert_eq!(pause(ClientError::Unreachable("x".into(), "y".into())), Pause::Short);
+    assert_eq!(AttestError::Challenge("old").pause(3600), Pause::Long);
+}
+
+#[test]
+fn each_key_proves_each_suite_once() {
+    let (_directory, store) = enrolled_store();
+    let kinds_of = |key| kinds(&entry(&*store, key), &info());
+    assert_eq!(kinds_of("aes256"), [Kind::KeyKnowledgeHalo2, Kind::KeyKnowledgeGroth16]);
+    assert_eq!(kinds_of("ed25519"), [Kind::KeyKnowledgeEd25519]);
+}
+
+fn agent(store: Arc<crate::SoftwareStore>, config: AgentConfig) -> Agent {
+    // Port 9 is closed: whatever needs the manager fails.
+    let client = ManagerClient::new("http://127.0.0.1:9").unwrap();
+    Agent::new(store, client, Parameters::transparent(), config).unwrap().with_clock(Arc::new(|| NOW))
+}
+
+#[test]
+fn an_agent_without_enrolment_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(crate::testing::create(&directory.path().join("store")));
+    let agent = agent(store, AgentConfig::default());
+    assert!(matches!(agent.run(&Stop::new()), Err(AgentError::NotEnrolled)));
+    assert!(matches!(agent.attest_once(|_, _| true), Err(AgentError::NotEnrolled)));
+}
+
+#[test]
+fn a_refusal_is_learnt_journalled_and_told() {
+    let (directory, store) = enrolled_store();
+    let path = directory.path().join("journal");
+    let agent = agent(Arc::clone(&store), AgentConfig { journal: Some(path.clone()), ..AgentConfig::default() });
+    let entry = entry(&*store, "p256");
+    let known = (entry.key.clone(), Vec::new());
+    let refused = |kind| Err(AttestError::Submission { envelope: Digest([6; 32]), error: problem(kind) });
+    agent.learn(&known, &refused(ProblemKind::KeyRevoked));
+    assert!(agent.standing().is_revoked(&entry.key.key) && !agent.standing().is_revoked(&name("ed25519")));
+    agent.learn(&known, &refused(ProblemKind::HsmRevoked));
+    assert!(agent.standing().hsm_revoked() && agent.standing().is_revoked(&name("ed25519")));
+    let enrolment = membership().enrolment.unwrap();
+    agent.write_journal(&enrolment, &entry.key, Kind::KeyKnowledgeP256, &refused(ProblemKind::HsmRevoked));
+    let entries = journal::read(&path).unwrap();
+    let written = entries.first().unwrap();
+    assert_eq!((written.at, written.problem), (NOW, Some(ProblemKind::HsmRevoked)));
+    assert_eq!((written.outcome, written.envelope), (journal::Ending::Refused, Some(Digest([6; 32]))));
+}
+
+#[test]
+fn a_restart_waits_for_the_records_that_the_journal_remembers() {
+    let (_directory, store) = enrolled_store();
+    let agent = agent(store, AgentConfig::default());
+    let remembered = |at: u64| {
+        let line = format!(
+            r#"{{"at":{at},"hsm":"hsm-1","enrolment":3,"key":"p256","epoch":1,
+                "kind":"key-knowledge/p256-schnorr/1","outcome":"attested","proven_at":{at},"expires_at":{}}}"#,
+            at + 1000
+        );
+        serde_json::from_str::<Entry>(&line).unwrap()
+    };
+    let due = |at| agent.first_due(Some(&remembered(at))).0;
+    assert_eq!(agent.first_due(None), NOW);
+    assert!((NOW.0 + 400..=NOW.0 + 600).contains(&due(NOW.0 - 100)));
+    assert!(due(NOW.0 - 800) < NOW.0, "long due");
+    assert!(due(NOW.0 + 5000) <= NOW.0 + 700, "a clock that was put back");
+}
+
+#[test]
+fn a_symmetric_key_is_proven_in_each_suite() {
+    let (_directory, store) = enrolled_store();
+    let entry = entry(&*store, "aes256");
+    let parameters =
+        Parameters::transparent().with_groth16(keywitness_circuits::params::Groth16Parameters::develop().unwrap());
+    let enrolment = membership().enrolment.unwrap();
+    for kind in [Kind::KeyKnowledgeHalo2, Kind::KeyKnowledgeGroth16] {
+        let verifying_key = registry::verifying_key(&parameters, kind).unwrap();
+        let info = TrustDomainInfo { statements: vec![StatementInfo { kind, verifying_key }], ..info() };
+        let session = Session {
+            store: &*store,
+            client: &ManagerClient::new("http://127.0.0.1:9").unwrap(),
+            parameters: &parameters,
+            clock: &|| NOW,
+            audience: &audience(),
+            enrolment: &enrolment,
+            info: &info,
+            verify_own_proofs: true,
+            stop: &Stop::new(),
+        };
+        let subject = Subject { entry: &entry, kind };
+        let instance = session.instance(&subject).unwrap();
+        let verifying_key = agreed_verifying_key(&parameters, &info, kind).unwrap();
+        let claim = Claim { audience: &audience(), enrolment: &enrolment, subject: &subject, verifying_key };
+        let envelope = session.seal(&claim, &instance, &challenge()).unwrap();
+        let verified = keywitness_verifier::envelope::verify(&parameters, &store.identity(), &envelope).unwrap();
+        assert_eq!((verified.kind(), verified.instance()), (kind, &instance));
+    }
+}

@@ -1,0 +1,209 @@
+//! The HSM's side of the channel: opens a client's sealed request, decides, uses the key, seals the answer.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use keywitness_circuits::{Digest, KeyId};
+use keywitness_verifier::{
+    operation::{MAX_AGE, Operation, OperationAnswer, OperationRequest},
+    wire::{Base64, KeyRef, secret_digest},
+};
+use zeroize::Zeroize;
+
+use crate::{
+    agent::Standing,
+    clock::Clock,
+    store::{KeyStore, StoreError},
+};
+
+/// The request does not open with this HSM's channel key, or is not a request. Nothing more is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the request does not open")]
+pub struct Unopenable;
+
+/// Answers the clients that the HSM's operator allows.
+///
+/// Who asks and what is asked is inside the sealed request, and so is every refusal in the sealed answer: whoever
+/// watches the line learns neither. A request that comes twice within its age is answered twice; signatures are
+/// deterministic, so the second answer holds nothing new.
+pub struct Channel {
+    store: Arc<dyn KeyStore>,
+    standing: Arc<Standing>,
+    clock: Arc<dyn Clock>,
+    clients: RwLock<BTreeSet<Digest>>,
+}
+
+impl Channel {
+    /// A channel to the keys of `store`, which nobody may use yet. `standing` comes from the HSM's agent.
+    pub fn new(store: Arc<dyn KeyStore>, standing: Arc<Standing>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, standing, clock, clients: RwLock::default() }
+    }
+
+    /// Allows the client whose credential has this [`secret_digest`].
+    pub fn allow(&self, credential: Digest) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(credential);
+    }
+
+    /// No longer allows it.
+    pub fn forbid(&self, credential: &Digest) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(credential);
+    }
+
+    /// Answers one sealed request with one sealed answer.
+    ///
+    /// # Errors
+    /// [`Unopenable`]
+    pub fn answer(&self, sealed: &[u8]) -> Result<Vec<u8>, Unopenable> {
+        let membership = self.store.membership().ok_or(Unopenable)?;
+        let opened = self.store.open_request(&membership.audience.trust_domain, &membership.hsm, sealed);
+        let (mut request, answer_key) = opened.map_err(|_| Unopenable)?;
+        let answer = self.decide(&request);
+        request.credential.zeroize();
+        let plain = serde_json::to_vec(&answer).map_err(|_| Unopenable)?;
+        answer_key.seal(&plain).map_err(|_| Unopenable)
+    }
+
+    fn decide(&self, request: &OperationRequest) -> OperationAnswer {
+        let answer = self.check(request).and_then(|()| {
+            let Operation::Sign { key, message } = &request.operation;
+            self.sign(key, &message.0)
+        });
+        answer.unwrap_or_else(OperationAnswer::Refused)
+    }
+
+    /// Who asks, and when.
+    fn check(&self, request: &OperationRequest) -> Result<(), String> {
+        let credential = secret_digest(&request.credential);
+        if !self.clients.read().unwrap_or_else(PoisonError::into_inner).contains(&credential) {
+            return Err("this credential is not allowed to use the HSM's keys".to_owned());
+        }
+        let now = self.clock.now();
+        if now.since(request.created).max(request.created.since(now)) > MAX_AGE {
+            return Err(format!("the request was not made within {MAX_AGE} seconds of the HSM's clock"));
+        }
+        Ok(())
+    }
+
+    fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<OperationAnswer, String> {
+        if self.standing.is_revoked(&key.key) {
+            return Err(format!("key {} is revoked", key.key));
+        }
+        if self.newest_epoch(&key.key) > Some(key.epoch) {
+            return Err(format!("key {} was rotated; ask for a new token", key.key));
+        }
+        match self.store.sign(key, message) {
+            Ok(signature) => Ok(OperationAnswer::Signature(Base64(signature.to_vec()))),
+            Err(error @ (StoreError::NoSuchKey(_) | StoreError::NotASigningKey(_) | StoreError::ReservedMessage)) => {
+                Err(error.to_string())
+            }
+            Err(error) => {
+                tracing::error!(%error, key = %key.key, "the store does not sign");
+                Err("the key store failed".to_owned())
+            }
+        }
+    }
+
+    fn newest_epoch(&self, key: &KeyId) -> Option<u32> {
+        self.store.keys().into_iter().filter(|entry| entry.key.key == *key).map(|entry| entry.key.epoch).max()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use keywitness_circuits::{KeyAlgorithm, Timestamp};
+    use keywitness_verifier::{channel, operation::verify_signature};
+
+    use super::*;
+    use crate::{
+        Placement,
+        testing::{enrolled_store, membership, name},
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    pub(crate) fn sign_request(key: &str, epoch: u32, credential: &str, created: Timestamp) -> OperationRequest {
+        let key = KeyRef { key: name(key), epoch };
+        let operation = Operation::Sign { key, message: Base64(b"pay 100".to_vec()) };
+        OperationRequest { credential: credential.to_owned(), created, operation }
+    }
+
+    /// Seals `request` for the store's HSM, has `deliver` answer it, and opens the answer.
+    pub(crate) fn ask(
+        store: &dyn KeyStore,
+        request: &OperationRequest,
+        deliver: impl FnOnce(Vec<u8>) -> Vec<u8>,
+    ) -> OperationAnswer {
+        let (domain, hsm) = (membership().audience.trust_domain, membership().hsm);
+        let plain = serde_json::to_vec(request).unwrap();
+        let (sealed, answer) = channel::seal_request(&domain, &hsm, &store.channel_key(), &plain).unwrap();
+        serde_json::from_slice(&answer.open(&deliver(sealed)).unwrap()).unwrap()
+    }
+
+    fn refusal(answer: OperationAnswer) -> String {
+        match answer {
+            OperationAnswer::Refused(why) => why,
+            OperationAnswer::Signature(_) => panic!("signed"),
+        }
+    }
+
+    #[test]
+    fn an_allowed_client_gets_a_signature_and_nobody_else() {
+        let (_directory, store) = enrolled_store();
+        let standing = Arc::new(Standing::new());
+        let channel = Channel::new(store.clone(), Arc::clone(&standing), Arc::new(|| NOW));
+        let secret = keywitness_verifier::wire::new_secret("client");
+        channel.allow(secret_digest(&secret));
+        let ask = |key, epoch, credential: &str, created| {
+            ask(&*store, &sign_request(key, epoch, credential, created), |sealed| channel.answer(&sealed).unwrap())
+        };
+
+        for algorithm in [KeyAlgorithm::Ed25519, KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
+            let OperationAnswer::Signature(signature) = ask(algorithm.name(), 1, &secret, NOW) else { panic!() };
+            let key = KeyRef { key: name(algorithm.name()), epoch: 1 };
+            let instance = store.instances(&key, &name("acme.example"), &[]).unwrap().remove(0);
+            assert!(verify_signature(algorithm, &instance.spki().unwrap().unwrap(), b"pay 100", &signature.0));
+        }
+
+        assert!(refusal(ask("ed25519", 1, "kw_client_other", NOW)).contains("not allowed"));
+        for created in [Timestamp(NOW.0 - MAX_AGE - 1), NOW.plus(MAX_AGE + 1), Timestamp(0), Timestamp(u64::MAX)] {
+            assert!(refusal(ask("ed25519", 1, &secret, created)).contains("within 60 seconds"));
+        }
+        assert!(matches!(ask("ed25519", 1, &secret, NOW.plus(MAX_AGE)), OperationAnswer::Signature(_)));
+        assert!(refusal(ask("missing", 1, &secret, NOW)).contains("no key missing"));
+        assert!(refusal(ask("ed25519", 2, &secret, NOW)).contains("no key ed25519 at epoch 2"));
+        assert!(refusal(ask("aes256", 1, &secret, NOW)).contains("does not sign"));
+
+        standing.revoke_key(&name("ed25519"));
+        assert!(refusal(ask("ed25519", 1, &secret, NOW)).contains("revoked"));
+        assert!(matches!(ask("p256", 1, &secret, NOW), OperationAnswer::Signature(_)));
+        standing.revoke_hsm();
+        assert!(refusal(ask("p256", 1, &secret, NOW)).contains("revoked"));
+        standing.accept(&name("p256"));
+        assert!(matches!(ask("p256", 1, &secret, NOW), OperationAnswer::Signature(_)));
+        assert!(refusal(ask("ed25519", 1, &secret, NOW)).contains("revoked"), "that key still is");
+
+        store.generate(&name("p256"), KeyAlgorithm::P256, Placement::Rotate).unwrap();
+        assert!(refusal(ask("p256", 1, &secret, NOW)).contains("rotated"));
+        assert!(matches!(ask("p256", 2, &secret, NOW), OperationAnswer::Signature(_)));
+        channel.forbid(&secret_digest(&secret));
+        assert!(refusal(ask("p256", 2, &secret, NOW)).contains("not allowed"));
+    }
+
+    #[test]
+    fn what_does_not_open_gets_no_answer() {
+        let (_directory, store) = enrolled_store();
+        let channel = Channel::new(store.clone(), Arc::default(), Arc::new(|| NOW));
+        for garbage in [b"".as_slice(), &[0; 31], &[7; 200]] {
+            assert_eq!(channel.answer(garbage), Err(Unopenable));
+        }
+        let (domain, key) = (name("acme.example"), store.channel_key());
+        let seal = |hsm: &str, plain: &[u8]| channel::seal_request(&domain, &name(hsm), &key, plain).unwrap().0;
+        let good = serde_json::to_vec(&sign_request("p256", 1, "x", NOW)).unwrap();
+        assert_eq!(channel.answer(&seal("hsm-2", &good)), Err(Unopenable), "sealed under another name");
+        assert_eq!(channel.answer(&seal("hsm-1", b"{}")), Err(Unopenable), "not a request");
+        assert!(channel.answer(&seal("hsm-1", &good)).is_ok());
+    }
+}

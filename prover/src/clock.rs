@@ -1,0 +1,81 @@
+//! Time, and the wish to stop.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use keywitness_circuits::Timestamp;
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync {
+    /// This moment.
+    fn now(&self) -> Timestamp;
+}
+
+impl<F: Fn() -> Timestamp + Send + Sync> Clock for F {
+    fn now(&self) -> Timestamp {
+        self()
+    }
+}
+
+/// The operating system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()))
+    }
+}
+
+/// A flag that ends waiting at once. Clones are the same flag.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+
+impl Stop {
+    /// A flag that is down.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises the flag, for good.
+    pub fn stop(&self) {
+        let (flag, raised) = &*self.0;
+        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        raised.notify_all();
+    }
+
+    /// Whether the flag is raised.
+    pub fn is_stopped(&self) -> bool {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the flag is raised or `time` has passed; says whether the flag is raised.
+    pub fn wait(&self, time: Duration) -> bool {
+        let (flag, raised) = &*self.0;
+        let until = Instant::now() + time;
+        let mut stopped = flag.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*stopped {
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
+            stopped = raised.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_ends_a_wait() {
+        let stop = Stop::new();
+        assert!(!stop.wait(Duration::from_millis(1)));
+        let other = stop.clone();
+        let waiter = std::thread::spawn(move || other.wait(Duration::from_secs(60)));
+        stop.stop();
+        assert!(waiter.join().is_ok_and(|stopped| stopped));
+        assert!(stop.is_stopped());
+    }
+}

@@ -1,0 +1,26 @@
+//! The SECRET side: key stores, proving, the agent, and the channel on which a client reaches an HSM.
+//!
+//! - [`store`]: where keys live. [`KeyStore`] is the seam; [`SoftwareStore`] is one encrypted file.
+//! - [`agent`]: enrols an HSM, attests its keys, and attests them again before the records expire.
+//! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
+//! - [`memory`]: locked memory, the only unsafe code of this crate.
+//!
+//! Time and the wish to stop come from outside: [`Clock`] and [`Stop`].
+
+pub mod agent;
+pub mod channel;
+mod clock;
+pub mod http;
+pub mod memory;
+pub mod store;
+#[cfg(test)]
+mod testing;
+
+pub use agent::{Agent, AgentConfig, AgentError, AgentEvent, AttestError, Report, Standing};
+pub use channel::Channel;
+pub use clock::{Clock, Stop, SystemClock};
+pub use http::{ChannelServer, serve};
+pub use store::{
+    Access, KeyEntry, KeyStore, Membership, PassphraseCost, Placement, SoftwareStore, StoreError, Unlock,
+    create_key_file,
+};

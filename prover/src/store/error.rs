@@ -1,0 +1,126 @@
+//! What can go wrong with a store, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use keywitness_circuits::{KeyAlgorithm, KeyId};
+use keywitness_verifier::wire::KeyRef;
+
+/// Why a store refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+    /// A store is there already.
+    #[error("{0} exists already; open it, or choose another path")]
+    Exists(PathBuf),
+    /// Another process works on the store.
+    #[error("{0} is in use by another process; stop that one first (an agent keeps its store open)")]
+    InUse(PathBuf),
+    /// The store was opened for reading.
+    #[error("the store was opened for reading only")]
+    ReadOnly,
+    /// Not a store at all.
+    #[error("{path} is not a key store: {why}")]
+    NotAStore {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A later format.
+    #[error("{path} has store format {version}; this build reads format 1, so use a newer build")]
+    UnknownVersion {
+        /// Where.
+        path: PathBuf,
+        /// The version it names.
+        version: u16,
+    },
+    /// The file asks for more work than a store of ours ever does.
+    #[error("{0} asks for more memory or time than this build gives to a passphrase; do not trust this file")]
+    Excessive(PathBuf),
+    /// The store is unlocked by other means.
+    #[error("{path} is unlocked by a {needed}; give that")]
+    WrongMeans {
+        /// Where.
+        path: PathBuf,
+        /// What unlocks it.
+        needed: &'static str,
+    },
+    /// Authentication failed.
+    #[error("{path} does not open: the {means} is wrong, or the file is damaged (then restore it from a backup)")]
+    DoesNotOpen {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        means: &'static str,
+    },
+    /// A passphrase that is easily guessed.
+    #[error("a passphrase needs at least {0} characters")]
+    ShortPassphrase(usize),
+    /// A key file that others may read.
+    #[error("{path} can be read by others (mode {mode:03o}); run: chmod 600 {path}")]
+    KeyFileTooOpen {
+        /// Where.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A key file of the wrong form.
+    #[error("{0} is not a key file: one has exactly 32 bytes")]
+    NotAKeyFile(PathBuf),
+    /// A key of that name is there.
+    #[error("key {0} exists already; rotate it to give it a new epoch, or choose another name")]
+    KeyExists(KeyId),
+    /// The store's copy of a key differs.
+    #[error("key {} at epoch {} exists already with other material", .0.key, .0.epoch)]
+    KeyDiffers(KeyRef),
+    /// Nothing to rotate.
+    #[error("there is no key {0} to rotate")]
+    NothingToRotate(KeyId),
+    /// A rotation keeps the algorithm.
+    #[error("key {key} is of algorithm {known}; a rotation keeps the algorithm")]
+    OtherAlgorithm {
+        /// The key.
+        key: KeyId,
+        /// Its algorithm.
+        known: KeyAlgorithm,
+    },
+    /// There is no such key.
+    #[error("there is no key {} at epoch {}", .0.key, .0.epoch)]
+    NoSuchKey(KeyRef),
+    /// The material cannot be read.
+    #[error("the key material cannot be read: {0}")]
+    Unreadable(&'static str),
+    /// The material could be found by searching.
+    #[error("the key is refused: {0}; its fingerprint could be searched")]
+    WeakKey(&'static str),
+    /// The key is of an algorithm that does not sign.
+    #[error("a {0} key does not sign")]
+    NotASigningKey(KeyAlgorithm),
+    /// The message looks like one of the protocol's own.
+    #[error("messages that begin with keywitness/ are the protocol's own, and are never signed for a client")]
+    ReservedMessage,
+    /// The context is about another key than the one that should prove it.
+    #[error("the claim speaks of another key than the one that should prove it")]
+    ForeignClaim,
+    /// The proof system refuses.
+    #[error(transparent)]
+    Proof(#[from] keywitness_circuits::Error),
+    /// The cipher or the generator failed.
+    #[error("the store cannot be sealed: {0}")]
+    Sealing(&'static str),
+}
+
+impl StoreError {
+    /// An I/O error at `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

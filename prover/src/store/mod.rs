@@ -1,0 +1,134 @@
+//! Where keys live.
+//!
+//! [`KeyStore`] is the seam between the agent and whatever holds keys; [`SoftwareStore`] holds them in one
+//! encrypted file. A store belongs to one HSM: it keeps that HSM's identity key, its channel key and its
+//! [`Membership`] in a trust domain.
+
+mod content;
+mod error;
+mod file;
+pub mod import;
+mod seal;
+mod sign;
+mod software;
+#[cfg(test)]
+mod tests;
+
+use keywitness_circuits::{
+    ClaimContext, HsmId, KeyAttributes, KeyId, Parameters, Suite, TrustDomain, key_knowledge::Instance,
+};
+use keywitness_verifier::{
+    channel::AnswerKey,
+    identity::{Audience, IdentityKey},
+    operation::{OperationError, OperationRequest},
+    wire::{Enrolment, KeyRef},
+};
+use serde::{Deserialize, Serialize};
+
+pub use error::StoreError;
+pub use file::create_key_file;
+pub(crate) use file::{beside, private, sync_directory};
+pub use seal::{PassphraseCost, Unlock};
+pub use software::{Access, Placement, SoftwareStore};
+
+/// A key that a store holds, without its secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyEntry {
+    /// Name and epoch.
+    pub key: KeyRef,
+    /// What the store says about it.
+    pub attributes: KeyAttributes,
+}
+
+/// Which HSM a store belongs to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Membership {
+    /// The manager that the HSM enrols with; it speaks to no other.
+    pub audience: Audience,
+    /// The HSM's name.
+    pub hsm: HsmId,
+    /// The manager's answer. None while an enrolment was begun and its answer has not arrived.
+    pub enrolment: Option<Enrolment>,
+}
+
+/// Whatever holds keys, and an HSM's identity.
+///
+/// Secrets never leave a store through this trait: it signs, proves and opens with them.
+pub trait KeyStore: Send + Sync {
+    /// The HSM's public identity key.
+    fn identity(&self) -> IdentityKey;
+
+    /// Signs one of the protocol's own messages with the identity key.
+    ///
+    /// # Errors
+    /// Where the store cannot sign now.
+    fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError>;
+
+    /// The HSM's public X25519 channel key.
+    fn channel_key(&self) -> [u8; 32];
+
+    /// Opens a client's request with the channel key.
+    ///
+    /// # Errors
+    /// [`OperationError::Channel`], [`OperationError::Malformed`]
+    fn open_request(
+        &self,
+        trust_domain: &TrustDomain,
+        hsm: &HsmId,
+        sealed: &[u8],
+    ) -> Result<(OperationRequest, AnswerKey), OperationError>;
+
+    /// Which HSM this is, once its enrolment has begun.
+    fn membership(&self) -> Option<Membership>;
+
+    /// Records which HSM this is, durably.
+    ///
+    /// # Errors
+    /// Where the store cannot be written.
+    fn set_membership(&self, membership: Membership) -> Result<(), StoreError>;
+
+    /// Every key at every epoch, in order.
+    fn keys(&self) -> Vec<KeyEntry>;
+
+    /// A key's instances in `trust_domain`: its public key, or one fingerprint for each SNARK suite of `suites`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], or what the fingerprint's computation says.
+    fn instances(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        suites: &[Suite],
+    ) -> Result<Vec<Instance>, StoreError>;
+
+    /// Proves the claim that `context` makes about `instance`, a canonical encoding. The context names the same key.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], or what the proof system says.
+    fn prove(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        key: &KeyRef,
+    ) -> Result<Vec<u8>, StoreError>;
+
+    /// Signs a client's message: Ed25519 (RFC 8032), or ECDSA with SHA-256 and low s, as 64 bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::NotASigningKey`], and [`StoreError::ReservedMessage`] for a message
+    /// that begins as the protocol's own do.
+    fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError>;
+}
+
+/// The newest epoch of every key: what is attested and used.
+pub fn current_keys(store: &dyn KeyStore) -> Vec<KeyEntry> {
+    let mut newest = std::collections::BTreeMap::<KeyId, KeyEntry>::new();
+    for entry in store.keys() {
+        let known = newest.get(&entry.key.key).map_or(0, |known| known.key.epoch);
+        if entry.key.epoch >= known {
+            newest.insert(entry.key.key.clone(), entry);
+        }
+    }
+    newest.into_values().collect()
+}

@@ -1,0 +1,343 @@
+//! A key store in one encrypted file.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
+
+use keywitness_circuits::{
+    ClaimContext, HsmId, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Parameters, Suite, TrustDomain,
+    key_knowledge::{Instance, Witness},
+    registry,
+};
+use keywitness_verifier::{
+    channel::{self, AnswerKey},
+    identity::IdentityKey,
+    operation::{self, OperationError, OperationRequest},
+    wire::KeyRef,
+};
+use rand::{RngCore, rngs::OsRng};
+use zeroize::Zeroizing;
+
+use super::{
+    KeyEntry, KeyStore, Membership, PassphraseCost, StoreError, Unlock,
+    content::{Content, StoredKey},
+    file::{self, WriteLock},
+    import, seal,
+    seal::FileKey,
+    sign,
+};
+use crate::memory::LockedBytes;
+
+/// What a store is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// To look and to use keys; works beside a process that writes.
+    Read,
+    /// To change it too; one process at a time.
+    Write,
+}
+
+/// Where a new key goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// A name that the store does not have yet; epoch 1.
+    New,
+    /// The next epoch of a key that is there.
+    Rotate,
+}
+
+/// A software key store: secrets in locked memory, at rest in one encrypted file.
+///
+/// Its keys can be copied to another store of the cluster ([`SoftwareStore::export_to`]), so its attributes call
+/// them extractable. The identity key and the channel key are never copied.
+pub struct SoftwareStore {
+    path: PathBuf,
+    file_key: FileKey,
+    identity: IdentityKey,
+    channel_key: [u8; 32],
+    content: RwLock<Content>,
+    lock: Option<WriteLock>,
+}
+
+impl SoftwareStore {
+    /// Creates a store with a fresh identity and no keys, opened for writing.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] rather than write over a store; [`StoreError::ShortPassphrase`]; what the file system
+    /// says.
+    pub fn create(path: &Path, unlock: &Unlock) -> Result<Self, StoreError> {
+        Self::create_with(path, unlock, PassphraseCost::default())
+    }
+
+    /// As [`SoftwareStore::create`], with a passphrase cost of the caller's.
+    ///
+    /// # Errors
+    /// As [`SoftwareStore::create`].
+    pub fn create_with(path: &Path, unlock: &Unlock, cost: PassphraseCost) -> Result<Self, StoreError> {
+        let lock = WriteLock::take(path)?;
+        if path.try_exists().map_err(StoreError::io(path))? {
+            return Err(StoreError::Exists(path.to_owned()));
+        }
+        let file_key = FileKey::create(unlock, cost)?;
+        let mut identity = Zeroizing::new([0; 32]);
+        OsRng.fill_bytes(&mut *identity);
+        let (channel, _) = channel::generate_key();
+        let content = Content {
+            identity: LockedBytes::new(&*identity),
+            channel: LockedBytes::new(&*channel),
+            membership: None,
+            keys: Vec::new(),
+        };
+        file::replace(path, &file_key.seal(content.encode()?)?)?;
+        Self::assemble(path, file_key, content, Some(lock))
+    }
+
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] for writing beside another writer; [`StoreError::DoesNotOpen`] and its kin.
+    pub fn open(path: &Path, unlock: &Unlock, access: Access) -> Result<Self, StoreError> {
+        let bytes = file::read(path)?;
+        let (lock, bytes) = match access {
+            Access::Read => (None, bytes),
+            // Read again under the lock: the file was there, so that no lock file is left beside nothing.
+            Access::Write => (Some(WriteLock::take(path)?), file::read(path)?),
+        };
+        let (file_key, content) = seal::open(path, &bytes, unlock)?;
+        let unreadable = StoreError::NotAStore { path: path.to_owned(), why: "its content cannot be read" };
+        let content = Content::decode(&content).ok_or(unreadable)?;
+        Self::assemble(path, file_key, content, lock)
+    }
+
+    fn assemble(path: &Path, file_key: FileKey, content: Content, lock: Option<WriteLock>) -> Result<Self, StoreError> {
+        let damaged = || StoreError::NotAStore { path: path.to_owned(), why: "its identity cannot be read" };
+        let identity = content.identity.expose(|seed| {
+            let seed = seed.try_into().map_err(|_| damaged())?;
+            Ok::<_, StoreError>(ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes())
+        })?;
+        let channel_key = content.channel.expose(channel_public).ok_or_else(damaged)?;
+        let identity = IdentityKey::from_bytes(identity)?;
+        Ok(Self { path: path.to_owned(), file_key, identity, channel_key, content: RwLock::new(content), lock })
+    }
+
+    /// Generates a key.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyExists`], [`StoreError::NothingToRotate`], [`StoreError::OtherAlgorithm`],
+    /// [`StoreError::ReadOnly`], or what the file system says; then nothing has changed.
+    pub fn generate(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<KeyEntry, StoreError> {
+        self.place(key, algorithm, KeyOrigin::Generated, placement, &generate(algorithm))
+    }
+
+    /// Brings a key in from outside; `material` is in any form that [`import::read`] reads.
+    ///
+    /// # Errors
+    /// As [`SoftwareStore::generate`] and [`import::read`].
+    pub fn import(
+        &self,
+        key: &KeyId,
+        algorithm: KeyAlgorithm,
+        material: &[u8],
+        placement: Placement,
+    ) -> Result<KeyEntry, StoreError> {
+        self.place(key, algorithm, KeyOrigin::Imported, placement, &import::read(algorithm, material)?)
+    }
+
+    /// Copies a key, in memory only, to another store of the cluster; there it counts as imported. Copying it again
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`]; [`StoreError::KeyDiffers`] where the other store has another key of that name and
+    /// epoch; what the file system says.
+    pub fn export_to(&self, key: &KeyRef, other: &Self) -> Result<KeyEntry, StoreError> {
+        let (attributes, secret) = self.with_key(key, |held| {
+            let attributes = KeyAttributes { origin: KeyOrigin::Imported, ..held.attributes.clone() };
+            (attributes, held.secret.expose(LockedBytes::new))
+        })?;
+        let known = other.with_key(key, |held| {
+            let same = held.secret.expose(|ours| secret.expose(|theirs| same_bytes(ours, theirs)));
+            (same && held.attributes.algorithm == attributes.algorithm).then(|| held.entry())
+        });
+        match known {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(StoreError::KeyDiffers(key.clone())),
+            Err(_) => other.insert(StoredKey { key: key.clone(), attributes, secret }),
+        }
+    }
+
+    fn place(
+        &self,
+        key: &KeyId,
+        algorithm: KeyAlgorithm,
+        origin: KeyOrigin,
+        placement: Placement,
+        secret: &[u8],
+    ) -> Result<KeyEntry, StoreError> {
+        let newest = self.content().keys.iter().filter(|held| held.key.key == *key).map(StoredKey::entry).next_back();
+        let epoch = match (placement, newest) {
+            (Placement::New, None) => 1,
+            (Placement::New, Some(_)) => return Err(StoreError::KeyExists(key.clone())),
+            (Placement::Rotate, None) => return Err(StoreError::NothingToRotate(key.clone())),
+            (Placement::Rotate, Some(newest)) if newest.attributes.algorithm != algorithm => {
+                return Err(StoreError::OtherAlgorithm { key: key.clone(), known: newest.attributes.algorithm });
+            }
+            (Placement::Rotate, Some(newest)) => newest.key.epoch + 1,
+        };
+        let attributes = KeyAttributes { algorithm, origin, extractable: true };
+        let key = KeyRef { key: key.clone(), epoch };
+        self.insert(StoredKey { key, attributes, secret: LockedBytes::new(secret) })
+    }
+
+    fn insert(&self, key: StoredKey) -> Result<KeyEntry, StoreError> {
+        let entry = key.entry();
+        self.change(|content| {
+            let place = content.keys.binary_search_by(|held| held.key.cmp(&entry.key));
+            match place {
+                Ok(_) => Err(StoreError::KeyExists(entry.key.key.clone())),
+                Err(at) => {
+                    content.keys.insert(at, key);
+                    Ok(Box::new(move |content: &mut Content| drop(content.keys.remove(at))) as Undo)
+                }
+            }
+        })?;
+        Ok(entry)
+    }
+
+    /// Changes the content and writes it; where the write fails, the change is undone.
+    fn change(&self, change: impl FnOnce(&mut Content) -> Result<Undo, StoreError>) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            return Err(StoreError::ReadOnly);
+        }
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        let undo = change(&mut content)?;
+        let written = content.encode().and_then(|plain| self.file_key.seal(plain));
+        written.and_then(|sealed| file::replace(&self.path, &sealed)).inspect_err(|_| undo(&mut content))
+    }
+
+    fn content(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_key<R>(&self, key: &KeyRef, use_it: impl FnOnce(&StoredKey) -> R) -> Result<R, StoreError> {
+        let content = self.content();
+        let held = content.keys.iter().find(|held| held.key == *key);
+        held.map(use_it).ok_or_else(|| StoreError::NoSuchKey(key.clone()))
+    }
+
+    /// A key's witness: a wiped copy that lives as long as one computation, so that the store is not held up by it.
+    fn witness(&self, key: &KeyRef) -> Result<Witness, StoreError> {
+        self.with_key(key, |held| held.secret.expose(|secret| Witness::new(held.attributes.algorithm, secret)))?
+            .map_err(StoreError::from)
+    }
+}
+
+/// Takes a change back.
+type Undo = Box<dyn FnOnce(&mut Content)>;
+
+impl KeyStore for SoftwareStore {
+    fn identity(&self) -> IdentityKey {
+        self.identity
+    }
+
+    fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError> {
+        self.content().identity.expose(|seed| sign::ed25519(seed, message))
+    }
+
+    fn channel_key(&self) -> [u8; 32] {
+        self.channel_key
+    }
+
+    fn open_request(
+        &self,
+        trust_domain: &TrustDomain,
+        hsm: &HsmId,
+        sealed: &[u8],
+    ) -> Result<(OperationRequest, AnswerKey), OperationError> {
+        self.content().channel.expose(|secret| {
+            let secret = secret.try_into().map_err(|_| OperationError::Malformed)?;
+            operation::open_request(trust_domain, hsm, secret, sealed)
+        })
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        self.content().membership.clone()
+    }
+
+    fn set_membership(&self, membership: Membership) -> Result<(), StoreError> {
+        self.change(|content| {
+            let before = content.membership.replace(membership);
+            Ok(Box::new(|content: &mut Content| content.membership = before) as Undo)
+        })
+    }
+
+    fn keys(&self) -> Vec<KeyEntry> {
+        self.content().keys.iter().map(StoredKey::entry).collect()
+    }
+
+    fn instances(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        suites: &[Suite],
+    ) -> Result<Vec<Instance>, StoreError> {
+        let witness = self.witness(key)?;
+        if witness.algorithm().symmetric_bits().is_none() {
+            return Ok(vec![witness.instance(trust_domain, Suite::PublicKey)?]);
+        }
+        let snarks = suites.iter().filter(|suite| **suite != Suite::PublicKey);
+        snarks.map(|suite| Ok(witness.instance(trust_domain, *suite)?)).collect()
+    }
+
+    fn prove(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        key: &KeyRef,
+    ) -> Result<Vec<u8>, StoreError> {
+        let claimed = |claim: &keywitness_circuits::KeyClaim| claim.key == key.key && claim.epoch == key.epoch;
+        if !context.keys.iter().all(claimed) {
+            return Err(StoreError::ForeignClaim);
+        }
+        Ok(registry::prove(parameters, context, instance, &self.witness(key)?)?)
+    }
+
+    fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
+        self.with_key(key, |held| held.secret.expose(|secret| sign::sign(held.attributes.algorithm, secret, message)))?
+    }
+}
+
+impl fmt::Debug for SoftwareStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SoftwareStore").field("path", &self.path).field("keys", &self.keys()).finish_non_exhaustive()
+    }
+}
+
+/// Fresh key material: uniform among what the algorithm allows.
+fn generate(algorithm: KeyAlgorithm) -> Zeroizing<Vec<u8>> {
+    let mut secret = Zeroizing::new(vec![0; algorithm.secret_len()]);
+    loop {
+        OsRng.fill_bytes(&mut secret);
+        if let (KeyAlgorithm::Ristretto255, Some(top)) = (algorithm, secret.last_mut()) {
+            // The group order is just above 2^252: half of the numbers below 2^253 are below it.
+            *top &= 0x1f;
+        }
+        if Witness::new(algorithm, &secret).is_ok() {
+            return secret;
+        }
+    }
+}
+
+fn channel_public(secret: &[u8]) -> Option<[u8; 32]> {
+    use hpke::{Deserializable, Kem, Serializable, kem::X25519HkdfSha256};
+    let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(secret).ok()?;
+    Some(X25519HkdfSha256::sk_to_pk(&secret).to_bytes().into())
+}
+
+/// Comparison whose time tells nothing but the lengths.
+fn same_bytes(ours: &[u8], theirs: &[u8]) -> bool {
+    ours.len() == theirs.len()
+        && ours.iter().zip(theirs).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b))) == 0
+}

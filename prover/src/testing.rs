@@ -1,0 +1,47 @@
+//! What the tests of this crate share.
+#![allow(clippy::unwrap_used)]
+
+use std::{path::Path, sync::Arc};
+
+use keywitness_circuits::{ClusterId, HsmId, KeyAlgorithm, KeyId};
+use keywitness_verifier::{identity::Audience, wire::Enrolment};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+use crate::{KeyStore, Membership, PassphraseCost, Placement, SoftwareStore, Unlock};
+
+/// The least that Argon2 takes: tests guess nothing.
+pub(crate) const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 8, passes: 1, lanes: 1 };
+
+pub(crate) fn passphrase(text: &str) -> Unlock {
+    Unlock::Passphrase(Zeroizing::new(text.to_owned()))
+}
+
+pub(crate) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+pub(crate) fn create(path: &Path) -> SoftwareStore {
+    SoftwareStore::create_with(path, &passphrase("correct horse"), CHEAP).unwrap()
+}
+
+pub(crate) fn audience() -> Audience {
+    Audience { trust_domain: name("acme.example"), manager: name("manager-1") }
+}
+
+pub(crate) fn membership() -> Membership {
+    let (hsm, cluster): (HsmId, ClusterId) = (name("hsm-1"), name("cluster-1"));
+    let enrolment = Enrolment { hsm: hsm.clone(), cluster, revision: 3 };
+    Membership { audience: audience(), hsm, enrolment: Some(enrolment) }
+}
+
+/// An enrolled store with one key of every algorithm, each named as its algorithm.
+pub(crate) fn enrolled_store() -> (TempDir, Arc<SoftwareStore>) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = create(&directory.path().join("store"));
+    for algorithm in KeyAlgorithm::ALL {
+        store.generate(&name::<KeyId>(algorithm.name()), algorithm, Placement::New).unwrap();
+    }
+    store.set_membership(membership()).unwrap();
+    (directory, Arc::new(store))
+}
