@@ -2,9 +2,7 @@
 
 use std::sync::OnceLock;
 
-use ark_crypto_primitives::sponge::{
-    constraints::CryptographicSpongeVar, poseidon::constraints::PoseidonSpongeVar,
-};
+use ark_crypto_primitives::sponge::{constraints::CryptographicSpongeVar, poseidon::constraints::PoseidonSpongeVar};
 use ark_ff::{One, UniformRand};
 use ark_groth16::ProvingKey;
 use ark_r1cs_std::{
@@ -139,8 +137,7 @@ pub(super) fn prove_row(
     let mut values = assignment(public, limbs).map_err(refused)?;
     let (r, s) = (Fr::rand(&mut OsRng), Fr::rand(&mut OsRng));
     let inputs = PublicInputs::<Fr>::COUNT + 1;
-    let proof =
-        Snark::create_proof_with_reduction_and_matrices(key, r, s, matrices()?, inputs, CONSTRAINTS, &values);
+    let proof = Snark::create_proof_with_reduction_and_matrices(key, r, s, matrices()?, inputs, CONSTRAINTS, &values);
     values.zeroize();
     proof.map_err(refused)
 }

@@ -1,0 +1,223 @@
+//! `keywitness agent`: an HSM's agent and its channel; also what `up` starts three of.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context;
+use keywitness_circuits::{Digest, HsmId, Parameters, params::Groth16Parameters};
+use keywitness_prover::{
+    Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
+    SystemClock,
+};
+use keywitness_verifier::{client::ManagerClient, wire::secret_digest};
+
+use crate::{Global, connection::Address, data, output, store::StoreArgs};
+
+/// How an agent finds its HSM's place: shared by `agent` and `attest`.
+#[derive(clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    pub(crate) address: Address,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// The HSM's name; needed to enrol
+    #[arg(long)]
+    hsm: Option<HsmId>,
+    /// File with the single-use join token, to enrol; left alone once the HSM is enrolled
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// Groth16 parameter file; DATA/groth16-parameters where there is one
+    #[arg(long, value_name = "FILE")]
+    groth16_parameters: Option<PathBuf>,
+}
+
+impl Place {
+    /// The agent, enrolled.
+    pub(crate) fn agent(
+        &self,
+        global: &Global,
+        store: Arc<SoftwareStore>,
+        config: AgentConfig,
+    ) -> anyhow::Result<Agent> {
+        let client = self.address.client(global)?;
+        let parameters = self.parameters(global)?;
+        let agent = Agent::new(Arc::clone(&store) as Arc<dyn KeyStore>, client, parameters, config)?;
+        let agent = agent.with_observer(narrator(global.json));
+        if !is_enrolled(&*store) {
+            let (Some(hsm), Some(file)) = (&self.hsm, &self.join_token_file) else {
+                anyhow::bail!(
+                    "this store is not enrolled: ask an operator for a join token (keywitness join-token), and give \
+                     --hsm NAME --join-token-file FILE"
+                );
+            };
+            agent.enrol(hsm, &data::read_line(file)?)?;
+        }
+        Ok(agent)
+    }
+
+    fn parameters(&self, global: &Global) -> anyhow::Result<Parameters> {
+        let shared = data::Data(&global.data).parameters();
+        let file = self.groth16_parameters.clone().or_else(|| shared.exists().then_some(shared));
+        let parameters = Parameters::transparent();
+        Ok(match file {
+            Some(file) => parameters.with_groth16(Groth16Parameters::read(&file)?),
+            None => parameters,
+        })
+    }
+}
+
+/// Whether a store's HSM has its place.
+pub(crate) fn is_enrolled(store: &dyn KeyStore) -> bool {
+    store.membership().is_some_and(|membership| membership.enrolment.is_some())
+}
+
+/// Run an HSM's agent: enrol once, then keep its keys attested until stopped.
+///
+/// Each key is attested when the agent starts, and again between half and 70% of its record's life. While the manager is
+/// away the agent backs off; what is revoked it leaves alone. On its channel the HSM signs for the clients whose
+/// credentials you allow, and for nobody else.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Where clients reach this HSM's channel; without it there is none
+    #[arg(long, value_name = "ADDRESS")]
+    channel: Option<SocketAddr>,
+    /// The channel's address as clients see it, where it is not the one above
+    #[arg(long, value_name = "URL", requires = "channel")]
+    channel_url: Option<String>,
+    /// File with the credential of a client that may use this HSM's keys; may be given again
+    #[arg(long = "allow-client-file", value_name = "FILE", requires = "channel")]
+    allow_client_files: Vec<PathBuf>,
+    /// File with a line for each attempt; beside the store when left out
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Go on where the journal left off, rather than attest everything at the start
+    #[arg(long)]
+    resume: bool,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let stop = Stop::new();
+    output::stop_on_signal(&stop)?;
+    let store = Arc::new(args.place.store.open(Access::Write)?);
+    let listener = args.channel.map(listen).transpose()?;
+    let url = match (&args.channel_url, &listener) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Some(listener)) => Some(format!("http://{}", listener.local_addr()?)),
+        (None, None) => None,
+    };
+    let journal = args.journal.clone().unwrap_or_else(|| args.place.store.store.with_extension("journal"));
+    let config = AgentConfig {
+        channel_url: url,
+        journal: Some(journal),
+        attest_at_start: !args.resume,
+        ..AgentConfig::default()
+    };
+    let clients = args.allow_client_files.iter().map(|file| Ok(secret_digest(&data::read_line(file)?)));
+    let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+    let agent = args.place.agent(global, Arc::clone(&store), config)?;
+    let _channel = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
+    Ok(agent.run(&stop)?)
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn serve(
+    agent: &Agent,
+    store: Arc<SoftwareStore>,
+    clients: &[Digest],
+    listener: TcpListener,
+) -> anyhow::Result<ChannelServer> {
+    let channel = Channel::new(store, agent.standing(), Arc::new(SystemClock));
+    clients.iter().for_each(|client| channel.allow(*client));
+    Ok(keywitness_prover::serve(Arc::new(channel), listener)?)
+}
+
+/// Says on standard error what an agent does.
+fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync> {
+    let duration = |at: &keywitness_circuits::Timestamp| output::duration(at.since(data::now()));
+    Arc::new(move |event| match event {
+        _ if quiet => {}
+        AgentEvent::Enrolled(enrolment) => eprintln!("enrolled as {} in cluster {}", enrolment.hsm, enrolment.cluster),
+        AgentEvent::Announced(url) => eprintln!("channel at {url}"),
+        AgentEvent::Attesting { .. } => {}
+        AgentEvent::Attested { record, .. } => {
+            eprintln!("attested {} under {} for {}", record.key.key, record.statement, duration(&record.expires_at));
+        }
+        AgentEvent::Failed { key, kind, error, .. } => eprintln!("not attested: {} under {kind}: {error}", key.key),
+        AgentEvent::ManagerAway { error, retry_at } => {
+            eprintln!("the manager is away ({error}); trying again in {}", duration(retry_at));
+        }
+    })
+}
+
+/// What an HSM needs to run within this process.
+pub(crate) struct Launch<'a> {
+    /// Its name.
+    pub(crate) name: HsmId,
+    /// Where its journal goes.
+    pub(crate) directory: &'a Path,
+    /// Its keys.
+    pub(crate) store: SoftwareStore,
+    /// Its manager.
+    pub(crate) client: ManagerClient,
+    /// What it proves with.
+    pub(crate) parameters: Parameters,
+    /// What it enrols with, unless it is enrolled.
+    pub(crate) join_token: Option<String>,
+    /// Who may use its keys.
+    pub(crate) clients: &'a [Digest],
+}
+
+/// A running HSM: agent and channel in threads of this process.
+pub(crate) struct Hsm {
+    agent: JoinHandle<Result<(), AgentError>>,
+    channel: ChannelServer,
+}
+
+impl Launch<'_> {
+    /// Enrols the HSM where that is needed, and starts it.
+    pub(crate) fn start(self, stop: &Stop) -> anyhow::Result<Hsm> {
+        let store = Arc::new(self.store);
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let config = AgentConfig {
+            channel_url: Some(format!("http://{}", listener.local_addr()?)),
+            journal: Some(self.directory.join("journal")),
+            ..AgentConfig::default()
+        };
+        let agent = Agent::new(Arc::clone(&store) as Arc<dyn KeyStore>, self.client, self.parameters, config)?;
+        if let Some(join_token) = &self.join_token {
+            agent.enrol(&self.name, join_token)?;
+        }
+        let channel = serve(&agent, store, self.clients, listener)?;
+        let stop = stop.clone();
+        let agent = std::thread::Builder::new().name(self.name.to_string()).spawn(move || agent.run(&stop))?;
+        Ok(Hsm { agent, channel })
+    }
+}
+
+impl Hsm {
+    /// Waits for the agent, which its stop flag has ended, and stops the channel.
+    pub(crate) fn finish(self) -> anyhow::Result<()> {
+        self.channel.stop()?;
+        self.agent.join().map_err(|_| anyhow::anyhow!("an agent's thread panicked"))??;
+        Ok(())
+    }
+
+    /// Whether the agent's thread has ended by itself, which it does only where it cannot begin.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.agent.is_finished()
+    }
+}
+
+/// How often a waiting loop looks.
+pub(crate) const TICK: Duration = Duration::from_millis(250);

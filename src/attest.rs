@@ -1,0 +1,51 @@
+//! `keywitness attest`: attest keys once, now.
+
+use std::{path::PathBuf, sync::Arc};
+
+use keywitness_circuits::KeyId;
+use keywitness_prover::{Access, AgentConfig};
+
+use crate::{Global, agent::Place, output};
+
+/// Attest keys once, now, and exit.
+///
+/// For scripts and for trying things out; `keywitness agent` keeps keys attested. Ends with exit code 1 if any key was
+/// refused.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Only this key; may be given again
+    #[arg(long = "key")]
+    keys: Vec<KeyId>,
+    /// File with a line for each attempt
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let store = Arc::new(args.place.store.open(Access::Write)?);
+    let config = AgentConfig { journal: args.journal.clone(), ..AgentConfig::default() };
+    let agent = args.place.agent(global, store, config)?;
+    let wanted = |key: &KeyId| args.keys.is_empty() || args.keys.contains(key);
+    let spinner = output::spinner(global.json, "attesting");
+    let reports = agent.attest_once(|entry, _| wanted(&entry.key.key))?;
+    spinner.finish_and_clear();
+    let refused = reports.iter().filter(|report| report.result.is_err()).count();
+    if global.json {
+        let documents: Vec<_> = reports
+            .iter()
+            .map(|report| {
+                serde_json::json!({ "key": report.key, "statement": report.kind, "record": report.result.as_ref().ok(),
+                    "error": report.result.as_ref().err().map(ToString::to_string) })
+            })
+            .collect();
+        output::json(&documents)?;
+    }
+    match (reports.len(), refused) {
+        (0, _) => Err(output::No("the store holds no such key".to_owned()).into()),
+        (_, 0) => Ok(()),
+        (all, refused) => Err(output::No(format!("{refused} of {all} attestations failed")).into()),
+    }
+}

@@ -1,0 +1,61 @@
+//! How a subcommand reaches the manager, and as whom.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use keywitness_verifier::client::ManagerClient;
+
+use crate::{Global, data};
+
+/// Where the manager is.
+#[derive(clap::Args)]
+pub(crate) struct Address {
+    /// The manager's address; that of the manager on this data directory when left out
+    #[arg(long, value_name = "URL", env = "KEYWITNESS_MANAGER")]
+    manager: Option<String>,
+}
+
+/// Where the manager is, and who asks.
+#[derive(clap::Args)]
+pub(crate) struct Connection {
+    #[command(flatten)]
+    address: Address,
+    /// File with the bearer credential; the one that `keywitness up` made when left out
+    #[arg(long, value_name = "FILE", env = "KEYWITNESS_CREDENTIAL_FILE")]
+    credential_file: Option<PathBuf>,
+}
+
+impl Address {
+    /// The manager, with no credential.
+    pub(crate) fn client(&self, global: &Global) -> anyhow::Result<ManagerClient> {
+        let address = match &self.manager {
+            Some(address) => address.clone(),
+            None => data::read_line(&data::Data(&global.data).manager_address())
+                .context("no manager is known here: give --manager URL, or run `keywitness up` first")?,
+        };
+        Ok(ManagerClient::new(&address)?)
+    }
+}
+
+impl Connection {
+    /// The manager, as an operator.
+    pub(crate) fn operator(&self, global: &Global) -> anyhow::Result<ManagerClient> {
+        let secret = self.secret(data::Data(&global.data).operator_credential())?;
+        Ok(self.address.client(global)?.with_credential(secret))
+    }
+
+    /// The manager, as a client.
+    pub(crate) fn client(&self, global: &Global) -> anyhow::Result<ManagerClient> {
+        Ok(self.address.client(global)?.with_credential(self.client_secret(global)?))
+    }
+
+    /// The client's credential.
+    pub(crate) fn client_secret(&self, global: &Global) -> anyhow::Result<String> {
+        self.secret(data::Data(&global.data).client_credential())
+    }
+
+    fn secret(&self, default: PathBuf) -> anyhow::Result<String> {
+        let path = self.credential_file.clone().unwrap_or(default);
+        data::read_line(&path).context("no credential: give --credential-file FILE")
+    }
+}

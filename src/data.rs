@@ -1,0 +1,86 @@
+//! The data directory: where things are, and how small secret files are written and read.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::Context;
+use keywitness_circuits::Timestamp;
+
+/// The data directory's layout.
+pub(crate) struct Data<'a>(pub(crate) &'a Path);
+
+impl Data<'_> {
+    pub(crate) fn parameters(&self) -> PathBuf {
+        self.0.join("groth16-parameters")
+    }
+    pub(crate) fn manager(&self) -> PathBuf {
+        self.0.join("manager")
+    }
+    pub(crate) fn operator_credential(&self) -> PathBuf {
+        self.manager().join("operator.credential")
+    }
+    pub(crate) fn client_credential(&self) -> PathBuf {
+        self.0.join("client.credential")
+    }
+    pub(crate) fn viewer_credential(&self) -> PathBuf {
+        self.0.join("viewer.credential")
+    }
+    pub(crate) fn manager_address(&self) -> PathBuf {
+        self.0.join("manager.address")
+    }
+    pub(crate) fn hsm(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+    pub(crate) fn manager_lock(&self) -> PathBuf {
+        self.0.join("manager.lock")
+    }
+}
+
+/// Makes a directory that only its owner can enter.
+pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Holds a lock file until dropped, or the process ends: one manager to a data directory.
+pub(crate) fn lock(path: &Path) -> anyhow::Result<fs::File> {
+    let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => anyhow::bail!("a manager is already running on this data directory ({} is locked)", path.display()),
+    }
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let write = || -> std::io::Result<()> {
+        let temporary = path.with_extension("new");
+        let _ = fs::remove_file(&temporary);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a one-line file.
+pub(crate) fn read_line(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// This machine's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |duration| duration.as_secs()))
+}

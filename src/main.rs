@@ -1,0 +1,113 @@
+//! The program `keywitness`: one file for each subcommand, and nothing that a library should do.
+
+mod agent;
+mod attest;
+mod connection;
+mod data;
+mod invite;
+mod key;
+mod manager;
+mod output;
+mod revoke;
+mod sign;
+mod status;
+mod store;
+mod token;
+mod up;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Zero-knowledge attestation of the keys that HSMs hold.
+///
+/// HSMs of a cluster copy keys among themselves. Keywitness lets each of them prove, again and again,
+/// that it knows the keys it says it holds, without showing one. A manager checks the proofs, keeps
+/// records with a time to live, and hands out tokens that anyone checks offline.
+///
+/// Begin with `keywitness up`: a manager and three HSMs on this machine, with keys that attest.
+#[derive(Parser)]
+#[command(name = "keywitness", version, max_term_width = 100, after_long_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, and the answer is yes
+  1  the answer is no: refused, not attested, does not verify
+  2  the command line is wrong
+  3  nobody answered at the address
+  4  something on this machine failed: a file, a key store, a port
+
+Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_PASSPHRASE, KEYWITNESS_LOG (such as info or debug).";
+
+/// What every subcommand understands.
+#[derive(clap::Args)]
+struct Global {
+    /// Print JSON for scripts instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where this machine's Keywitness keeps its files
+    #[arg(long, global = true, value_name = "DIR", env = "KEYWITNESS_DATA", default_value = "keywitness-data")]
+    data: std::path::PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a manager and a cluster of three HSMs here, and watch their keys attest
+    Up(up::Args),
+    /// Run a manager: it checks proofs, keeps records, issues tokens
+    Manager(manager::Args),
+    /// Invite an HSM: make a single-use join token (operator)
+    JoinToken(invite::JoinTokenArgs),
+    /// Make a credential for a client, a viewer or another operator (operator)
+    Credential(invite::CredentialArgs),
+    /// Run an HSM's agent: enrol once, then keep its keys attested
+    Agent(agent::Args),
+    /// Generate, import or list the keys of a key store
+    Key(key::Args),
+    /// Attest keys once, now, and exit
+    Attest(attest::Args),
+    /// Show which HSM has proven which key, and whether that still holds
+    Status(status::Args),
+    /// Ask for a verification token for a key (client)
+    Token(token::Args),
+    /// Have an attested HSM sign a message, over the channel that its token names (client)
+    Sign(sign::Args),
+    /// Revoke a key or an HSM (operator)
+    Revoke(revoke::Args),
+    /// Check a token or an envelope offline
+    Verify(verify::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::init_logging(cli.global.json);
+    let global = &cli.global;
+    if let Err(error) = keywitness_prover::memory::harden_process() {
+        tracing::warn!(%error, "this process may leave core dumps, or be looked into by others of its user");
+    }
+    let result = match &cli.command {
+        Command::Up(args) => up::run(global, args),
+        Command::Manager(args) => manager::run(global, args),
+        Command::JoinToken(args) => invite::join_token(global, args),
+        Command::Credential(args) => invite::credential(global, args),
+        Command::Agent(args) => agent::run(global, args),
+        Command::Key(args) => key::run(global, args),
+        Command::Attest(args) => attest::run(global, args),
+        Command::Status(args) => status::run(global, args),
+        Command::Token(args) => token::run(global, args),
+        Command::Sign(args) => sign::run(global, args),
+        Command::Revoke(args) => revoke::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::fail(global.json, &error),
+    }
+}

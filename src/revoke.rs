@@ -1,0 +1,48 @@
+//! `keywitness revoke`: revoke a key or an HSM.
+
+use keywitness_circuits::{ClusterId, HsmId, KeyId};
+use keywitness_verifier::wire::{RevocationTarget, RevokeRequest};
+
+use crate::{Global, connection::Connection, output};
+
+/// Revoke a key or an HSM, for good.
+///
+/// From then on no token is issued for it and no proof of it is accepted. A token that was issued before
+/// stays good until it expires, five minutes at most by default.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["hsm", "key"]))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    /// Revoke this HSM, with every key that it attests
+    #[arg(long)]
+    hsm: Option<HsmId>,
+    /// Revoke this key, in every HSM of its cluster
+    #[arg(long, requires = "cluster")]
+    key: Option<KeyId>,
+    /// The key's cluster
+    #[arg(long, conflicts_with = "hsm")]
+    cluster: Option<ClusterId>,
+    /// Why; recorded, and shown to whoever is refused
+    #[arg(long, allow_hyphen_values = true)]
+    reason: String,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let target = match (&args.hsm, &args.key, &args.cluster) {
+        (Some(hsm), None, None) => RevocationTarget::Hsm(hsm.clone()),
+        (None, Some(key), Some(cluster)) => RevocationTarget::Key { cluster: cluster.clone(), key: key.clone() },
+        _ => anyhow::bail!("give --hsm HSM, or --cluster CLUSTER --key KEY"),
+    };
+    let request = RevokeRequest { target, reason: args.reason.clone() };
+    let revocation = args.connection.operator(global)?.revoke(&request)?;
+    if global.json {
+        return output::json(&revocation);
+    }
+    match &revocation.target {
+        RevocationTarget::Hsm(hsm) => println!("revoked HSM {hsm}: {}", revocation.reason),
+        RevocationTarget::Key { cluster, key } => println!("revoked key {key} of {cluster}: {}", revocation.reason),
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! `keywitness status`: who has proven what.
+
+use keywitness_circuits::{ClusterId, HsmId, KeyId};
+use keywitness_verifier::wire::{KeyQuery, RevocationTarget};
+
+use crate::{Global, connection::Connection, output};
+
+/// Show which HSM has proven which key, and whether that still holds.
+///
+/// With --key, answers for that key alone, and ends with exit code 1 unless it is attested.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    /// Only this key
+    #[arg(long)]
+    key: Option<KeyId>,
+    /// The key's cluster
+    #[arg(long, requires = "key")]
+    cluster: Option<ClusterId>,
+    /// Only in this HSM
+    #[arg(long, requires = "key")]
+    hsm: Option<HsmId>,
+    /// Oldest proof that counts, such as 5m
+    #[arg(long, requires = "key", value_name = "DURATION")]
+    max_age: Option<humantime::Duration>,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    match &args.key {
+        None => everything(global, args),
+        Some(key) => one_key(global, args, key),
+    }
+}
+
+fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let status = args.connection.client(global)?.status()?;
+    if global.json {
+        return output::json(&status);
+    }
+    println!("{}", output::status_table(&status.keys, status.now));
+    for revocation in &status.revocations {
+        let what = match &revocation.target {
+            RevocationTarget::Hsm(hsm) => format!("HSM {hsm}"),
+            RevocationTarget::Key { cluster, key } => format!("key {key} of {cluster}"),
+        };
+        println!("revoked: {what}, {} ago: {}", output::duration(status.now.since(revocation.at)), revocation.reason);
+    }
+    println!("{} events, {} of them fraud alerts", status.events, status.alerts);
+    Ok(())
+}
+
+fn one_key(global: &Global, args: &Args, key: &KeyId) -> anyhow::Result<()> {
+    let query = KeyQuery {
+        key: key.clone(),
+        cluster: args.cluster.clone(),
+        hsm: args.hsm.clone(),
+        max_age: args.max_age.map(|age| age.as_secs()),
+    };
+    let status = args.connection.client(global)?.attested(&query)?;
+    if global.json {
+        output::json(&status)?;
+    } else {
+        println!("{}", output::status_table(&status.hsms, crate::data::now()));
+    }
+    if status.attested { Ok(()) } else { Err(output::No(format!("{key} is not attested")).into()) }
+}

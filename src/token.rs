@@ -1,0 +1,101 @@
+//! `keywitness token`: ask for a verification token.
+
+use keywitness_circuits::{ClusterId, HsmId, KeyId, Nonce};
+use keywitness_verifier::{
+    client::ManagerClient,
+    token::{self, Expected, VerifiedToken},
+    wire::{KeyQuery, TokenRequest, TokenResponse},
+};
+
+use crate::{Global, connection::Connection, data, output};
+
+/// Which key, in which HSM, how fresh.
+#[derive(clap::Args)]
+pub(crate) struct KeyArgs {
+    /// The key's name
+    #[arg(long)]
+    pub(crate) key: KeyId,
+    /// Its cluster, where several have a key of that name
+    #[arg(long)]
+    cluster: Option<ClusterId>,
+    /// Only this HSM; the one that proved last when left out
+    #[arg(long)]
+    hsm: Option<HsmId>,
+    /// Oldest proof that counts, such as 5m
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<humantime::Duration>,
+}
+
+impl KeyArgs {
+    pub(crate) fn query(&self) -> KeyQuery {
+        KeyQuery {
+            key: self.key.clone(),
+            cluster: self.cluster.clone(),
+            hsm: self.hsm.clone(),
+            max_age: self.max_age.map(|age| age.as_secs()),
+        }
+    }
+}
+
+/// Ask for a verification token, check it, and print it.
+///
+/// The token (an EAT attestation result in a JWT) says which HSM proved the key, under which statement,
+/// when, and until when. Whoever gets it checks it offline: `keywitness verify token`, or any JWT library with
+/// the manager's /.well-known/jwks.json.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Who will check the token
+    #[arg(long, default_value = "keywitness-cli")]
+    audience: String,
+    /// Nonce of whoever will check it (32 bytes, base64url); a fresh one when left out
+    #[arg(long, allow_hyphen_values = true)]
+    nonce: Option<Nonce>,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let client = args.connection.client(global)?;
+    let nonce = args.nonce.unwrap_or_else(Nonce::random);
+    let (response, verified) = fetch(&client, args.key.query(), &args.audience, nonce)?;
+    if global.json {
+        let claims = verified.claims();
+        return output::json(&serde_json::json!({ "token": response.token, "claims": claims, "nonce": nonce,
+            "hsm": response.hsm, "expires_at": response.expires_at, "channel_url": response.channel_url }));
+    }
+    println!("{}", response.token);
+    describe(&verified);
+    Ok(())
+}
+
+/// Asks for a token and checks it, as any relying party would.
+pub(crate) fn fetch(
+    client: &ManagerClient,
+    query: KeyQuery,
+    audience: &str,
+    nonce: Nonce,
+) -> anyhow::Result<(TokenResponse, VerifiedToken)> {
+    let trust_domain = client.trust_domain()?.trust_domain;
+    let response = client.token(&TokenRequest { query, audience: audience.to_owned(), nonce })?;
+    let expected = Expected { trust_domain: &trust_domain, audience, nonce: Some(&nonce) };
+    let verified = token::verify(&response.token, &client.jwks()?, &expected, data::now())?;
+    Ok((response, verified))
+}
+
+/// Says on standard error what a token says.
+pub(crate) fn describe(token: &VerifiedToken) {
+    let attestation = &token.appraisal().attestation;
+    let left = output::duration(token.claims().exp.since(data::now()));
+    eprintln!(
+        "\n{} in {} (cluster {}), trust domain {}; good for {left}",
+        attestation.key.key, attestation.hsm, attestation.cluster, attestation.trust_domain
+    );
+    for statement in &attestation.statements {
+        let age = output::duration(data::now().since(statement.proven_at));
+        eprintln!("  proven {age} ago under {}, fingerprint {}", statement.kind, statement.fingerprint.bytes);
+    }
+    eprintln!("  residence: {} (a proof shows access to the key, not where it lives)", attestation.residence);
+}

@@ -1,0 +1,359 @@
+//! `keywitness up`: a manager and a cluster of three HSMs on this machine, with keys that attest.
+
+use std::{
+    io::IsTerminal,
+    net::TcpListener,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use data_encoding::BASE64URL_NOPAD;
+use indicatif::{ProgressBar, ProgressStyle};
+use keywitness_circuits::{KeyAlgorithm, Parameters, Timestamp};
+use keywitness_manager::{Config, Manager, SystemClock, http};
+use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
+use keywitness_verifier::{
+    client::ManagerClient,
+    wire::{
+        AttestationState, CredentialRequest, HsmKeyStatus, JoinTokenRequest, KeyQuery, Role, Status, secret_digest,
+    },
+};
+
+use crate::{
+    Global,
+    agent::{Hsm, Launch, TICK, is_enrolled},
+    data, manager, output,
+    sign::{self, Signed},
+};
+
+/// The HSMs of the cluster.
+const HSMS: [&str; 3] = ["hsm-1", "hsm-2", "hsm-3"];
+
+/// The cluster.
+const CLUSTER: &str = "payments";
+
+/// The keys that the cluster shares.
+const KEYS: [(&str, KeyAlgorithm); 5] = [
+    ("signing-1", KeyAlgorithm::Ed25519),
+    ("tls-1", KeyAlgorithm::P256),
+    ("wallet-1", KeyAlgorithm::Secp256k1),
+    ("storage-1", KeyAlgorithm::Aes256),
+    ("storage-2", KeyAlgorithm::Aes256),
+];
+
+/// How long all keys may take to attest, in seconds.
+const PATIENCE: u64 = 120;
+
+/// Start a manager and a cluster of three HSMs here, and watch their keys attest.
+///
+/// The HSMs are software key stores. Each holds an Ed25519, a P-256, a secp256k1 and two AES-256 keys, which the cluster
+/// shares, and proves each of them: EdDSA, Schnorr over merlin, halo2 and Groth16 all occur. Then a client asks for a
+/// token, requests a signature from the attested HSM over the channel that the token names, and checks it.
+///
+/// Everything is kept in the data directory: stop with Ctrl-C, start again, and the records are still there.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// Exit as soon as all keys have attested and the operation succeeded
+    #[arg(long)]
+    once: bool,
+    /// The manager's port on loopback; another one is taken where it is in use, and 0 takes any
+    #[arg(long, default_value_t = 8470)]
+    port: u16,
+    /// How long a record lasts
+    #[arg(long, default_value = "10m", value_name = "DURATION")]
+    record_ttl: humantime::Duration,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let stop = Stop::new();
+    output::stop_on_signal(&stop)?;
+    data::make_dir(&global.data)?;
+    let paths = data::Data(&global.data);
+    let _lock = data::lock(&paths.manager_lock())?;
+
+    let parameters = Parameters::transparent().with_groth16(manager::groth16(global, None)?);
+    let started = Instant::now();
+    let server = start_manager(&paths, args, parameters.clone())?;
+    let address = format!("http://{}", server.address());
+    data::write_private(&paths.manager_address(), &address)?;
+    let people = People::new(&paths, &ManagerClient::new(&address)?)?;
+    let hsms = start_hsms(&paths, &people, &parameters, &stop)?;
+    if !global.json {
+        println!("manager of {} at {address}, {} HSMs in cluster {CLUSTER}", Cluster::TRUST_DOMAIN, hsms.len());
+        println!("look at {address}/#{}", people.viewer_secret);
+    }
+
+    let result = show(global, args, &people, &hsms, started, &stop);
+    stop.stop();
+    for hsm in hsms {
+        hsm.finish()?;
+    }
+    server.stop()?;
+    result
+}
+
+/// Names that the demonstration uses.
+struct Cluster;
+
+impl Cluster {
+    const TRUST_DOMAIN: &'static str = "acme.example";
+    const MANAGER: &'static str = "manager-1";
+}
+
+fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) -> anyhow::Result<http::Server> {
+    let config = Config {
+        record_ttl: args.record_ttl.as_secs(),
+        ..Config::new(paths.manager(), Cluster::TRUST_DOMAIN.parse()?, Cluster::MANAGER.parse()?)
+    };
+    let listener = match TcpListener::bind(("127.0.0.1", args.port)) {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            eprintln!("port {} is in use; taking another", args.port);
+            TcpListener::bind(("127.0.0.1", 0)).context("no port of loopback is free")?
+        }
+        Err(error) => return Err(error).context(format!("cannot listen on port {}", args.port)),
+    };
+    let manager = Manager::open(config, parameters, Arc::new(SystemClock))?;
+    Ok(http::serve(Arc::new(manager), listener)?)
+}
+
+/// Who asks the manager for what. Their credentials are kept in the data directory.
+struct People {
+    operator: ManagerClient,
+    client: ManagerClient,
+    viewer: ManagerClient,
+    client_secret: String,
+    viewer_secret: String,
+}
+
+impl People {
+    fn new(paths: &data::Data<'_>, anyone: &ManagerClient) -> anyhow::Result<Self> {
+        let operator = anyone.clone().with_credential(data::read_line(&paths.operator_credential())?);
+        let credential = |path: &Path, role: Role| -> anyhow::Result<String> {
+            if !path.exists() {
+                let request = CredentialRequest { name: format!("up's {role}"), role };
+                data::write_private(path, &operator.credential(&request)?.secret)?;
+            }
+            data::read_line(path)
+        };
+        let client_secret = credential(&paths.client_credential(), Role::Client)?;
+        let viewer_secret = credential(&paths.viewer_credential(), Role::Viewer)?;
+        Ok(Self {
+            client: anyone.clone().with_credential(&client_secret),
+            viewer: anyone.clone().with_credential(&viewer_secret),
+            operator,
+            client_secret,
+            viewer_secret,
+        })
+    }
+}
+
+fn start_hsms(
+    paths: &data::Data<'_>,
+    people: &People,
+    parameters: &Parameters,
+    stop: &Stop,
+) -> anyhow::Result<Vec<Hsm>> {
+    let stores = HSMS.into_iter().map(|name| open_store(paths, name)).collect::<anyhow::Result<Vec<_>>>()?;
+    share_keys(&stores)?;
+    let mut hsms = Vec::with_capacity(stores.len());
+    for (name, store) in HSMS.into_iter().zip(stores) {
+        let join_token = if is_enrolled(&store) {
+            None
+        } else {
+            let hsm = Some(name.parse()?);
+            let request = JoinTokenRequest { cluster: CLUSTER.parse()?, hsm, valid_for: PATIENCE };
+            Some(people.operator.join_token(&request)?.secret)
+        };
+        let launch = Launch {
+            name: name.parse()?,
+            directory: &paths.hsm(name),
+            store,
+            client: ManagerClient::new(people.operator.base())?,
+            parameters: parameters.clone(),
+            join_token,
+            clients: &[secret_digest(&people.client_secret)],
+        };
+        hsms.push(launch.start(stop)?);
+    }
+    Ok(hsms)
+}
+
+fn open_store(paths: &data::Data<'_>, name: &str) -> anyhow::Result<SoftwareStore> {
+    let directory = paths.hsm(name);
+    data::make_dir(&directory)?;
+    let (file, key) = (directory.join("store"), directory.join("store.key"));
+    if !key.exists() {
+        create_key_file(&key)?;
+    }
+    let unlock = Unlock::KeyFile(key);
+    if file.exists() {
+        Ok(SoftwareStore::open(&file, &unlock, Access::Write)?)
+    } else {
+        Ok(SoftwareStore::create(&file, &unlock)?)
+    }
+}
+
+/// Has the first HSM generate what is missing, and copies it to the others: this is what clusters do.
+fn share_keys(stores: &[SoftwareStore]) -> anyhow::Result<()> {
+    let Some((first, others)) = stores.split_first() else { return Ok(()) };
+    for (name, algorithm) in KEYS {
+        let name = name.parse()?;
+        if !first.keys().iter().any(|entry| entry.key.key == name) {
+            first.generate(&name, algorithm, Placement::New)?;
+        }
+    }
+    for entry in first.keys() {
+        for other in others {
+            first.export_to(&entry.key, other)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every key is attested, has the client ask for an operation, and then shows the table until stopped.
+fn show(
+    global: &Global,
+    args: &Args,
+    people: &People,
+    hsms: &[Hsm],
+    started: Instant,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let screen = Screen::new(global.json);
+    let Some(status) = until_attested(people, hsms, &screen, started, stop)? else { return Ok(()) };
+    let elapsed = started.elapsed();
+    let query = KeyQuery { key: KEYS[0].0.parse()?, cluster: None, hsm: None, max_age: None };
+    let message = format!("the first operation of {}", Cluster::TRUST_DOMAIN);
+    let signed = match attested(&status, KEYS[0].0) {
+        true => Some(sign::sign(&people.client, &people.client_secret, query, message.as_bytes())?),
+        false => None,
+    };
+    screen.clear();
+    if global.json {
+        report(&status, people, &message, signed.as_ref())?;
+    } else {
+        println!("{}", output::status_table(&status.keys, status.now));
+        println!("every key attested {elapsed:.1?} after the start");
+        if let Some(signed) = &signed {
+            tell(&message, signed);
+        }
+        next_steps(global, args);
+    }
+    while !args.once && !stop.wait(TICK) {
+        if let Ok(status) = people.viewer.status() {
+            screen.draw(&status);
+        }
+    }
+    screen.clear();
+    Ok(())
+}
+
+/// The live table, where a person watches.
+struct Screen(ProgressBar);
+
+impl Screen {
+    fn new(quiet: bool) -> Self {
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is valid"));
+        Self(bar)
+    }
+
+    fn draw(&self, status: &Status) {
+        if !self.0.is_hidden() {
+            self.0.set_message(format!("{}\nCtrl-C stops", output::status_table(&status.keys, status.now)));
+            self.0.tick();
+        }
+    }
+
+    fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Whether some HSM attests the key now.
+fn attested(status: &Status, key: &str) -> bool {
+    status.keys.iter().any(|held| held.key.key.as_str() == key && held.state == AttestationState::Attested)
+}
+
+/// The status once every key in every HSM is attested, by proofs of this run, or is revoked; none where `stop` was raised.
+fn until_attested(
+    people: &People,
+    hsms: &[Hsm],
+    screen: &Screen,
+    started: Instant,
+    stop: &Stop,
+) -> anyhow::Result<Option<Status>> {
+    let begun = Timestamp(data::now().0.saturating_sub(started.elapsed().as_secs()));
+    let mut first = None;
+    while !stop.wait(Duration::from_millis(100)) {
+        let status = people.viewer.status()?;
+        let fresh = |at: Option<Timestamp>| at.is_some_and(|at| at >= begun);
+        let done = |held: &HsmKeyStatus| match held.state {
+            AttestationState::Revoked => true,
+            AttestationState::Attested => held.statements.iter().all(|statement| fresh(statement.proven_at)),
+            _ => false,
+        };
+        if first.is_none() && status.keys.iter().flat_map(|held| &held.statements).any(|one| fresh(one.proven_at)) {
+            first = Some(started.elapsed());
+            tracing::info!(elapsed = ?started.elapsed(), "the first key is attested");
+        }
+        screen.draw(&status);
+        if status.keys.len() >= HSMS.len() * KEYS.len() && status.keys.iter().all(done) {
+            return Ok(Some(status));
+        }
+        if hsms.iter().any(Hsm::has_ended) {
+            anyhow::bail!("an HSM's agent could not begin; KEYWITNESS_LOG=info shows why");
+        }
+        if started.elapsed() > Duration::from_secs(PATIENCE) {
+            println!("{}", output::status_table(&status.keys, status.now));
+            return Err(output::No(format!("not every key attested within {}", output::duration(PATIENCE))).into());
+        }
+    }
+    Ok(None)
+}
+
+fn report(status: &Status, people: &People, message: &str, signed: Option<&Signed>) -> anyhow::Result<()> {
+    let operation = signed.map(|signed| {
+        serde_json::json!({ "hsm": signed.token.appraisal().attestation.hsm, "message": message,
+            "signature": BASE64URL_NOPAD.encode(&signed.signature) })
+    });
+    let address = people.operator.base();
+    output::json(&serde_json::json!({ "address": address, "status": status, "operation": operation }))
+}
+
+fn tell(message: &str, signed: &Signed) {
+    let attestation = &signed.token.appraisal().attestation;
+    let signature = BASE64URL_NOPAD.encode(&signed.signature);
+    println!(
+        "\na client asked for a token for {} and checked it offline: {} proved the key {} ago",
+        attestation.key.key,
+        attestation.hsm,
+        output::duration(attestation.statements.first().map_or(0, |one| data::now().since(one.proven_at))),
+    );
+    println!("it then had {} sign {message:?} over the channel that the token names,", attestation.hsm);
+    println!("and checked the signature under the attested key:\n  {signature}");
+}
+
+fn next_steps(global: &Global, args: &Args) {
+    let data = match global.data.to_str() {
+        Some("keywitness-data") | None => String::new(),
+        Some(data) => format!("--data {data} "),
+    };
+    println!("\nTry next{}:", if args.once { ", with `up` running" } else { ", in another terminal" });
+    for command in [
+        "token --key signing-1                  # a verification token, checked",
+        "sign --key signing-1 --message hello   # an operation from the attested HSM",
+        "revoke --cluster payments --key signing-1 --reason \"try it\"",
+        "token --key signing-1                  # refused",
+        "status",
+    ] {
+        println!("  cargo run --release -- {data}{command}");
+    }
+}

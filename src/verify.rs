@@ -1,0 +1,113 @@
+//! `keywitness verify`: check a token or an envelope offline.
+
+use std::{io::Read, path::PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use keywitness_circuits::{
+    Digest, Envelope, Nonce, Parameters, TrustDomain, codec::Canonical, params::Groth16Parameters,
+};
+use keywitness_verifier::{
+    envelope,
+    identity::IdentityKey,
+    token::{self, Expected},
+};
+
+use crate::{Global, data, output};
+
+/// Check a token or an envelope offline: nobody is asked, nothing is trusted but what you give.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Check a verification token against a manager's key set
+    Token(TokenArgs),
+    /// Check an envelope's identity signature and proof
+    Envelope(EnvelopeArgs),
+}
+
+#[derive(clap::Args)]
+struct TokenArgs {
+    /// File with the token, or - for standard input
+    file: PathBuf,
+    /// File with the manager's key set (/.well-known/jwks.json)
+    #[arg(long, value_name = "FILE")]
+    jwks: PathBuf,
+    /// The trust domain that the key set belongs to
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// Your own name, as the token's audience
+    #[arg(long, default_value = "keywitness-cli")]
+    audience: String,
+    /// The nonce that you sent; without it a token that was issued earlier passes too
+    #[arg(long, allow_hyphen_values = true)]
+    nonce: Option<Nonce>,
+}
+
+#[derive(clap::Args)]
+struct EnvelopeArgs {
+    /// File with the envelope's bytes, or - for standard input
+    file: PathBuf,
+    /// The HSM's public identity key, as enrolled: 64 hexadecimal digits
+    #[arg(long)]
+    identity_key: Digest,
+    /// Groth16 parameter file, where the proof is of that suite
+    #[arg(long, value_name = "FILE")]
+    groth16_parameters: Option<PathBuf>,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    match &args.what {
+        What::Token(args) => check_token(global, args),
+        What::Envelope(args) => check_envelope(global, args),
+    }
+}
+
+fn check_token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
+    let text = String::from_utf8(read(&args.file)?).context("the token is not text")?;
+    let jwks = read(&args.jwks)?;
+    let keys = serde_json::from_slice(&jwks).with_context(|| format!("{} is no key set", args.jwks.display()))?;
+    let expected = Expected { trust_domain: &args.trust_domain, audience: &args.audience, nonce: args.nonce.as_ref() };
+    let verified = token::verify(text.trim(), &keys, &expected, data::now())?;
+    if global.json {
+        return output::json(verified.claims());
+    }
+    println!("the token verifies");
+    crate::token::describe(&verified);
+    Ok(())
+}
+
+fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
+    let mut parameters = Parameters::transparent();
+    if let Some(path) = &args.groth16_parameters {
+        parameters = parameters.with_groth16(Groth16Parameters::read(path)?);
+    }
+    let no = |error: keywitness_circuits::Error| output::No(error.to_string());
+    let envelope = Envelope::from_bytes(&read(&args.file)?).map_err(no)?;
+    let identity = IdentityKey::try_from(args.identity_key).map_err(no)?;
+    let verified = envelope::verify(&parameters, &identity, &envelope)?;
+    let context = &envelope.context;
+    let keys: Vec<_> = context.keys.iter().map(|claim| format!("{} @{}", claim.key, claim.epoch)).collect();
+    if global.json {
+        return output::json(&serde_json::json!({ "statement": verified.kind(), "hsm": context.hsm,
+            "cluster": context.cluster, "trust_domain": context.trust_domain, "manager": context.manager,
+            "enrolment": context.enrolment, "keys": keys, "fingerprint": verified.instance().fingerprint()?,
+            "not_before": context.not_before, "not_after": context.not_after, "envelope": envelope.digest() }));
+    }
+    println!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());
+    println!("whether its challenge was fresh, only the manager that gave it can say");
+    Ok(())
+}
+
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if path.as_os_str() == "-" {
+        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+        return Ok(bytes);
+    }
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

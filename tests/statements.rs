@@ -1,0 +1,325 @@
+//! One harness for every registered statement kind. It iterates over `Kind::ALL`, so that a new kind is
+//! attacked the moment it exists.
+
+use std::sync::OnceLock;
+
+use keywitness_circuits::{
+    ClaimContext, Digest, Error, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite,
+    Timestamp,
+    codec::Canonical,
+    key_knowledge::{Instance, Witness},
+    params::Groth16Parameters,
+    registry,
+};
+use proptest::prelude::*;
+
+/// Made once: development parameters take a moment.
+pub(crate) fn parameters() -> &'static Parameters {
+    static PARAMETERS: OnceLock<Parameters> = OnceLock::new();
+    PARAMETERS.get_or_init(|| Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap()))
+}
+
+struct Case {
+    context: ClaimContext,
+    instance: Vec<u8>,
+    witness: Witness,
+}
+
+fn algorithm(kind: Kind) -> (KeyAlgorithm, Suite) {
+    match kind {
+        Kind::KeyKnowledgeEd25519 => (KeyAlgorithm::Ed25519, Suite::PublicKey),
+        Kind::KeyKnowledgeRistretto255 => (KeyAlgorithm::Ristretto255, Suite::PublicKey),
+        Kind::KeyKnowledgeP256 => (KeyAlgorithm::P256, Suite::PublicKey),
+        Kind::KeyKnowledgeSecp256k1 => (KeyAlgorithm::Secp256k1, Suite::PublicKey),
+        Kind::KeyKnowledgeHalo2 => (KeyAlgorithm::Aes256, Suite::Halo2Pasta),
+        Kind::KeyKnowledgeGroth16 => (KeyAlgorithm::Aes256, Suite::Groth16Bn254),
+    }
+}
+
+fn case(kind: Kind, secret: u8) -> Case {
+    let (algorithm, suite) = algorithm(kind);
+    let bytes: Vec<u8> = (0..32).map(|i| if i == 31 { 1 } else { secret ^ i }).collect();
+    let witness = Witness::new(algorithm, &bytes).unwrap();
+    let trust_domain = "acme.example".parse().unwrap();
+    let instance = witness.instance(&trust_domain, suite).unwrap().to_bytes();
+    let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+    let context = ClaimContext {
+        statement: kind.name().to_owned(),
+        verifying_key: registry::verifying_key(parameters(), kind).unwrap(),
+        trust_domain,
+        manager: "manager-1".parse().unwrap(),
+        cluster: "payments".parse().unwrap(),
+        hsm: "hsm-1".parse().unwrap(),
+        enrolment: 1,
+        keys: vec![KeyClaim { key: "signing".parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
+        instance: registry::instance_digest(&instance),
+        challenge: Nonce([7; 32]),
+        not_before: Timestamp(1_000),
+        not_after: Timestamp(2_000),
+        checkpoint: None,
+        evidence: None,
+    };
+    Case { context, instance, witness }
+}
+
+impl Case {
+    fn prove(&self) -> Vec<u8> {
+        registry::prove(parameters(), &self.context, &self.instance, &self.witness).unwrap()
+    }
+}
+
+fn verify(context: &ClaimContext, instance: &[u8], proof: &[u8]) -> Result<(), Error> {
+    registry::verify(parameters(), context, instance, proof).map(drop)
+}
+
+type Change = (&'static str, fn(&mut ClaimContext));
+
+/// Every field of the context, changed alone. Written out field by field: a field that is added to the
+/// context without a line here fails to compile in [`every_field`].
+const CHANGES: [Change; 17] = [
+    ("statement", |c| c.statement = "key-knowledge/none/1".to_owned()),
+    ("verifying key", |c| c.verifying_key = Digest([9; 32])),
+    ("trust domain", |c| c.trust_domain = "other.example".parse().unwrap()),
+    ("manager", |c| c.manager = "manager-2".parse().unwrap()),
+    ("cluster", |c| c.cluster = "archive".parse().unwrap()),
+    ("hsm", |c| c.hsm = "hsm-2".parse().unwrap()),
+    ("enrolment", |c| c.enrolment += 1),
+    ("key id", |c| c.keys[0].key = "other".parse().unwrap()),
+    ("key epoch", |c| c.keys[0].epoch += 1),
+    ("key attributes", |c| c.keys[0].attributes = Digest([9; 32])),
+    ("another key", |c| c.keys.push(c.keys[0].clone())),
+    ("instance", |c| c.instance = Digest([9; 32])),
+    ("challenge", |c| c.challenge = Nonce([8; 32])),
+    ("not before", |c| c.not_before = Timestamp(1_001)),
+    ("not after", |c| c.not_after = Timestamp(2_001)),
+    ("checkpoint", |c| c.checkpoint = Some(Digest([9; 32]))),
+    ("evidence", |c| c.evidence = Some(Digest([9; 32]))),
+];
+
+/// Names every field, so that the compiler asks for a change when one is added.
+fn every_field(context: &ClaimContext) -> usize {
+    let ClaimContext {
+        statement: _,
+        verifying_key: _,
+        trust_domain: _,
+        manager: _,
+        cluster: _,
+        hsm: _,
+        enrolment: _,
+        keys: _,
+        instance: _,
+        challenge: _,
+        not_before: _,
+        not_after: _,
+        checkpoint: _,
+        evidence: _,
+    } = context;
+    // `keys` has four changes: three in one claim, and a second claim.
+    14 + 3
+}
+
+#[test]
+fn a_valid_proof_verifies() {
+    for kind in Kind::ALL {
+        let case = case(kind, 3);
+        let verified = registry::verify(parameters(), &case.context, &case.instance, &case.prove()).unwrap();
+        assert_eq!(verified.kind(), kind);
+        assert_eq!(*verified.context(), case.context.digest());
+        assert_eq!(verified.instance().to_bytes(), case.instance);
+    }
+}
+
+#[test]
+fn every_field_of_the_context_is_bound() {
+    for kind in Kind::ALL {
+        let case = case(kind, 3);
+        let proof = case.prove();
+        assert_eq!(every_field(&case.context), CHANGES.len());
+        for (field, change) in CHANGES {
+            let mut changed = case.context.clone();
+            change(&mut changed);
+            assert_ne!(changed.digest(), case.context.digest(), "{kind}: {field} is not in the digest");
+            assert!(verify(&changed, &case.instance, &proof).is_err(), "{kind}: {field} is not bound");
+        }
+    }
+}
+
+#[test]
+fn the_proof_alone_binds_the_context() {
+    // The registry's own checks aside: for the fields that it does not look at, only the proof can refuse.
+    for kind in Kind::ALL {
+        let case = case(kind, 3);
+        let mut changed = case.context.clone();
+        changed.hsm = "hsm-2".parse().unwrap();
+        assert_eq!(verify(&changed, &case.instance, &case.prove()), Err(Error::ProofRefused), "{kind}");
+    }
+}
+
+#[test]
+fn a_changed_proof_is_refused() {
+    for kind in Kind::ALL {
+        let case = case(kind, 3);
+        let proof = case.prove();
+        let step = (proof.len() / 64).max(1);
+        for at in (0..proof.len()).step_by(step).chain([proof.len() - 1]) {
+            for bit in [0x01, 0x80] {
+                let mut changed = proof.clone();
+                changed[at] ^= bit;
+                assert!(verify(&case.context, &case.instance, &changed).is_err(), "{kind}: byte {at}");
+            }
+        }
+        let mut longer = proof.clone();
+        longer.push(0);
+        for wrong in [&[][..], &proof[..proof.len() - 1], &longer, &vec![0; proof.len()], &vec![0xff; proof.len()]] {
+            assert!(verify(&case.context, &case.instance, wrong).is_err(), "{kind}: length {}", wrong.len());
+        }
+    }
+}
+
+#[test]
+fn a_foreign_key_is_refused() {
+    for kind in Kind::ALL {
+        let (ours, theirs) = (case(kind, 3), case(kind, 4));
+        // Their instance under our proof.
+        let mut context = ours.context.clone();
+        context.instance = registry::instance_digest(&theirs.instance);
+        assert_eq!(verify(&context, &theirs.instance, &ours.prove()), Err(Error::ProofRefused), "{kind}");
+        // The prover refuses a witness that does not hold.
+        let refused = registry::prove(parameters(), &context, &theirs.instance, &ours.witness);
+        assert!(matches!(refused, Err(Error::WitnessRefused(_))), "{kind}");
+    }
+}
+
+#[test]
+fn a_proof_of_one_kind_is_none_of_another() {
+    for kind in Kind::ALL {
+        let proof = case(kind, 3).prove();
+        for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
+            let case = case(other, 3);
+            assert!(verify(&case.context, &case.instance, &proof).is_err(), "{kind} as {other}");
+            let mut context = case.context.clone();
+            context.statement = kind.name().to_owned();
+            context.verifying_key = registry::verifying_key(parameters(), kind).unwrap();
+            assert!(verify(&context, &case.instance, &proof).is_err(), "{kind} for an instance of {other}");
+        }
+    }
+}
+
+#[test]
+fn an_instance_has_one_encoding() {
+    for kind in Kind::ALL {
+        let case = case(kind, 3);
+        let mut longer = case.instance.clone();
+        longer.push(0);
+        assert!(Instance::from_bytes(&longer).is_err(), "{kind}: trailing byte");
+        for length in 0..case.instance.len() {
+            assert!(Instance::from_bytes(&case.instance[..length]).is_err(), "{kind}: {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn unusable_public_keys_are_refused() {
+    let mut small_order = [0; 32];
+    small_order[0] = 1; // The identity of edwards25519.
+    let mut torsion = [0; 32]; // y = 0: a point of order 4.
+    torsion[31] = 0;
+    let not_canonical = {
+        let mut bytes = [0xff; 32]; // y = p, the encoding of 0 that is not canonical.
+        bytes[0] = 0xed;
+        bytes[31] = 0x7f;
+        bytes
+    };
+    for bytes in [small_order, torsion, not_canonical] {
+        assert!(Instance::public_key(KeyAlgorithm::Ed25519, &bytes).is_err());
+    }
+    // A key plus a point of order 8 is on the curve, canonical, and not free of torsion.
+    use curve25519_dalek::{EdwardsPoint, Scalar, constants::EIGHT_TORSION};
+    let mixed = EdwardsPoint::mul_base(&Scalar::from(7u8)) + EIGHT_TORSION[1];
+    assert!(Instance::public_key(KeyAlgorithm::Ed25519, mixed.compress().as_bytes()).is_err());
+    assert!(Instance::public_key(KeyAlgorithm::Ristretto255, &[0; 32]).is_err());
+    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
+        for bytes in [&[0][..], &[2; 33], &[4; 65], &[0; 33]] {
+            let usable = Instance::public_key(algorithm, bytes).is_ok();
+            assert!(!usable || bytes.len() == 33, "{algorithm}: {} bytes", bytes.len());
+        }
+        assert!(Instance::public_key(algorithm, &[0; 33]).is_err());
+    }
+}
+
+#[test]
+fn a_response_that_is_not_canonical_is_refused() {
+    // s + order is the same response modulo the order, in another encoding.
+    let order: [u8; 32] = [
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+    ];
+    for kind in [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeRistretto255] {
+        let case = case(kind, 3);
+        let mut proof = case.prove();
+        let mut carry = 0u16;
+        for (byte, add) in proof[32..].iter_mut().zip(order) {
+            carry += u16::from(*byte) + u16::from(add);
+            *byte = carry as u8;
+            carry >>= 8;
+        }
+        assert!(verify(&case.context, &case.instance, &proof).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn an_eddsa_proof_is_a_signature_that_others_accept() {
+    let case = case(Kind::KeyKnowledgeEd25519, 3);
+    let Instance::PublicKey { bytes, .. } = Instance::from_bytes(&case.instance).unwrap() else { panic!() };
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes.try_into().unwrap()).unwrap();
+    let signature = ed25519_dalek::Signature::from_slice(&case.prove()).unwrap();
+    let message = keywitness_circuits::key_knowledge::eddsa::attest_message(&case.context);
+    key.verify_strict(&message, &signature).unwrap();
+}
+
+#[test]
+fn nonces_are_hedged() {
+    for kind in [Kind::KeyKnowledgeRistretto255, Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1] {
+        let case = case(kind, 3);
+        assert_ne!(case.prove(), case.prove(), "{kind}: two proofs share their nonce");
+    }
+}
+
+#[test]
+fn two_trust_domains_cannot_link_a_symmetric_key() {
+    for suite in [Suite::Halo2Pasta, Suite::Groth16Bn254] {
+        let witness = Witness::new(KeyAlgorithm::Aes256, &[5; 32]).unwrap();
+        let in_domain = |name: &str| witness.instance(&name.parse().unwrap(), suite).unwrap().fingerprint().unwrap();
+        assert_ne!(in_domain("acme.example"), in_domain("other.example"));
+        let other = Witness::new(KeyAlgorithm::HmacSha256, &[5; 32]).unwrap();
+        let as_hmac = other.instance(&"acme.example".parse().unwrap(), suite).unwrap().fingerprint().unwrap();
+        assert_ne!(in_domain("acme.example"), as_hmac);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn reading_never_panics_and_is_canonical(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        if let Ok(envelope) = keywitness_circuits::Envelope::from_bytes(&bytes) {
+            prop_assert_eq!(envelope.to_bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn an_envelope_survives_its_encoding(enrolment: u32, before: u64, after: u64, proof in proptest::collection::vec(any::<u8>(), 0..200), flip in 0usize..400) {
+        let case = case(Kind::KeyKnowledgeRistretto255, 3);
+        let context = ClaimContext { enrolment, not_before: Timestamp(before), not_after: Timestamp(after), ..case.context };
+        let envelope = keywitness_circuits::Envelope::seal(context, case.instance, proof, |_| [1; 64]);
+        let bytes = envelope.to_bytes();
+        prop_assert_eq!(&keywitness_circuits::Envelope::from_bytes(&bytes).unwrap(), &envelope);
+        // Another encoding is another envelope, or none.
+        let mut changed = bytes.clone();
+        let at = flip % bytes.len();
+        changed[at] ^= 1;
+        if let Ok(other) = keywitness_circuits::Envelope::from_bytes(&changed) {
+            prop_assert_ne!(other, envelope);
+        }
+    }
+}
