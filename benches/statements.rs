@@ -12,7 +12,7 @@ use comfy_table::{Table, presets};
 use ed25519_dalek::Signer as _;
 use keywitness_circuits::{
     ClaimContext, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp,
-    codec::Canonical, key_knowledge::Witness, params::Groth16Parameters, registry,
+    codec::Canonical, context, key_knowledge::Witness, params::Groth16Parameters, registry,
 };
 use keywitness_verifier::operation;
 
@@ -108,7 +108,7 @@ fn main() {
                 hsm: "hsm-1".parse().unwrap(),
                 enrolment: 1,
                 keys: vec![KeyClaim { key: "k".parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
-                instance: registry::instance_digest(&instance),
+                instance: context::instance_digest(&instance),
                 challenge: Nonce([7; 32]),
                 not_before: Timestamp(0),
                 not_after: Timestamp(1),

@@ -7,6 +7,7 @@ use keywitness_circuits::{
     ClaimContext, Digest, Error, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite,
     Timestamp,
     codec::Canonical,
+    context,
     key_knowledge::{Instance, Witness},
     params::Groth16Parameters,
     registry,
@@ -52,7 +53,7 @@ fn case(kind: Kind, secret: u8) -> Case {
         hsm: "hsm-1".parse().unwrap(),
         enrolment: 1,
         keys: vec![KeyClaim { key: "signing".parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
-        instance: registry::instance_digest(&instance),
+        instance: context::instance_digest(&instance),
         challenge: Nonce([7; 32]),
         not_before: Timestamp(1_000),
         not_after: Timestamp(2_000),
@@ -182,7 +183,7 @@ fn a_foreign_key_is_refused() {
         let (ours, theirs) = (case(kind, 3), case(kind, 4));
         // Their instance under our proof.
         let mut context = ours.context.clone();
-        context.instance = registry::instance_digest(&theirs.instance);
+        context.instance = context::instance_digest(&theirs.instance);
         assert_eq!(verify(&context, &theirs.instance, &ours.prove()), Err(Error::ProofRefused), "{kind}");
         // The prover refuses a witness that does not hold.
         let refused = registry::prove(parameters(), &context, &theirs.instance, &ours.witness);

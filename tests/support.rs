@@ -9,7 +9,7 @@ use std::{
 use ed25519_dalek::{Signer as _, SigningKey};
 use keywitness_circuits::{
     ClaimContext, Digest, Envelope, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Parameters, Suite,
-    Timestamp, TrustDomain, codec::Canonical, key_knowledge::Witness, registry,
+    Timestamp, TrustDomain, codec::Canonical, context, key_knowledge::Witness, registry,
 };
 use keywitness_verifier::{
     channel,
@@ -209,7 +209,7 @@ impl Hsm {
             hsm: self.id.clone(),
             enrolment: self.enrolment.revision,
             keys: vec![KeyClaim { key: key.name.parse().unwrap(), epoch: 1, attributes: key.attributes().digest() }],
-            instance: registry::instance_digest(&instance),
+            instance: context::instance_digest(&instance),
             challenge: challenge.nonce,
             not_before: challenge.not_before,
             not_after: challenge.not_after,

@@ -116,7 +116,7 @@ fn every_field_of_the_context_must_be_the_one_that_was_asked_for() {
     let challenge = hsm.challenge(&SHARED).unwrap();
     let mut context = hsm.context(&SHARED, &challenge);
     let foreign = Key { secret: 9, ..other };
-    context.instance = keywitness_circuits::registry::instance_digest(&foreign.instance(&hsm.audience.trust_domain));
+    context.instance = keywitness_circuits::context::instance_digest(&foreign.instance(&hsm.audience.trust_domain));
     assert_eq!(problem(hsm.client.attest(&hsm.envelope(&foreign, context))), ProblemKind::ContextMismatch);
     // An unknown challenge.
     let mut context = hsm.context(&SHARED, &challenge);

@@ -12,6 +12,11 @@ pub const MAX_KEYS: usize = 64;
 /// Longest statement name, in bytes.
 const MAX_STATEMENT: usize = 64;
 
+/// The digest of an instance's canonical encoding, as a claim context carries it.
+pub fn instance_digest(instance: &[u8]) -> Digest {
+    Digest::of(label::INSTANCE, instance)
+}
+
 /// One key of a claim.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyClaim {

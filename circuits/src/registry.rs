@@ -3,14 +3,9 @@
 use crate::{
     ClaimContext, Digest, Error, Kind, Parameters, ProofSystem, Verified,
     codec::Canonical,
+    context::instance_digest,
     key_knowledge::{self, KeyKnowledge, eddsa::Ed25519, groth16::Groth16, halo2::Halo2, schnorr},
-    transcript::label,
 };
-
-/// The digest of an instance's canonical encoding, as a claim context carries it.
-pub fn instance_digest(instance: &[u8]) -> Digest {
-    Digest::of(label::INSTANCE, instance)
-}
 
 /// Digest of the verifying key in force for `kind`.
 ///

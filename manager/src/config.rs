@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use keywitness_circuits::{Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
 use keywitness_verifier::{identity::Audience, wire::StatementInfo};
 
-use crate::{ledger::Configuration, start::StartError};
+use crate::{error::StartError, ledger::Configuration};
+
+/// Name of the file with the first operator credential in a data directory, mode 0600.
+pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
 
 /// Longest life of a record, in seconds: 30 days.
 pub(crate) const MAX_TTL: u64 = 30 * 24 * 60 * 60;

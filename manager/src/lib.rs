@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+mod error;
 mod files;
 pub mod http;
 pub mod ledger;
@@ -14,6 +15,6 @@ mod start;
 pub mod store;
 
 pub use clock::{Clock, SystemClock};
-pub use config::Config;
+pub use config::{Config, OPERATOR_CREDENTIAL};
+pub use error::StartError;
 pub use service::Manager;
-pub use start::{OPERATOR_CREDENTIAL, StartError};

@@ -12,7 +12,7 @@ use p256::{
     pkcs8::{EncodePrivateKey, LineEnding},
 };
 
-use crate::{files, start::StartError};
+use crate::{error::StartError, files};
 
 /// Name of the key's file in a data directory: PKCS#8, PEM, mode 0600.
 pub const FILE: &str = "token-key.pem";

@@ -1,50 +1,23 @@
 //! Opening a manager: where the parts are put together.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use keywitness_circuits::Parameters;
-use keywitness_verifier::wire::{Problem, Role, new_secret, secret_digest};
+use keywitness_verifier::wire::{Role, new_secret, secret_digest};
 
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{Config, OPERATOR_CREDENTIAL},
+    error::StartError,
     files,
     ledger::{
-        Command, Configuration, Embedded, Fault, Ledger, Outcome, Store,
+        Command, Configuration, Embedded, Ledger, Outcome, Store,
         state::{CredentialRow, State, key},
     },
     service::Manager,
     signer::Signer,
     store::{self, Redb},
 };
-
-/// Name of the file with the first operator credential in a data directory, mode 0600.
-pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
-
-/// Why a manager does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The configuration, or the data's, does not allow it.
-    #[error("{0}")]
-    Refused(String),
-    /// A file cannot be read or written.
-    #[error("{}: {error}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The token key is unusable.
-    #[error("the token key (token-key.pem) is no ES256 key in PKCS#8: {0}; restore it, or remove it to make a new one")]
-    TokenKey(String),
-    /// The ledger failed.
-    #[error(transparent)]
-    Ledger(#[from] Fault),
-    /// A first command was refused.
-    #[error(transparent)]
-    Problem(#[from] Problem),
-}
 
 impl Manager {
     /// Opens the manager of a data directory, which is made if there is none.

@@ -77,6 +77,7 @@ pub struct Audience {
 }
 
 /// What an HSM signs of an HTTP request.
+#[derive(Clone, Copy)]
 pub struct RequestParts<'a> {
     /// Whom it is for.
     pub audience: &'a Audience,
@@ -216,4 +217,49 @@ impl EnrolmentParts<'_> {
 
 fn signed(label: &str, digest: &Digest) -> Vec<u8> {
     [label.as_bytes(), &[0], &digest.0].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    use super::*;
+
+    fn audience(trust_domain: &str, manager: &str) -> Audience {
+        Audience { trust_domain: trust_domain.parse().unwrap(), manager: manager.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_request_is_authentic_for_exactly_what_was_signed() {
+        let secret = SigningKey::generate(&mut rand::rngs::OsRng);
+        let key = IdentityKey::from_bytes(secret.verifying_key().to_bytes()).unwrap();
+        let here = audience("acme.example", "m1");
+        let parts = RequestParts { audience: &here, method: "POST", path: "/v1/keys", body: b"{}" };
+        let sign = |message: &[u8]| secret.sign(message).to_bytes();
+        let auth = RequestAuth::sign("hsm-1".parse().unwrap(), Timestamp(5), &parts, sign);
+        let auth = RequestAuth::from_header(&auth.to_header()).unwrap();
+        auth.check(&key, &parts).unwrap();
+        let (elsewhere, other) = (audience("other.example", "m1"), audience("acme.example", "m2"));
+        for changed in [
+            RequestParts { audience: &elsewhere, ..parts },
+            RequestParts { audience: &other, ..parts },
+            RequestParts { method: "PUT", ..parts },
+            RequestParts { path: "/v1/channel", ..parts },
+            RequestParts { body: b"{ }", ..parts },
+        ] {
+            assert_eq!(auth.check(&key, &changed), Err(NotAuthentic));
+        }
+        for changed in [
+            RequestAuth { hsm: "hsm-2".parse().unwrap(), ..auth.clone() },
+            RequestAuth { created: Timestamp(6), ..auth.clone() },
+            RequestAuth { nonce: Nonce([0; 32]), ..auth.clone() },
+            RequestAuth { signature: [0; 64], ..auth.clone() },
+        ] {
+            assert_eq!(changed.check(&key, &parts), Err(NotAuthentic));
+        }
+        for header in ["", "Bearer x", "Keywitness-HSM", "Keywitness-HSM !", "Keywitness-HSM AAAA"] {
+            RequestAuth::from_header(header).unwrap_err();
+        }
+    }
 }

@@ -183,3 +183,63 @@ pub fn check_message(message: &[u8]) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use ed25519_dalek::Signer as _;
+    use p256::pkcs8::EncodePublicKey as _;
+
+    use super::*;
+
+    /// A key of each signing algorithm, with its signature over `message`.
+    fn signed(message: &[u8]) -> [(KeyAlgorithm, Vec<u8>, Vec<u8>); 3] {
+        let ed25519 = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
+        let public = Instance::public_key(KeyAlgorithm::Ed25519, ed25519.verifying_key().as_bytes()).unwrap();
+        let p256 = p256::ecdsa::SigningKey::from_slice(&[5; 32]).unwrap();
+        let k256 = k256::ecdsa::SigningKey::from_slice(&[5; 32]).unwrap();
+        let (first, second): (p256::ecdsa::Signature, k256::ecdsa::Signature) =
+            (p256.sign(message), k256.sign(message));
+        let spki = |der: p256::pkcs8::Document| der.to_vec();
+        [
+            (KeyAlgorithm::Ed25519, public.spki().unwrap().unwrap(), ed25519.sign(message).to_bytes().to_vec()),
+            (KeyAlgorithm::P256, spki(p256.verifying_key().to_public_key_der().unwrap()), first.to_bytes().to_vec()),
+            (
+                KeyAlgorithm::Secp256k1,
+                spki(k256.verifying_key().to_public_key_der().unwrap()),
+                second.to_bytes().to_vec(),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_key_algorithm_and_message() {
+        let cases = signed(b"hello");
+        for (algorithm, spki, signature) in &cases {
+            assert!(verify_signature(*algorithm, spki, b"hello", signature), "{algorithm}");
+            assert!(!verify_signature(*algorithm, spki, b"hullo", signature), "{algorithm}");
+            for at in 0..signature.len() {
+                let mut changed = signature.clone();
+                changed[at] ^= 1;
+                assert!(!verify_signature(*algorithm, spki, b"hello", &changed), "{algorithm}: byte {at}");
+            }
+            for (other, foreign, _) in cases.iter().filter(|(other, ..)| other != algorithm) {
+                assert!(!verify_signature(*other, spki, b"hello", signature), "{algorithm} as {other}");
+                assert!(!verify_signature(*algorithm, foreign, b"hello", signature), "{algorithm}");
+            }
+            for noise in [&[][..], &signature[..63], &[0; 64], &[0xff; 64]] {
+                assert!(!verify_signature(*algorithm, spki, b"hello", noise), "{algorithm}");
+            }
+            assert!(!verify_signature(*algorithm, &[], b"hello", signature), "{algorithm}");
+        }
+        assert!(!verify_signature(KeyAlgorithm::Aes256, &cases[0].1, b"hello", &cases[0].2));
+    }
+
+    #[test]
+    fn the_protocols_own_messages_are_told_apart() {
+        check_message(b"hello").unwrap();
+        check_message(b"keywitness").unwrap();
+        check_message(b"keywitness/v1/attest\0").unwrap_err();
+        check_message(b"keywitness/").unwrap_err();
+    }
+}

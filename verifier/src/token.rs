@@ -308,3 +308,6 @@ fn open(token: &str, keys: &JwkSet) -> Result<Claims, TokenError> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     Digest, Error, Fingerprint, KeyAlgorithm, Kind, Statement, Suite, TrustDomain,
     codec::{Canonical, Reader, Writer},
-    registry,
+    context,
     transcript::label,
 };
 use schnorr::{P256, Ristretto255, SchnorrGroup, Secp256k1};
@@ -126,7 +126,7 @@ impl Instance {
 
     /// Digest of the canonical encoding, as a claim context carries it.
     pub fn digest(&self) -> Digest {
-        registry::instance_digest(&self.to_bytes())
+        context::instance_digest(&self.to_bytes())
     }
 }
 

@@ -31,10 +31,9 @@ use keywitness_verifier::{
 
 use crate::{
     clock::Clock,
-    config::{Config, development_parameters},
+    config::{Config, OPERATOR_CREDENTIAL, development_parameters},
     ledger::{Command, Configuration, Fault, Ledger, Outcome, state::State},
     signer::Signer,
-    start::OPERATOR_CREDENTIAL,
 };
 
 /// A manager.

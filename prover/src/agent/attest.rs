@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, key_knowledge::Instance,
-    registry,
+    ClaimContext, Digest, Envelope, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, context,
+    key_knowledge::Instance, registry,
 };
 use keywitness_verifier::{
     client::{ClientError, HsmSigner, ManagerClient},
@@ -88,7 +88,7 @@ impl Session<'_> {
         challenge: &Challenge,
     ) -> Result<Envelope, AttestError> {
         let encoded = instance.to_bytes();
-        let context = claim.context(registry::instance_digest(&encoded), challenge);
+        let context = claim.context(context::instance_digest(&encoded), challenge);
         let proof = self.store.prove(self.parameters, &context, &encoded, &claim.subject.entry.key)?;
         if self.verify_own_proofs {
             registry::verify(self.parameters, &context, &encoded, &proof).map_err(AttestError::OwnProof)?;

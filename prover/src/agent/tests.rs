@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use keywitness_circuits::{
-    Digest, Envelope, KeyAlgorithm, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp, codec::Canonical, registry,
+    Digest, Envelope, KeyAlgorithm, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp, codec::Canonical, context,
+    registry,
 };
 use keywitness_verifier::{
     client::{ClientError, ManagerClient},
@@ -109,7 +110,7 @@ fn an_envelope_verifies_as_the_hsm_s() {
         let verified =
             keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), &envelope).unwrap();
         assert_eq!((verified.kind(), verified.instance()), (kind, &instance));
-        assert_eq!(envelope.context.instance, registry::instance_digest(&instance.to_bytes()));
+        assert_eq!(envelope.context.instance, context::instance_digest(&instance.to_bytes()));
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use keywitness_circuits::{
     ClaimContext, Digest, KeyAlgorithm, KeyClaim, KeyOrigin, Nonce, Parameters, Suite, Timestamp, codec::Canonical,
-    key_knowledge::eddsa, registry, transcript::label,
+    context, key_knowledge::eddsa, registry, transcript::label,
 };
 use keywitness_verifier::{operation::verify_signature, wire::KeyRef};
 use tempfile::TempDir;
@@ -264,7 +264,7 @@ fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> Cl
         hsm: name("hsm-1"),
         enrolment: 1,
         keys: vec![KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes }],
-        instance: registry::instance_digest(instance),
+        instance: context::instance_digest(instance),
         challenge: Nonce([2; 32]),
         not_before: Timestamp(100),
         not_after: Timestamp(200),

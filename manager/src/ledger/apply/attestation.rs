@@ -1,8 +1,7 @@
 //! Challenges, and what becomes of the envelopes that answer them.
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, HsmId, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical,
-    registry::instance_digest,
+    ClaimContext, Digest, Envelope, HsmId, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical, context::instance_digest,
 };
 use keywitness_verifier::wire::{Challenge, Failure, KeyRef, Problem, ProblemKind, Record, Revocation, Sighting};
 

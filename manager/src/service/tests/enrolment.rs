@@ -6,11 +6,11 @@ use keywitness_verifier::wire::{
 };
 
 use crate::{
+    config::OPERATOR_CREDENTIAL,
     service::{
         access::SignedRequest,
         testing::{TestHsm, TestKey, World, refused},
     },
-    start::OPERATOR_CREDENTIAL,
 };
 
 #[test]

@@ -1,0 +1,32 @@
+//! Why a manager does not start.
+
+use std::{io, path::PathBuf};
+
+use keywitness_verifier::wire::Problem;
+
+use crate::ledger::Fault;
+
+/// Why a manager does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration, or the data's, does not allow it.
+    #[error("{0}")]
+    Refused(String),
+    /// A file cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The token key is unusable.
+    #[error("the token key (token-key.pem) is no ES256 key in PKCS#8: {0}; restore it, or remove it to make a new one")]
+    TokenKey(String),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] Fault),
+    /// A first command was refused.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+}
