@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
@@ -14,7 +14,7 @@ use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
 };
-use keywitness_verifier::{client::ManagerClient, wire::secret_digest};
+use keywitness_verifier::{client::ManagerClient, identity::IdentityKey};
 
 use crate::{Global, connection::Address, data, output, store::StoreArgs};
 
@@ -80,9 +80,11 @@ pub(crate) fn is_enrolled(store: &dyn KeyStore) -> bool {
 ///
 /// Each key is attested when the agent starts, and again between half and 70% of its record's life. While the manager is
 /// away the agent backs off; what is revoked it leaves alone. On its channel the HSM signs for the clients whose
-/// credentials you allow, and for nobody else.
+/// keys you allow, and for nobody else.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    after_help = "Example: keywitness agent --store hsm-1/store --hsm hsm-1 --join-token-file token --channel 127.0.0.1:9101"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     place: Place,
@@ -92,9 +94,9 @@ pub(crate) struct Args {
     /// The channel's address as clients see it, where it is not the one above
     #[arg(long, value_name = "URL", requires = "channel")]
     channel_url: Option<String>,
-    /// File with the credential of a client that may use this HSM's keys; may be given again
-    #[arg(long = "allow-client-file", value_name = "FILE", requires = "channel")]
-    allow_client_files: Vec<PathBuf>,
+    /// Key of a client that may use this HSM's keys, as `keywitness credential` shows it; may be given again
+    #[arg(long = "allow-client", value_name = "KEY", requires = "channel")]
+    allow_clients: Vec<Digest>,
     /// File with a line for each attempt; beside the store when left out
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -108,6 +110,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     output::stop_on_signal(&stop)?;
     let store = Arc::new(args.place.store.open(Access::Write)?);
     let listener = args.channel.map(listen).transpose()?;
+    if args.channel_url.is_none() && args.channel.is_some_and(|address| address.ip().is_unspecified()) {
+        anyhow::bail!("clients cannot be told to come to 0.0.0.0: give --channel-url URL, the address as they see it");
+    }
     let url = match (&args.channel_url, &listener) {
         (Some(url), _) => Some(url.clone()),
         (None, Some(listener)) => Some(format!("http://{}", listener.local_addr()?)),
@@ -120,8 +125,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         attest_at_start: !args.resume,
         ..AgentConfig::default()
     };
-    let clients = args.allow_client_files.iter().map(|file| Ok(secret_digest(&data::read_line(file)?)));
-    let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
+    let clients = args.allow_clients.iter().map(|key| IdentityKey::try_from(*key)).collect::<Result<Vec<_>, _>>()?;
     let agent = args.place.agent(global, Arc::clone(&store), config)?;
     let _channel = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
     Ok(agent.run(&stop)?)
@@ -134,7 +138,7 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn serve(
     agent: &Agent,
     store: Arc<SoftwareStore>,
-    clients: &[Digest],
+    clients: &[IdentityKey],
     listener: TcpListener,
 ) -> anyhow::Result<ChannelServer> {
     let channel = Channel::new(store, agent.standing(), Arc::new(SystemClock));
@@ -153,8 +157,11 @@ fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync> {
         AgentEvent::Attested { record, .. } => {
             eprintln!("attested {} under {} for {}", record.key.key, record.statement, duration(&record.expires_at));
         }
-        AgentEvent::Failed { key, kind, error, .. } => eprintln!("not attested: {} under {kind}: {error}", key.key),
+        AgentEvent::Failed { key, kind, error, .. } => {
+            eprintln!("not attested: {} under {kind}: {}", key.key, output::printable(&error.to_string()));
+        }
         AgentEvent::ManagerAway { error, retry_at } => {
+            let error = output::printable(&error.to_string());
             eprintln!("the manager is away ({error}); trying again in {}", duration(retry_at));
         }
     })
@@ -164,8 +171,8 @@ fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync> {
 pub(crate) struct Launch<'a> {
     /// Its name.
     pub(crate) name: HsmId,
-    /// Where its journal goes.
-    pub(crate) directory: &'a Path,
+    /// Its journal.
+    pub(crate) journal: PathBuf,
     /// Its keys.
     pub(crate) store: SoftwareStore,
     /// Its manager.
@@ -175,7 +182,7 @@ pub(crate) struct Launch<'a> {
     /// What it enrols with, unless it is enrolled.
     pub(crate) join_token: Option<String>,
     /// Who may use its keys.
-    pub(crate) clients: &'a [Digest],
+    pub(crate) clients: &'a [IdentityKey],
 }
 
 /// A running HSM: agent and channel in threads of this process.
@@ -191,7 +198,7 @@ impl Launch<'_> {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let config = AgentConfig {
             channel_url: Some(format!("http://{}", listener.local_addr()?)),
-            journal: Some(self.directory.join("journal")),
+            journal: Some(self.journal),
             ..AgentConfig::default()
         };
         let agent = Agent::new(Arc::clone(&store) as Arc<dyn KeyStore>, self.client, self.parameters, config)?;

@@ -12,7 +12,7 @@ use crate::{Global, agent::Place, output};
 /// For scripts and for trying things out; `keywitness agent` keeps keys attested. Ends with exit code 1 if any key was
 /// refused.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness attest --store hsm-1/store --key signing-1")]
 pub(crate) struct Args {
     #[command(flatten)]
     place: Place,

@@ -30,8 +30,7 @@ impl Address {
     pub(crate) fn client(&self, global: &Global) -> anyhow::Result<ManagerClient> {
         let address = match &self.manager {
             Some(address) => address.clone(),
-            None => data::read_line(&data::Data(&global.data).manager_address())
-                .context("no manager is known here: give --manager URL, or run `keywitness up` first")?,
+            None => local(&data::Data(&global.data))?,
         };
         Ok(ManagerClient::new(&address)?)
     }
@@ -58,4 +57,13 @@ impl Connection {
         let path = self.credential_file.clone().unwrap_or(default);
         data::read_line(&path).context("no credential: give --credential-file FILE")
     }
+}
+
+/// The address of the manager that runs on this data directory. An address that a manager left behind is not used: its
+/// port may be somebody else's by now, who would be sent a credential.
+fn local(paths: &data::Data<'_>) -> anyhow::Result<String> {
+    if !data::is_locked(&paths.manager_lock()) {
+        anyhow::bail!("no manager runs on this data directory: give --manager URL, or run `keywitness up` first");
+    }
+    data::read_line(&paths.manager_address())
 }

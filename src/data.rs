@@ -47,16 +47,25 @@ pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("cannot make the directory {}", path.display()))
+        .with_context(|| format!("cannot make the directory {}; choose another place with --data DIR", path.display()))
 }
 
 /// Holds a lock file until dropped, or the process ends: one manager to a data directory.
 pub(crate) fn lock(path: &Path) -> anyhow::Result<fs::File> {
-    let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = fs::File::create(path)
+        .with_context(|| format!("cannot write {}; choose another place with --data DIR", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(_) => anyhow::bail!("a manager is already running on this data directory ({} is locked)", path.display()),
+        Err(_) => anyhow::bail!(
+            "a manager is already running on this data directory ({} is locked); stop it, or give --data DIR",
+            path.display()
+        ),
     }
+}
+
+/// Whether some process holds a lock file.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    fs::File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

@@ -1,15 +1,18 @@
 //! `keywitness join-token` and `keywitness credential`: what an operator hands out.
 
-use keywitness_circuits::{ClusterId, HsmId};
-use keywitness_verifier::wire::{CredentialRequest, JoinTokenRequest, Role};
+use keywitness_circuits::{ClusterId, Digest, HsmId};
+use keywitness_verifier::{
+    operation::ClientKey,
+    wire::{CredentialRequest, JoinTokenRequest, Role},
+};
 
 use crate::{Global, connection::Connection, output};
 
-/// Make a single-use join token, with which one HSM enrols.
+/// Make a single-use join token, with which one HSM enrols (operator).
 ///
 /// Give it to the HSM's operator over a channel you trust: whoever uses it first becomes that HSM.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness join-token --cluster payments --hsm hsm-1 > token")]
 pub(crate) struct JoinTokenArgs {
     #[command(flatten)]
     connection: Connection,
@@ -31,13 +34,17 @@ pub(crate) fn join_token(global: &Global, args: &JoinTokenArgs) -> anyhow::Resul
     if global.json {
         return output::json(&token);
     }
-    println!("{}", token.secret);
+    say!("{}", token.secret);
     eprintln!("good once, for {}", args.valid_for);
     Ok(())
 }
 
-/// Make a bearer credential. It is shown once; the manager keeps only its digest.
+/// Make a bearer credential (operator). It is shown once; the manager keeps only its digest.
+///
+/// A client's credential also gives it a signing key, for operations that it asks of HSMs. An HSM's operator allows that
+/// key (keywitness agent --allow-client KEY); no HSM ever sees the credential.
 #[derive(clap::Args)]
+#[command(after_help = "Example: keywitness credential --role client --name shop > client.credential")]
 pub(crate) struct CredentialArgs {
     #[command(flatten)]
     connection: Connection,
@@ -52,9 +59,18 @@ pub(crate) struct CredentialArgs {
 pub(crate) fn credential(global: &Global, args: &CredentialArgs) -> anyhow::Result<()> {
     let request = CredentialRequest { name: args.name.clone(), role: args.role };
     let credential = args.connection.operator(global)?.credential(&request)?;
+    let client_key = match credential.role {
+        Role::Client => Some(Digest::from(ClientKey::from_credential(&credential.secret).public()?)),
+        Role::Operator | Role::Viewer => None,
+    };
     if global.json {
-        return output::json(&credential);
+        let document =
+            serde_json::json!({ "secret": credential.secret, "role": credential.role, "client_key": client_key });
+        return output::json(&document);
     }
-    println!("{}", credential.secret);
+    say!("{}", credential.secret);
+    if let Some(key) = client_key {
+        eprintln!("its key for operations, which HSMs allow: {key}");
+    }
     Ok(())
 }

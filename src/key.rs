@@ -16,7 +16,7 @@ use crate::{Global, output, store::StoreArgs};
 /// A store is one file, encrypted under a passphrase (Argon2id) or a key file. The first key makes it, together with
 /// the HSM's identity key and channel key.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness key generate --store hsm-1/store --key signing-1 --algorithm ed25519")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -98,7 +98,7 @@ fn print(global: &Global, entries: &[KeyEntry]) -> anyhow::Result<()> {
         };
         table.add_row([key.key.as_str(), &key.epoch.to_string(), attributes.algorithm.name(), origin]);
     }
-    println!("{table}");
+    say!("{table}");
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! The program `keywitness`: one file for each subcommand, and nothing that a library should do.
 
+#[macro_use]
+mod output;
+
 mod agent;
 mod attest;
 mod connection;
@@ -7,7 +10,6 @@ mod data;
 mod invite;
 mod key;
 mod manager;
-mod output;
 mod revoke;
 mod sign;
 mod status;
@@ -44,7 +46,8 @@ Exit codes:
   3  nobody answered at the address
   4  something on this machine failed: a file, a key store, a port
 
-Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_PASSPHRASE, KEYWITNESS_LOG (such as info or debug).";
+Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE, and
+KEYWITNESS_LOG for what is logged (such as info or debug).";
 
 /// What every subcommand understands.
 #[derive(clap::Args)]
@@ -59,29 +62,17 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a manager and a cluster of three HSMs here, and watch their keys attest
     Up(up::Args),
-    /// Run a manager: it checks proofs, keeps records, issues tokens
     Manager(manager::Args),
-    /// Invite an HSM: make a single-use join token (operator)
     JoinToken(invite::JoinTokenArgs),
-    /// Make a credential for a client, a viewer or another operator (operator)
     Credential(invite::CredentialArgs),
-    /// Run an HSM's agent: enrol once, then keep its keys attested
     Agent(agent::Args),
-    /// Generate, import or list the keys of a key store
     Key(key::Args),
-    /// Attest keys once, now, and exit
     Attest(attest::Args),
-    /// Show which HSM has proven which key, and whether that still holds
     Status(status::Args),
-    /// Ask for a verification token for a key (client)
     Token(token::Args),
-    /// Have an attested HSM sign a message, over the channel that its token names (client)
     Sign(sign::Args),
-    /// Revoke a key or an HSM (operator)
     Revoke(revoke::Args),
-    /// Check a token or an envelope offline
     Verify(verify::Args),
 }
 

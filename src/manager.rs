@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::{ManagerId, Parameters, Suite, TrustDomain, params::Groth16Parameters};
+use keywitness_circuits::{Digest, ManagerId, Parameters, Suite, TrustDomain, params::Groth16Parameters};
 use keywitness_manager::{Config, Manager, SystemClock, http};
 
 use crate::{Global, data, output};
@@ -19,7 +19,7 @@ use crate::{Global, data, output};
 /// loopback; beyond it, it wants to be told that TLS ends in front of it, and refuses Groth16 parameters that one
 /// party made.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness --data /var/lib/keywitness manager --trust-domain acme.example")]
 pub(crate) struct Args {
     /// The name of everything this manager speaks for, such as acme.example
     #[arg(long)]
@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Groth16 parameter file; DATA/groth16-parameters when left out, made for development where there is none
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Option<PathBuf>,
+    /// Digest of the Groth16 parameter file that you have reason to trust; needed beyond loopback
+    #[arg(long, value_name = "DIGEST")]
+    pin_parameters: Option<Digest>,
     /// Use parameters that one party made even beyond loopback: whoever made them could forge proofs
     #[arg(long)]
     allow_development_parameters: bool,
@@ -66,7 +69,16 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let _lock = data::lock(&paths.manager_lock())?;
     let mut parameters = Parameters::transparent();
     if args.suites.contains(&Suite::Groth16Bn254) {
-        parameters = parameters.with_groth16(groth16(global, args.groth16_parameters.as_deref())?);
+        let file = args.groth16_parameters.as_deref();
+        let missing = file.is_none() && !paths.parameters().exists();
+        if missing && !args.listen.ip().is_loopback() && !args.allow_development_parameters {
+            anyhow::bail!(
+                "there are no Groth16 parameters here, and whoever makes them alone could forge proofs: require only \
+                 halo2 (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
+                 --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
+            );
+        }
+        parameters = parameters.with_groth16(groth16(global, file)?);
     }
     let config = Config {
         suites: args.suites.clone(),
@@ -75,6 +87,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         token_ttl: args.token_ttl.as_secs(),
         allow_development_parameters: args.allow_development_parameters,
         allow_plaintext: args.allow_plaintext,
+        pinned_parameters: args.pin_parameters,
         ..Config::new(paths.manager(), args.trust_domain.clone(), args.manager_id.clone())
     };
     config.check_bind(args.listen, &parameters)?;
@@ -82,13 +95,16 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SystemClock))?);
     let operator = manager.operator_credential_path();
     let server = http::serve(manager, listener)?;
-    let address = format!("http://{}", server.address());
+    let address = match server.address() {
+        any if any.ip().is_unspecified() => format!("http://127.0.0.1:{}", any.port()),
+        address => format!("http://{address}"),
+    };
     data::write_private(&paths.manager_address(), &address)?;
     if global.json {
         output::json(&serde_json::json!({ "address": address, "operator_credential": operator }))?;
     } else {
-        println!("manager of {} at {address}", args.trust_domain);
-        println!("operator credential: {}", operator.display());
+        say!("manager of {} at {address}", args.trust_domain);
+        say!("operator credential: {}", operator.display());
     }
     let stop = keywitness_prover::Stop::new();
     output::stop_on_signal(&stop)?;

@@ -1,10 +1,15 @@
 //! What goes to people, what goes to scripts, and how the program ends.
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
-use comfy_table::{Table, presets};
+use comfy_table::{Table, TableComponent, presets};
 use indicatif::ProgressBar;
-use keywitness_circuits::{KeyAlgorithm, Timestamp};
+use keywitness_circuits::Timestamp;
+use keywitness_prover::AgentError;
 use keywitness_verifier::{
     client::ClientError,
     envelope::Refused,
@@ -14,30 +19,49 @@ use keywitness_verifier::{
 };
 use serde::Serialize;
 
+/// Prints a line to standard output. Where nobody reads any more, the program ends quietly.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::output::print(format_args!($($text)*)) };
+}
+
+/// What [`say!`] does.
+pub(crate) fn print(text: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// The answer is no.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct No(pub(crate) String);
 
+/// What is logged where `KEYWITNESS_LOG` says nothing: what an agent does is told by its narrator.
+const DEFAULT_LOG: &str = "warn,keywitness_prover::agent=off";
+
 /// Logs go to standard error, as text or as JSON lines. `KEYWITNESS_LOG` chooses what is logged.
 pub(crate) fn init_logging(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KEYWITNESS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { builder.json().init() } else { builder.with_ansi(std::io::stderr().is_terminal()).init() }
 }
 
 /// Prints a failure and gives its exit code.
 pub(crate) fn fail(json: bool, error: &anyhow::Error) -> ExitCode {
-    let problem = error.downcast_ref::<ClientError>().and_then(ClientError::problem_kind);
+    let client = match error.downcast_ref::<AgentError>() {
+        Some(AgentError::Client(client)) => Some(client),
+        _ => error.downcast_ref::<ClientError>(),
+    };
+    let problem = client.and_then(ClientError::problem_kind);
     if json {
         let document = serde_json::json!({ "error": format!("{error:#}"), "problem": problem });
         eprintln!("{document}");
     } else {
-        eprintln!("keywitness: {error:#}");
+        eprintln!("keywitness: {}", printable(&format!("{error:#}")));
     }
     let no = error.is::<No>() || error.is::<TokenError>() || error.is::<OperationError>() || error.is::<Refused>();
-    match error.downcast_ref::<ClientError>() {
+    match client {
         Some(ClientError::Problem(_)) => ExitCode::from(1),
         Some(ClientError::Unreachable(..)) => ExitCode::from(3),
         _ if no => ExitCode::from(1),
@@ -53,7 +77,7 @@ pub(crate) fn stop_on_signal(stop: &keywitness_prover::Stop) -> anyhow::Result<(
 
 /// Prints one JSON document.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -67,20 +91,26 @@ pub(crate) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
     bar
 }
 
+/// Text from elsewhere, without what a terminal would take for commands.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
 /// `4m 10s`, in whole seconds.
 pub(crate) fn duration(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-/// HSM × key × statement × state × age × expiry.
-pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> Table {
+/// HSM × key × statement × state × age × expiry, in 80 columns.
+pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["HSM", "key", "algorithm", "statement", "state", "age", "expires in"]);
+    table.load_preset(presets::NOTHING).set_style(TableComponent::HeaderLines, '─');
+    table.set_header(["HSM", "key", "statement", "state", "age", "expires in"]);
     for key in keys {
         for statement in &key.statements {
             let age = statement.proven_at.map_or("-".to_owned(), |at| duration(now.since(at)));
             let expiry = match statement.expires_at {
+                _ if key.state == AttestationState::Revoked => "-".to_owned(),
                 Some(at) if at > now => duration(at.since(now)),
                 Some(_) => "expired".to_owned(),
                 None => "-".to_owned(),
@@ -91,12 +121,8 @@ pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> Table {
             };
             let name = format!("{} @{}", key.key.key, key.key.epoch);
             let kind = statement.kind.name().trim_start_matches("key-knowledge/").to_owned();
-            table.add_row([key.hsm.to_string(), name, algorithm(key.algorithm), kind, state, age, expiry]);
+            table.add_row([key.hsm.to_string(), name, kind, state, age, expiry]);
         }
     }
-    table
-}
-
-fn algorithm(algorithm: KeyAlgorithm) -> String {
-    algorithm.name().to_owned()
+    table.trim_fmt()
 }

@@ -5,13 +5,13 @@ use keywitness_verifier::wire::{RevocationTarget, RevokeRequest};
 
 use crate::{Global, connection::Connection, output};
 
-/// Revoke a key or an HSM, for good.
+/// Revoke a key or an HSM, for good (operator).
 ///
 /// From then on no token is issued for it and no proof of it is accepted. A token that was issued before
 /// stays good until it expires, five minutes at most by default.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["hsm", "key"]))]
+#[command(after_help = "Example: keywitness revoke --cluster payments --key signing-1 --reason \"lost\"")]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
@@ -41,8 +41,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         return output::json(&revocation);
     }
     match &revocation.target {
-        RevocationTarget::Hsm(hsm) => println!("revoked HSM {hsm}: {}", revocation.reason),
-        RevocationTarget::Key { cluster, key } => println!("revoked key {key} of {cluster}: {}", revocation.reason),
+        RevocationTarget::Hsm(hsm) => say!("revoked HSM {hsm}: {}", revocation.reason),
+        RevocationTarget::Key { cluster, key } => say!("revoked key {key} of {cluster}: {}", revocation.reason),
     }
     Ok(())
 }

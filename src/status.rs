@@ -7,9 +7,9 @@ use crate::{Global, connection::Connection, output};
 
 /// Show which HSM has proven which key, and whether that still holds.
 ///
-/// With --key, answers for that key alone, and ends with exit code 1 unless it is attested.
+/// With --key, answers for that key alone, and ends with exit code 1 unless it is attested. The other filters go with it.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness status --key signing-1 --max-age 5m && echo attested")]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
@@ -39,15 +39,19 @@ fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
     if global.json {
         return output::json(&status);
     }
-    println!("{}", output::status_table(&status.keys, status.now));
+    say!("{}", output::status_table(&status.keys, status.now));
     for revocation in &status.revocations {
         let what = match &revocation.target {
             RevocationTarget::Hsm(hsm) => format!("HSM {hsm}"),
             RevocationTarget::Key { cluster, key } => format!("key {key} of {cluster}"),
         };
-        println!("revoked: {what}, {} ago: {}", output::duration(status.now.since(revocation.at)), revocation.reason);
+        say!(
+            "revoked: {what}, {} ago: {}",
+            output::duration(status.now.since(revocation.at)),
+            output::printable(&revocation.reason)
+        );
     }
-    println!("{} events, {} of them fraud alerts", status.events, status.alerts);
+    say!("events: {}, fraud alerts: {}", status.events, status.alerts);
     Ok(())
 }
 
@@ -62,7 +66,7 @@ fn one_key(global: &Global, args: &Args, key: &KeyId) -> anyhow::Result<()> {
     if global.json {
         output::json(&status)?;
     } else {
-        println!("{}", output::status_table(&status.hsms, crate::data::now()));
+        say!("{}", output::status_table(&status.hsms, crate::data::now()));
     }
     if status.attested { Ok(()) } else { Err(output::No(format!("{key} is not attested")).into()) }
 }

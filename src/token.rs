@@ -37,13 +37,13 @@ impl KeyArgs {
     }
 }
 
-/// Ask for a verification token, check it, and print it.
+/// Ask for a verification token, check it, and print it (client).
 ///
 /// The token (an EAT attestation result in a JWT) says which HSM proved the key, under which statement,
 /// when, and until when. Whoever gets it checks it offline: `keywitness verify token`, or any JWT library with
 /// the manager's /.well-known/jwks.json.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness token --key signing-1 --audience shop --max-age 5m")]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
@@ -66,7 +66,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         return output::json(&serde_json::json!({ "token": response.token, "claims": claims, "nonce": nonce,
             "hsm": response.hsm, "expires_at": response.expires_at, "channel_url": response.channel_url }));
     }
-    println!("{}", response.token);
+    say!("{}", response.token);
     describe(&verified);
     Ok(())
 }

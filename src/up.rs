@@ -16,9 +16,8 @@ use keywitness_manager::{Config, Manager, SystemClock, http};
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
-    wire::{
-        AttestationState, CredentialRequest, HsmKeyStatus, JoinTokenRequest, KeyQuery, Role, Status, secret_digest,
-    },
+    operation::ClientKey,
+    wire::{AttestationState, CredentialRequest, HsmKeyStatus, JoinTokenRequest, KeyQuery, Role, Status},
 };
 
 use crate::{
@@ -54,7 +53,7 @@ const PATIENCE: u64 = 120;
 ///
 /// Everything is kept in the data directory: stop with Ctrl-C, start again, and the records are still there.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "Example: keywitness up --once --json")]
 pub(crate) struct Args {
     /// Exit as soon as all keys have attested and the operation succeeded
     #[arg(long)]
@@ -82,8 +81,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let people = People::new(&paths, &ManagerClient::new(&address)?)?;
     let hsms = start_hsms(&paths, &people, &parameters, &stop)?;
     if !global.json {
-        println!("manager of {} at {address}, {} HSMs in cluster {CLUSTER}", Cluster::TRUST_DOMAIN, hsms.len());
-        println!("look at {address}/#{}", people.viewer_secret);
+        say!("manager of {} at {address}, {} HSMs in cluster {CLUSTER}", Cluster::TRUST_DOMAIN, hsms.len());
+        say!("look at {address}/#{}", people.viewer_secret);
     }
 
     let result = show(global, args, &people, &hsms, started, &stop);
@@ -125,7 +124,7 @@ struct People {
     operator: ManagerClient,
     client: ManagerClient,
     viewer: ManagerClient,
-    client_secret: String,
+    client_key: ClientKey,
     viewer_secret: String,
 }
 
@@ -143,9 +142,9 @@ impl People {
         let viewer_secret = credential(&paths.viewer_credential(), Role::Viewer)?;
         Ok(Self {
             client: anyone.clone().with_credential(&client_secret),
+            client_key: ClientKey::from_credential(&client_secret),
             viewer: anyone.clone().with_credential(&viewer_secret),
             operator,
-            client_secret,
             viewer_secret,
         })
     }
@@ -170,12 +169,12 @@ fn start_hsms(
         };
         let launch = Launch {
             name: name.parse()?,
-            directory: &paths.hsm(name),
+            journal: paths.hsm(name).join("store.journal"),
             store,
             client: ManagerClient::new(people.operator.base())?,
             parameters: parameters.clone(),
             join_token,
-            clients: &[secret_digest(&people.client_secret)],
+            clients: &[people.client_key.public()?],
         };
         hsms.push(launch.start(stop)?);
     }
@@ -187,6 +186,9 @@ fn open_store(paths: &data::Data<'_>, name: &str) -> anyhow::Result<SoftwareStor
     data::make_dir(&directory)?;
     let (file, key) = (directory.join("store"), directory.join("store.key"));
     if !key.exists() {
+        if file.exists() {
+            anyhow::bail!("{} is missing: without it {} does not open", key.display(), file.display());
+        }
         create_key_file(&key)?;
     }
     let unlock = Unlock::KeyFile(key);
@@ -214,7 +216,8 @@ fn share_keys(stores: &[SoftwareStore]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until every key is attested, has the client ask for an operation, and then shows the table until stopped.
+/// Waits until the cluster's keys are attested, has the client ask for an operation, and then shows the table until
+/// stopped.
 fn show(
     global: &Global,
     args: &Args,
@@ -224,32 +227,48 @@ fn show(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let screen = Screen::new(global.json);
-    let Some(status) = until_attested(people, hsms, &screen, started, stop)? else { return Ok(()) };
-    let elapsed = started.elapsed();
-    let query = KeyQuery { key: KEYS[0].0.parse()?, cluster: None, hsm: None, max_age: None };
-    let message = format!("the first operation of {}", Cluster::TRUST_DOMAIN);
-    let signed = match attested(&status, KEYS[0].0) {
-        true => Some(sign::sign(&people.client, &people.client_secret, query, message.as_bytes())?),
-        false => None,
-    };
+    let settled = until_settled(args, people, hsms, &screen, started, stop)?;
     screen.clear();
+    let Some(status) = settled else { return Ok(()) };
+    let elapsed = started.elapsed();
+    let signing = KEYS.iter().find(|(name, algorithm)| algorithm.symmetric_bits().is_none() && attested(&status, name));
+    let message = format!("an operation of {} at {}", Cluster::TRUST_DOMAIN, data::now().0);
+    let signed = match signing {
+        Some((name, _)) => {
+            let query = KeyQuery { key: name.parse()?, cluster: Some(CLUSTER.parse()?), hsm: None, max_age: None };
+            Some(sign::sign(&people.client, &people.client_key, query, message.as_bytes())?)
+        }
+        None => None,
+    };
     if global.json {
         report(&status, people, &message, signed.as_ref())?;
     } else {
-        println!("{}", output::status_table(&status.keys, status.now));
-        println!("every key attested {elapsed:.1?} after the start");
+        if args.once || !screen.is_live() {
+            say!("{}", output::status_table(&status.keys, status.now));
+        }
+        summary(global, &status, elapsed);
         if let Some(signed) = &signed {
             tell(&message, signed);
         }
-        next_steps(global, args);
+        next_steps(global, args, signing.map(|(name, _)| *name));
     }
-    while !args.once && !stop.wait(TICK) {
+    if !args.once {
+        until_stopped(people, stop, &Screen::new(global.json));
+        if !global.json {
+            say!("stopped; the records are in {}, and `up` goes on from there", global.data.display());
+        }
+    }
+    Ok(())
+}
+
+/// Draws the table anew until stopped.
+fn until_stopped(people: &People, stop: &Stop, screen: &Screen) {
+    while !stop.wait(TICK) {
         if let Ok(status) = people.viewer.status() {
             screen.draw(&status);
         }
     }
     screen.clear();
-    Ok(())
 }
 
 /// The live table, where a person watches.
@@ -267,11 +286,16 @@ impl Screen {
 
     fn draw(&self, status: &Status) {
         if !self.0.is_hidden() {
-            self.0.set_message(format!("{}\nCtrl-C stops", output::status_table(&status.keys, status.now)));
+            self.0.set_message(format!("\n{}\nCtrl-C stops", output::status_table(&status.keys, status.now)));
             self.0.tick();
         }
     }
 
+    fn is_live(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
+    /// Ends this screen; another one can follow.
     fn clear(&self) {
         self.0.finish_and_clear();
     }
@@ -282,8 +306,15 @@ fn attested(status: &Status, key: &str) -> bool {
     status.keys.iter().any(|held| held.key.key.as_str() == key && held.state == AttestationState::Attested)
 }
 
-/// The status once every key in every HSM is attested, by proofs of this run, or is revoked; none where `stop` was raised.
-fn until_attested(
+/// Whether this is a key that `up` gave to one of its HSMs.
+fn is_ours(held: &HsmKeyStatus) -> bool {
+    HSMS.contains(&held.hsm.as_str()) && KEYS.iter().any(|(name, _)| *name == held.key.key.as_str())
+}
+
+/// The status once every key of the three HSMs is attested by proofs of this run, or is revoked; none where `stop` was
+/// raised.
+fn until_settled(
+    args: &Args,
     people: &People,
     hsms: &[Hsm],
     screen: &Screen,
@@ -291,32 +322,41 @@ fn until_attested(
     stop: &Stop,
 ) -> anyhow::Result<Option<Status>> {
     let begun = Timestamp(data::now().0.saturating_sub(started.elapsed().as_secs()));
-    let mut first = None;
+    let fresh = |at: Option<Timestamp>| at.is_some_and(|at| at >= begun);
+    let settled = |held: &&HsmKeyStatus| match held.state {
+        AttestationState::Revoked => true,
+        AttestationState::Attested => held.statements.iter().all(|statement| fresh(statement.proven_at)),
+        _ => false,
+    };
+    let mut first = true;
     while !stop.wait(Duration::from_millis(100)) {
         let status = people.viewer.status()?;
-        let fresh = |at: Option<Timestamp>| at.is_some_and(|at| at >= begun);
-        let done = |held: &HsmKeyStatus| match held.state {
-            AttestationState::Revoked => true,
-            AttestationState::Attested => held.statements.iter().all(|statement| fresh(statement.proven_at)),
-            _ => false,
-        };
-        if first.is_none() && status.keys.iter().flat_map(|held| &held.statements).any(|one| fresh(one.proven_at)) {
-            first = Some(started.elapsed());
+        if first && status.keys.iter().flat_map(|held| &held.statements).any(|one| fresh(one.proven_at)) {
+            first = false;
             tracing::info!(elapsed = ?started.elapsed(), "the first key is attested");
         }
         screen.draw(&status);
-        if status.keys.len() >= HSMS.len() * KEYS.len() && status.keys.iter().all(done) {
+        if status.keys.iter().filter(|held| is_ours(held)).filter(settled).count() == HSMS.len() * KEYS.len() {
             return Ok(Some(status));
         }
         if hsms.iter().any(Hsm::has_ended) {
             anyhow::bail!("an HSM's agent could not begin; KEYWITNESS_LOG=info shows why");
         }
-        if started.elapsed() > Duration::from_secs(PATIENCE) {
-            println!("{}", output::status_table(&status.keys, status.now));
+        if args.once && started.elapsed() > Duration::from_secs(PATIENCE) {
+            eprintln!("{}", output::status_table(&status.keys, status.now));
             return Err(output::No(format!("not every key attested within {}", output::duration(PATIENCE))).into());
         }
     }
     Ok(None)
+}
+
+fn summary(global: &Global, status: &Status, elapsed: Duration) {
+    let in_state = |state| status.keys.iter().filter(|held| is_ours(held) && held.state == state).count();
+    let (attested, revoked) = (in_state(AttestationState::Attested), in_state(AttestationState::Revoked));
+    say!("{attested} keys attested {elapsed:.1?} after the start");
+    if revoked > 0 {
+        say!("{revoked} are revoked, for good; to begin anew, stop and remove {}", global.data.display());
+    }
 }
 
 fn report(status: &Status, people: &People, message: &str, signed: Option<&Signed>) -> anyhow::Result<()> {
@@ -331,29 +371,29 @@ fn report(status: &Status, people: &People, message: &str, signed: Option<&Signe
 fn tell(message: &str, signed: &Signed) {
     let attestation = &signed.token.appraisal().attestation;
     let signature = BASE64URL_NOPAD.encode(&signed.signature);
-    println!(
+    say!(
         "\na client asked for a token for {} and checked it offline: {} proved the key {} ago",
         attestation.key.key,
         attestation.hsm,
         output::duration(attestation.statements.first().map_or(0, |one| data::now().since(one.proven_at))),
     );
-    println!("it then had {} sign {message:?} over the channel that the token names,", attestation.hsm);
-    println!("and checked the signature under the attested key:\n  {signature}");
+    say!("it then had {} sign {message:?} over the channel that the token names,", attestation.hsm);
+    say!("and checked the signature under the attested key:\n  {signature}");
 }
 
-fn next_steps(global: &Global, args: &Args) {
+fn next_steps(global: &Global, args: &Args, key: Option<&str>) {
+    let Some(key) = key else { return };
     let data = match global.data.to_str() {
         Some("keywitness-data") | None => String::new(),
-        Some(data) => format!("--data {data} "),
+        Some(data) => format!("--data '{}' ", data.replace('\'', "'\\''")),
     };
-    println!("\nTry next{}:", if args.once { ", with `up` running" } else { ", in another terminal" });
-    for command in [
-        "token --key signing-1                  # a verification token, checked",
-        "sign --key signing-1 --message hello   # an operation from the attested HSM",
-        "revoke --cluster payments --key signing-1 --reason \"try it\"",
-        "token --key signing-1                  # refused",
-        "status",
+    say!("\nTry next{}:", if args.once { ", with `up` running" } else { ", in another terminal" });
+    for (what, command) in [
+        ("a verification token, checked", format!("token --key {key}")),
+        ("an operation from the attested HSM", format!("sign --key {key} --message hello")),
+        ("revoke the key, for good", format!("revoke --cluster {CLUSTER} --key {key} --reason test")),
+        ("and see the token refused", format!("token --key {key}")),
     ] {
-        println!("  cargo run --release -- {data}{command}");
+        say!("  # {what}\n  cargo run --release -- {data}{command}");
     }
 }

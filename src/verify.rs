@@ -17,6 +17,9 @@ use crate::{Global, data, output};
 
 /// Check a token or an envelope offline: nobody is asked, nothing is trusted but what you give.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Example: keywitness verify token token.jwt --jwks jwks.json --trust-domain acme.example --audience shop"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -76,7 +79,7 @@ fn check_token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
     if global.json {
         return output::json(verified.claims());
     }
-    println!("the token verifies");
+    say!("the token verifies");
     crate::token::describe(&verified);
     Ok(())
 }
@@ -98,8 +101,8 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
             "enrolment": context.enrolment, "keys": keys, "fingerprint": verified.instance().fingerprint()?,
             "not_before": context.not_before, "not_after": context.not_after, "envelope": envelope.digest() }));
     }
-    println!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());
-    println!("whether its challenge was fresh, only the manager that gave it can say");
+    say!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());
+    say!("whether its challenge was fresh, only the manager that gave it can say");
     Ok(())
 }
 

@@ -36,6 +36,10 @@ pub mod label {
     pub const CHANNEL: &str = "keywitness/v1/channel";
     /// HPKE export context of the answer's key.
     pub const CHANNEL_ANSWER: &str = "keywitness/v1/channel-answer";
+    /// The signing key that a client derives from its credential.
+    pub const CLIENT_KEY: &str = "keywitness/v1/client-key";
+    /// An operation that a client asks of an HSM, signed with that key.
+    pub const OPERATION: &str = "keywitness/v1/operation";
     /// A bearer credential or join token, as the manager keeps it.
     pub const CREDENTIAL: &str = "keywitness/v1/credential";
     /// A leaf of the manager's log.

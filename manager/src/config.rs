@@ -2,16 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use keywitness_circuits::{Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
-use keywitness_verifier::{identity::Audience, wire::StatementInfo};
+use keywitness_circuits::{Digest, Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
+use keywitness_verifier::{
+    identity::Audience,
+    wire::{MAX_RECORD_TTL, StatementInfo},
+};
 
 use crate::{error::StartError, ledger::Configuration};
 
 /// Name of the file with the first operator credential in a data directory, mode 0600.
 pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
-
-/// Longest life of a record, in seconds: 30 days.
-pub(crate) const MAX_TTL: u64 = 30 * 24 * 60 * 60;
 
 /// A manager's configuration. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -38,8 +38,10 @@ pub struct Config {
     pub revoked_grace: u64,
     /// How many attempts after that are a fraud event.
     pub revoked_attempts: u32,
-    /// Serve beyond loopback with Groth16 parameters that one party made.
+    /// Serve beyond loopback with Groth16 parameters that one party may have made.
     pub allow_development_parameters: bool,
+    /// Digest of the Groth16 parameters' file, of which the operator knows how it was made.
+    pub pinned_parameters: Option<Digest>,
     /// Serve plain HTTP beyond loopback: a proxy in front terminates TLS.
     pub allow_plaintext: bool,
 }
@@ -61,6 +63,7 @@ impl Config {
             revoked_grace: 60,
             revoked_attempts: 5,
             allow_development_parameters: false,
+            pinned_parameters: None,
             allow_plaintext: false,
         }
     }
@@ -73,17 +76,27 @@ impl Config {
     /// Refuses to serve at `address` what only loopback may see.
     ///
     /// # Errors
-    /// [`StartError::Refused`], in words for an operator: development parameters or plain HTTP beyond
-    /// loopback, unless this configuration allows them.
+    /// [`StartError::Refused`], in words for an operator: Groth16 parameters that are not pinned, or plain HTTP,
+    /// beyond loopback, unless this configuration allows them.
     pub fn check_bind(&self, address: SocketAddr, parameters: &Parameters) -> Result<(), StartError> {
         if address.ip().is_loopback() {
             return Ok(());
         }
-        if development_parameters(parameters) && !self.allow_development_parameters {
+        if let Ok(groth16) = parameters.groth16()
+            && self.suites.contains(&Suite::Groth16Bn254)
+            && !self.allow_development_parameters
+            && self.pinned_parameters != Some(groth16.digest())
+        {
+            let origin = match groth16.origin() {
+                Origin::Development => "were made by one party on one machine",
+                _ => "say that they come from a ceremony, which cannot be checked here yet",
+            };
             return Err(StartError::Refused(format!(
-                "{address} can be reached from other machines, and these proving parameters were made by one party on \
-                 one machine; whoever made them could forge proofs that every check here accepts. Make them by a \
-                 ceremony, or set allow-development-parameters if this is a demonstration"
+                "{address} can be reached from other machines, and these proving parameters {origin}; whoever made \
+                 them could forge proofs that every check here accepts. If you know that they come from a ceremony \
+                 that you trust, say so with --pin-parameters DIGEST (this file's is {}), or set \
+                 allow-development-parameters if this is a demonstration",
+                groth16.digest()
             )));
         }
         if !self.allow_plaintext {
@@ -109,8 +122,8 @@ impl Config {
         if suites.is_empty() || suites.contains(&Suite::PublicKey) {
             return refused("suites: name at least one of halo2-pasta and groth16-bn254, and nothing else");
         }
-        if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_TTL {
-            return refused("record-ttl must be greater than challenge-ttl, at most 30 days, and neither zero");
+        if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL {
+            return refused("record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero");
         }
         if self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0 {
             return refused("token-ttl, failures, failure-window and revoked-attempts must not be zero");
@@ -118,6 +131,10 @@ impl Config {
         Ok(Configuration {
             audience: self.audience(),
             statements: statements(&suites, parameters)?,
+            groth16_parameters: suites
+                .contains(&Suite::Groth16Bn254)
+                .then(|| parameters.groth16().ok().map(|groth16| groth16.digest()))
+                .flatten(),
             suites,
             record_ttl: self.record_ttl,
             challenge_ttl: self.challenge_ttl,
@@ -175,9 +192,26 @@ mod tests {
         let plain = Config { allow_plaintext: true, ..config() };
         plain.check_bind(local, &parameters).unwrap();
         let refusal = plain.check_bind(open, &parameters).unwrap_err().to_string();
-        for word in ["made by one party", "forge proofs", "ceremony", "allow-development-parameters"] {
+        let digest = parameters.groth16().unwrap().digest();
+        let pin = "--pin-parameters DIGEST";
+        for word in [
+            "made by one party",
+            "could forge proofs",
+            "ceremony",
+            "allow-development-parameters",
+            pin,
+            &digest.to_string(),
+        ] {
             assert!(refusal.contains(word), "{refusal}");
         }
+        Config { pinned_parameters: Some(digest), ..plain.clone() }.check_bind(open, &parameters).unwrap();
+        let other = Config { pinned_parameters: Some(Digest([1; 32])), ..plain.clone() };
+        other.check_bind(open, &parameters).unwrap_err();
+        // Parameters that no statement uses forge nothing.
+        let halo2 = Config { suites: vec![Suite::Halo2Pasta], ..plain.clone() };
+        halo2.check_bind(open, &parameters).unwrap();
+        assert_eq!(halo2.configuration(&parameters).unwrap().groth16_parameters, None);
+        assert_eq!(plain.configuration(&parameters).unwrap().groth16_parameters, Some(digest));
         Config { allow_development_parameters: true, ..plain }.check_bind(open, &parameters).unwrap();
     }
 
@@ -193,6 +227,7 @@ mod tests {
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },
             Config { suites: vec![Suite::Groth16Bn254], ..halo2.clone() },
             Config { record_ttl: 60, challenge_ttl: 60, ..halo2.clone() },
+            Config { record_ttl: MAX_RECORD_TTL + 1, ..halo2.clone() },
             Config { token_ttl: 0, ..halo2.clone() },
             Config { failures: 0, ..halo2 },
         ] {

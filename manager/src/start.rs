@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keywitness_circuits::Parameters;
+use keywitness_circuits::{Digest, Kind, Parameters};
 use keywitness_verifier::wire::{Role, new_secret, secret_digest};
 
 use crate::{
@@ -53,14 +53,31 @@ impl Manager {
 
 fn configure(ledger: &dyn Ledger, configuration: &Configuration) -> Result<(), StartError> {
     let rows = ledger.view()?;
-    if State(rows.as_ref()).get::<Configuration>(key::ONLY)?.as_ref() == Some(configuration) {
+    let current: Option<Configuration> = State(rows.as_ref()).get(key::ONLY)?;
+    if current.as_ref() == Some(configuration) {
         return Ok(());
     }
     drop(rows);
     match ledger.submit(Command::Configure(configuration.clone()))? {
         Outcome::Refused(problem) => Err(StartError::Refused(problem.detail)),
-        _ => Ok(()),
+        _ => {
+            for (kind, old, new) in current.iter().flat_map(|current| changed_keys(current, configuration)) {
+                tracing::warn!(%kind, %old, %new, "the verifying key changed: records under the old one count no more");
+            }
+            Ok(())
+        }
     }
+}
+
+/// The statements whose verifying key differs, with the old and the new one.
+fn changed_keys<'a>(
+    old: &'a Configuration,
+    new: &'a Configuration,
+) -> impl Iterator<Item = (Kind, Digest, Digest)> + 'a {
+    old.statements.iter().filter_map(|statement| {
+        let now = new.verifying_key(statement.kind)?;
+        (now != statement.verifying_key).then_some((statement.kind, statement.verifying_key, now))
+    })
 }
 
 /// Makes an operator credential if there is none. The secret is on disk before it is valid: a crash between
@@ -85,4 +102,23 @@ fn first_operator(ledger: &dyn Ledger, config: &Config) -> Result<(), StartError
     ledger.submit(Command::AddCredential { digest, name, role })?;
     tracing::info!(path = %path.display(), "made the first operator credential");
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_verifying_key_is_seen_by_its_kind() {
+        let mut config = Config::new("/nowhere", "acme.example".parse().unwrap(), "m1".parse().unwrap());
+        config.suites = vec![keywitness_circuits::Suite::Halo2Pasta];
+        let old = config.configuration(&Parameters::transparent()).unwrap();
+        assert_eq!(changed_keys(&old, &old).count(), 0);
+        let mut new = old.clone();
+        let changed = new.statements.first_mut().unwrap();
+        let (kind, before) = (changed.kind, std::mem::replace(&mut changed.verifying_key, Digest([9; 32])));
+        new.statements.pop();
+        assert_eq!(changed_keys(&old, &new).collect::<Vec<_>>(), [(kind, before, Digest([9; 32]))]);
+    }
 }

@@ -1,21 +1,21 @@
 //! The HSM's side of the channel: opens a client's sealed request, decides, uses the key, seals the answer.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashSet,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use keywitness_circuits::{Digest, KeyId};
+use keywitness_circuits::KeyId;
 use keywitness_verifier::{
+    identity::IdentityKey,
     operation::{MAX_AGE, Operation, OperationAnswer, OperationRequest},
-    wire::{Base64, KeyRef, secret_digest},
+    wire::{Base64, KeyRef},
 };
-use zeroize::Zeroize;
 
 use crate::{
     agent::Standing,
     clock::Clock,
-    store::{KeyStore, StoreError},
+    store::{KeyStore, Membership, StoreError},
 };
 
 /// The request does not open with this HSM's channel key, or is not a request. Nothing more is said.
@@ -26,13 +26,15 @@ pub struct Unopenable;
 /// Answers the clients that the HSM's operator allows.
 ///
 /// Who asks and what is asked is inside the sealed request, and so is every refusal in the sealed answer: whoever
-/// watches the line learns neither. A request that comes twice within its age is answered twice; signatures are
-/// deterministic, so the second answer holds nothing new.
+/// watches the line learns neither. A request that comes twice within its age is decided twice, and each answer is sealed
+/// under a nonce of its own; signatures are deterministic, so a second one tells the client nothing new.
+///
+/// A key is used only while its attestation is in force, as far as the HSM's agent knows.
 pub struct Channel {
     store: Arc<dyn KeyStore>,
     standing: Arc<Standing>,
     clock: Arc<dyn Clock>,
-    clients: RwLock<BTreeSet<Digest>>,
+    clients: RwLock<HashSet<IdentityKey>>,
 }
 
 impl Channel {
@@ -41,14 +43,14 @@ impl Channel {
         Self { store, standing, clock, clients: RwLock::default() }
     }
 
-    /// Allows the client whose credential has this [`secret_digest`].
-    pub fn allow(&self, credential: Digest) {
-        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(credential);
+    /// Allows the client that signs with this key.
+    pub fn allow(&self, client: IdentityKey) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(client);
     }
 
     /// No longer allows it.
-    pub fn forbid(&self, credential: &Digest) {
-        self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(credential);
+    pub fn forbid(&self, client: &IdentityKey) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(client);
     }
 
     /// Answers one sealed request with one sealed answer.
@@ -58,15 +60,14 @@ impl Channel {
     pub fn answer(&self, sealed: &[u8]) -> Result<Vec<u8>, Unopenable> {
         let membership = self.store.membership().ok_or(Unopenable)?;
         let opened = self.store.open_request(&membership.audience.trust_domain, &membership.hsm, sealed);
-        let (mut request, answer_key) = opened.map_err(|_| Unopenable)?;
-        let answer = self.decide(&request);
-        request.credential.zeroize();
+        let (request, answer_key) = opened.map_err(|_| Unopenable)?;
+        let answer = self.decide(&membership, &request);
         let plain = serde_json::to_vec(&answer).map_err(|_| Unopenable)?;
         answer_key.seal(&plain).map_err(|_| Unopenable)
     }
 
-    fn decide(&self, request: &OperationRequest) -> OperationAnswer {
-        let answer = self.check(request).and_then(|()| {
+    fn decide(&self, membership: &Membership, request: &OperationRequest) -> OperationAnswer {
+        let answer = self.check(membership, request).and_then(|()| {
             let Operation::Sign { key, message } = &request.operation;
             self.sign(key, &message.0)
         });
@@ -74,11 +75,12 @@ impl Channel {
     }
 
     /// Who asks, and when.
-    fn check(&self, request: &OperationRequest) -> Result<(), String> {
-        let credential = secret_digest(&request.credential);
-        if !self.clients.read().unwrap_or_else(PoisonError::into_inner).contains(&credential) {
-            return Err("this credential is not allowed to use the HSM's keys".to_owned());
+    fn check(&self, membership: &Membership, request: &OperationRequest) -> Result<(), String> {
+        if !self.clients.read().unwrap_or_else(PoisonError::into_inner).contains(&request.client) {
+            return Err("this client is not allowed to use the HSM's keys".to_owned());
         }
+        let signed = request.check(&membership.audience.trust_domain, &membership.hsm);
+        signed.map_err(|_| "the request does not carry its client's signature".to_owned())?;
         let now = self.clock.now();
         if now.since(request.created).max(request.created.since(now)) > MAX_AGE {
             return Err(format!("the request was not made within {MAX_AGE} seconds of the HSM's clock"));
@@ -92,6 +94,9 @@ impl Channel {
         }
         if self.newest_epoch(&key.key) > Some(key.epoch) {
             return Err(format!("key {} was rotated; ask for a new token", key.key));
+        }
+        if !self.standing.is_attested(key, self.clock.now()) {
+            return Err(format!("this HSM has no attestation of key {} in force", key.key));
         }
         match self.store.sign(key, message) {
             Ok(signature) => Ok(OperationAnswer::Signature(Base64(signature.to_vec()))),
@@ -113,21 +118,32 @@ impl Channel {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use keywitness_circuits::{KeyAlgorithm, Timestamp};
-    use keywitness_verifier::{channel, operation::verify_signature};
+    use keywitness_verifier::{
+        channel,
+        operation::{ClientKey, verify_signature},
+    };
 
     use super::*;
     use crate::{
         Placement,
-        testing::{enrolled_store, membership, name},
+        testing::{attested, enrolled_store, membership, name, record},
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);
+    const EXPIRY: Timestamp = Timestamp(1_000_600);
+
+    pub(crate) fn client_key(credential: &str) -> IdentityKey {
+        ClientKey::from_credential(credential).public().unwrap()
+    }
 
     pub(crate) fn sign_request(key: &str, epoch: u32, credential: &str, created: Timestamp) -> OperationRequest {
         let key = KeyRef { key: name(key), epoch };
         let operation = Operation::Sign { key, message: Base64(b"pay 100".to_vec()) };
-        OperationRequest { credential: credential.to_owned(), created, operation }
+        let (domain, hsm) = (membership().audience.trust_domain, membership().hsm);
+        OperationRequest::sign(&ClientKey::from_credential(credential), &domain, &hsm, created, operation).unwrap()
     }
 
     /// Seals `request` for the store's HSM, has `deliver` answer it, and opens the answer.
@@ -152,16 +168,16 @@ pub(crate) mod tests {
     #[test]
     fn an_allowed_client_gets_a_signature_and_nobody_else() {
         let (_directory, store) = enrolled_store();
-        let standing = Arc::new(Standing::new());
+        let standing = attested(&*store, EXPIRY);
         let channel = Channel::new(store.clone(), Arc::clone(&standing), Arc::new(|| NOW));
-        let secret = keywitness_verifier::wire::new_secret("client");
-        channel.allow(secret_digest(&secret));
+        channel.allow(client_key("kw_client_known"));
+        let secret = "kw_client_known";
         let ask = |key, epoch, credential: &str, created| {
             ask(&*store, &sign_request(key, epoch, credential, created), |sealed| channel.answer(&sealed).unwrap())
         };
 
         for algorithm in [KeyAlgorithm::Ed25519, KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
-            let OperationAnswer::Signature(signature) = ask(algorithm.name(), 1, &secret, NOW) else { panic!() };
+            let OperationAnswer::Signature(signature) = ask(algorithm.name(), 1, secret, NOW) else { panic!() };
             let key = KeyRef { key: name(algorithm.name()), epoch: 1 };
             let instance = store.instances(&key, &name("acme.example"), &[]).unwrap().remove(0);
             assert!(verify_signature(algorithm, &instance.spki().unwrap().unwrap(), b"pay 100", &signature.0));
@@ -169,27 +185,96 @@ pub(crate) mod tests {
 
         assert!(refusal(ask("ed25519", 1, "kw_client_other", NOW)).contains("not allowed"));
         for created in [Timestamp(NOW.0 - MAX_AGE - 1), NOW.plus(MAX_AGE + 1), Timestamp(0), Timestamp(u64::MAX)] {
-            assert!(refusal(ask("ed25519", 1, &secret, created)).contains("within 60 seconds"));
+            assert!(refusal(ask("ed25519", 1, secret, created)).contains("within 60 seconds"));
         }
-        assert!(matches!(ask("ed25519", 1, &secret, NOW.plus(MAX_AGE)), OperationAnswer::Signature(_)));
-        assert!(refusal(ask("missing", 1, &secret, NOW)).contains("no key missing"));
-        assert!(refusal(ask("ed25519", 2, &secret, NOW)).contains("no key ed25519 at epoch 2"));
-        assert!(refusal(ask("aes256", 1, &secret, NOW)).contains("does not sign"));
+        assert!(matches!(ask("ed25519", 1, secret, NOW.plus(MAX_AGE)), OperationAnswer::Signature(_)));
+        for (key, epoch) in [("missing", 1), ("ed25519", 2)] {
+            assert!(refusal(ask(key, epoch, secret, NOW)).contains("no attestation"));
+            standing.remember(&KeyRef { key: name(key), epoch }, EXPIRY);
+        }
+        assert!(refusal(ask("missing", 1, secret, NOW)).contains("no key missing"));
+        assert!(refusal(ask("ed25519", 2, secret, NOW)).contains("no key ed25519 at epoch 2"));
+        assert!(refusal(ask("aes256", 1, secret, NOW)).contains("does not sign"));
 
-        standing.revoke_key(&name("ed25519"));
-        assert!(refusal(ask("ed25519", 1, &secret, NOW)).contains("revoked"));
-        assert!(matches!(ask("p256", 1, &secret, NOW), OperationAnswer::Signature(_)));
+        channel.forbid(&client_key(secret));
+        assert!(refusal(ask("p256", 1, secret, NOW)).contains("not allowed"));
+    }
+
+    #[test]
+    fn an_allowed_client_has_to_sign_for_itself_and_this_hsm() {
+        let (_directory, store) = enrolled_store();
+        let channel = Channel::new(store.clone(), attested(&*store, EXPIRY), Arc::new(|| NOW));
+        channel.allow(client_key("kw_client_known"));
+        let ask = |request: &OperationRequest| ask(&*store, request, |sealed| channel.answer(&sealed).unwrap());
+        let good = sign_request("p256", 1, "kw_client_known", NOW);
+        assert!(matches!(ask(&good), OperationAnswer::Signature(_)));
+        let other = sign_request("p256", 1, "kw_client_other", NOW);
+        let elsewhere = OperationRequest::sign(
+            &ClientKey::from_credential("kw_client_known"),
+            &membership().audience.trust_domain,
+            &name("hsm-2"),
+            NOW,
+            good.operation.clone(),
+        );
+        for forged in [
+            OperationRequest { client: good.client, ..other },
+            OperationRequest { created: NOW.plus(1), ..good.clone() },
+            OperationRequest { signature: Base64(Vec::new()), ..good },
+            elsewhere.unwrap(),
+        ] {
+            assert!(refusal(ask(&forged)).contains("does not carry its client's signature"));
+        }
+    }
+
+    #[test]
+    fn a_key_is_used_only_while_its_attestation_is_in_force() {
+        let (_directory, store) = enrolled_store();
+        let standing = Arc::new(Standing::new());
+        let now = Arc::new(AtomicU64::new(NOW.0));
+        let clock = Arc::clone(&now);
+        let clock = Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)));
+        let channel = Channel::new(store.clone(), Arc::clone(&standing), clock);
+        channel.allow(client_key("kw_client_known"));
+        let ask = |key, epoch| {
+            let request = sign_request(key, epoch, "kw_client_known", Timestamp(now.load(Ordering::Relaxed)));
+            ask(&*store, &request, |sealed| channel.answer(&sealed).unwrap())
+        };
+        let signs = |key, epoch| matches!(ask(key, epoch), OperationAnswer::Signature(_));
+        let unattested = |key, epoch| {
+            assert_eq!(refusal(ask(key, epoch)), format!("this HSM has no attestation of key {key} in force"));
+        };
+
+        unattested("p256", 1);
+        standing.accept(&record("p256", 1, EXPIRY));
+        assert!(signs("p256", 1));
+        unattested("ed25519", 1);
+        standing.accept(&record("ed25519", 1, EXPIRY));
+
+        now.store(EXPIRY.0 - 1, Ordering::Relaxed);
+        assert!(signs("p256", 1));
+        now.store(EXPIRY.0, Ordering::Relaxed);
+        unattested("p256", 1);
+        standing.accept(&record("p256", 1, EXPIRY.plus(600)));
+        assert!(signs("p256", 1));
+        standing.remember(&KeyRef { key: name("p256"), epoch: 1 }, Timestamp(1));
+        assert!(signs("p256", 1), "an old record does not replace a new one");
+
+        standing.revoke_key(&name("p256"));
+        assert!(refusal(ask("p256", 1)).contains("revoked"));
+        standing.accept(&record("ed25519", 1, EXPIRY.plus(600)));
+        assert!(signs("ed25519", 1));
+        assert!(refusal(ask("p256", 1)).contains("revoked"), "that key still is");
         standing.revoke_hsm();
-        assert!(refusal(ask("p256", 1, &secret, NOW)).contains("revoked"));
-        standing.accept(&name("p256"));
-        assert!(matches!(ask("p256", 1, &secret, NOW), OperationAnswer::Signature(_)));
-        assert!(refusal(ask("ed25519", 1, &secret, NOW)).contains("revoked"), "that key still is");
+        assert!(refusal(ask("ed25519", 1)).contains("revoked"));
+        standing.accept(&record("p256", 1, EXPIRY.plus(600)));
+        assert!(signs("p256", 1));
+        unattested("ed25519", 1);
 
         store.generate(&name("p256"), KeyAlgorithm::P256, Placement::Rotate).unwrap();
-        assert!(refusal(ask("p256", 1, &secret, NOW)).contains("rotated"));
-        assert!(matches!(ask("p256", 2, &secret, NOW), OperationAnswer::Signature(_)));
-        channel.forbid(&secret_digest(&secret));
-        assert!(refusal(ask("p256", 2, &secret, NOW)).contains("not allowed"));
+        assert!(refusal(ask("p256", 1)).contains("rotated"));
+        unattested("p256", 2);
+        standing.accept(&record("p256", 2, EXPIRY.plus(600)));
+        assert!(signs("p256", 2));
     }
 
     #[test]

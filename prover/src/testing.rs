@@ -3,12 +3,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use keywitness_circuits::{ClusterId, HsmId, KeyAlgorithm, KeyId};
-use keywitness_verifier::{identity::Audience, wire::Enrolment};
+use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, KeyAlgorithm, KeyId, Kind, Suite, Timestamp};
+use keywitness_verifier::{
+    identity::Audience,
+    wire::{Enrolment, KeyRef, Record},
+};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use crate::{KeyStore, Membership, PassphraseCost, Placement, SoftwareStore, Unlock};
+use crate::{KeyStore, Membership, PassphraseCost, Placement, SoftwareStore, Standing, Unlock};
 
 /// The least that Argon2 takes: tests guess nothing.
 pub(crate) const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 8, passes: 1, lanes: 1 };
@@ -44,4 +47,30 @@ pub(crate) fn enrolled_store() -> (TempDir, Arc<SoftwareStore>) {
     }
     store.set_membership(membership()).unwrap();
     (directory, Arc::new(store))
+}
+
+/// The manager's record of a key.
+pub(crate) fn record(key: &str, epoch: u32, expires_at: Timestamp) -> Record {
+    let Enrolment { hsm, cluster, revision } = membership().enrolment.unwrap();
+    Record {
+        hsm,
+        cluster,
+        enrolment: revision,
+        key: KeyRef { key: name(key), epoch },
+        statement: Kind::KeyKnowledgeP256,
+        verifying_key: Digest([1; 32]),
+        fingerprint: Fingerprint { suite: Suite::PublicKey, bytes: Digest([3; 32]) },
+        envelope: Digest([2; 32]),
+        proven_at: Timestamp(0),
+        expires_at,
+    }
+}
+
+/// The standing of an HSM that has every key attested until `expires_at`.
+pub(crate) fn attested(store: &dyn KeyStore, expires_at: Timestamp) -> Arc<Standing> {
+    let standing = Standing::new();
+    for entry in store.keys() {
+        standing.accept(&record(entry.key.key.as_str(), entry.key.epoch, expires_at));
+    }
+    Arc::new(standing)
 }

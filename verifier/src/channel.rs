@@ -2,17 +2,20 @@
 //! only the holder of that key can make.
 //!
 //! HPKE (RFC 9180) in base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305. The answer is sealed
-//! under a key exported from the same context, as in Oblivious HTTP (RFC 9458, section 4.4), so that it
-//! answers this request and no other. `info` names trust domain and HSM: a request to one HSM opens at no
+//! as in Oblivious HTTP (RFC 9458, section 4.4): under a key and nonce that depend on a secret exported from the
+//! same context, so that it answers this request and no other, and on a random response nonce, so that a request
+//! that is sent twice is never answered under the same key and nonce. `info` names trust domain and HSM: a request to one HSM opens at no
 //! other, even where two of them were enrolled with one channel key.
 
 use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, aead::Aead};
+use hkdf::Hkdf;
 use hpke::{
     Deserializable, Kem as _, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305 as HpkeAead, kdf::HkdfSha256,
     kem::X25519HkdfSha256 as HpkeKem,
 };
 use keywitness_circuits::{HsmId, TrustDomain, codec::Writer, transcript::label};
-use rand::rngs::OsRng;
+use rand::{RngCore, rngs::OsRng};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 /// Bytes of an encapsulated key.
@@ -23,20 +26,35 @@ const ENCAPSULATED: usize = 32;
 #[error("the sealed message does not open")]
 pub struct ChannelError;
 
-/// Opens or seals the one answer to one request.
-pub struct AnswerKey(Zeroizing<[u8; 32]>);
+/// Bytes of a response nonce.
+const RESPONSE_NONCE: usize = 32;
+
+/// Opens or seals an answer to one request.
+pub struct AnswerKey {
+    encapsulated: [u8; ENCAPSULATED],
+    exported: Zeroizing<[u8; 32]>,
+}
 
 impl AnswerKey {
-    fn cipher(&self) -> ChaCha20Poly1305 {
-        ChaCha20Poly1305::new(Key::from_slice(&*self.0))
+    fn cipher(&self, response_nonce: &[u8]) -> Result<(ChaCha20Poly1305, [u8; 12]), ChannelError> {
+        let salt = [&self.encapsulated, response_nonce].concat();
+        let hkdf = Hkdf::<Sha256>::new(Some(&salt), &*self.exported);
+        let (mut key, mut nonce) = (Zeroizing::new([0; 32]), [0; 12]);
+        hkdf.expand(b"key", &mut *key).map_err(|_| ChannelError)?;
+        hkdf.expand(b"nonce", &mut nonce).map_err(|_| ChannelError)?;
+        Ok((ChaCha20Poly1305::new(Key::from_slice(&*key)), nonce))
     }
 
-    /// Seals the answer. The key serves one message, so its nonce is zero.
+    /// Seals the answer.
     ///
     /// # Errors
     /// [`ChannelError`] for an answer too long for the cipher.
     pub fn seal(self, answer: &[u8]) -> Result<Vec<u8>, ChannelError> {
-        self.cipher().encrypt(&Default::default(), answer).map_err(|_| ChannelError)
+        let mut response_nonce = [0; RESPONSE_NONCE];
+        OsRng.fill_bytes(&mut response_nonce);
+        let (cipher, nonce) = self.cipher(&response_nonce)?;
+        let sealed = cipher.encrypt(&nonce.into(), answer).map_err(|_| ChannelError)?;
+        Ok([&response_nonce, sealed.as_slice()].concat())
     }
 
     /// Opens the answer.
@@ -44,7 +62,9 @@ impl AnswerKey {
     /// # Errors
     /// [`ChannelError`] unless the holder of the channel key sealed it for this request.
     pub fn open(self, sealed: &[u8]) -> Result<Vec<u8>, ChannelError> {
-        self.cipher().decrypt(&Default::default(), sealed).map_err(|_| ChannelError)
+        let (response_nonce, sealed) = sealed.split_at_checked(RESPONSE_NONCE).ok_or(ChannelError)?;
+        let (cipher, nonce) = self.cipher(response_nonce)?;
+        cipher.decrypt(&nonce.into(), sealed).map_err(|_| ChannelError)
     }
 }
 
@@ -58,6 +78,12 @@ fn info(trust_domain: &TrustDomain, hsm: &HsmId) -> Vec<u8> {
 pub fn generate_key() -> (Zeroizing<[u8; 32]>, [u8; 32]) {
     let (secret, public) = HpkeKem::gen_keypair(&mut OsRng);
     (Zeroizing::new(secret.to_bytes().into()), public.to_bytes().into())
+}
+
+/// Whether requests can be sealed to this channel key: an X25519 key that is not of small order.
+pub fn is_usable_key(channel_key: &[u8; 32]) -> bool {
+    let (Ok(trust_domain), Ok(hsm)) = ("probe".parse(), "probe".parse()) else { return false };
+    seal_request(&trust_domain, &hsm, channel_key, b"").is_ok()
 }
 
 /// Seals `request` to the HSM whose channel key is `channel_key`.
@@ -79,9 +105,10 @@ pub fn seal_request(
     )
     .map_err(|_| ChannelError)?;
     let sealed = context.seal(request, b"").map_err(|_| ChannelError)?;
-    let mut key = Zeroizing::new([0; 32]);
-    context.export(label::CHANNEL_ANSWER.as_bytes(), &mut *key).map_err(|_| ChannelError)?;
-    Ok(([encapsulated.to_bytes().as_slice(), &sealed].concat(), AnswerKey(key)))
+    let mut exported = Zeroizing::new([0; 32]);
+    context.export(label::CHANNEL_ANSWER.as_bytes(), &mut *exported).map_err(|_| ChannelError)?;
+    let encapsulated: [u8; ENCAPSULATED] = encapsulated.to_bytes().into();
+    Ok(([&encapsulated, sealed.as_slice()].concat(), AnswerKey { encapsulated, exported }))
 }
 
 /// Opens a request at the HSM.
@@ -96,18 +123,19 @@ pub fn open_request(
 ) -> Result<(Vec<u8>, AnswerKey), ChannelError> {
     let (encapsulated, ciphertext) = sealed.split_at_checked(ENCAPSULATED).ok_or(ChannelError)?;
     let secret = <HpkeKem as hpke::Kem>::PrivateKey::from_bytes(channel_secret).map_err(|_| ChannelError)?;
-    let encapsulated = <HpkeKem as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| ChannelError)?;
+    let encapsulated: [u8; ENCAPSULATED] = encapsulated.try_into().map_err(|_| ChannelError)?;
+    let encapsulated_key = <HpkeKem as hpke::Kem>::EncappedKey::from_bytes(&encapsulated).map_err(|_| ChannelError)?;
     let mut context = hpke::setup_receiver::<HpkeAead, HkdfSha256, HpkeKem>(
         &OpModeR::Base,
         &secret,
-        &encapsulated,
+        &encapsulated_key,
         &info(trust_domain, hsm),
     )
     .map_err(|_| ChannelError)?;
     let request = context.open(ciphertext, b"").map_err(|_| ChannelError)?;
-    let mut key = Zeroizing::new([0; 32]);
-    context.export(label::CHANNEL_ANSWER.as_bytes(), &mut *key).map_err(|_| ChannelError)?;
-    Ok((request, AnswerKey(key)))
+    let mut exported = Zeroizing::new([0; 32]);
+    context.export(label::CHANNEL_ANSWER.as_bytes(), &mut *exported).map_err(|_| ChannelError)?;
+    Ok((request, AnswerKey { encapsulated, exported }))
 }
 
 #[cfg(test)]
@@ -153,6 +181,17 @@ mod tests {
         let (_, ours) = seal_request(&domain, &hsm, &public, b"same").unwrap();
         let (_, theirs) = open_request(&domain, &hsm, &secret, &first).unwrap();
         assert!(ours.open(&theirs.seal(b"signed").unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_request_that_is_sent_twice_is_answered_under_two_keys() {
+        let (domain, hsm) = names();
+        let (secret, public) = generate_key();
+        let (sealed, _) = seal_request(&domain, &hsm, &public, b"sign this").unwrap();
+        let answer = |text| open_request(&domain, &hsm, &secret, &sealed).unwrap().1.seal(text).unwrap();
+        let (first, second) = (answer(b"the same text"), answer(b"the same text"));
+        assert_ne!(first[..RESPONSE_NONCE], second[..RESPONSE_NONCE]);
+        assert_ne!(first[RESPONSE_NONCE..], second[RESPONSE_NONCE..]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl IdentityKey {
         self.check(&envelope.signed_message(), &envelope.signature)
     }
 
-    fn check(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), NotAuthentic> {
+    pub(crate) fn check(&self, message: &[u8], signature: &[u8; 64]) -> Result<(), NotAuthentic> {
         if eddsa::verify_signature(&self.0, message, signature) { Ok(()) } else { Err(NotAuthentic) }
     }
 }

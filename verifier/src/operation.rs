@@ -1,14 +1,17 @@
 //! Operations that a client asks of an attested HSM over its channel, and how the answer is checked.
 
-use ed25519_dalek::Verifier as _;
+use ed25519_dalek::{Signer as _, Verifier as _};
 use keywitness_circuits::{
-    Error, HsmId, KeyAlgorithm, Timestamp, TrustDomain,
+    Digest, Error, HsmId, KeyAlgorithm, Timestamp, TrustDomain,
+    codec::Writer,
     key_knowledge::{Instance, eddsa},
+    transcript::label,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     channel::{self, AnswerKey, ChannelError},
+    identity::{IdentityKey, NotAuthentic},
     token::VerifiedToken,
     wire::{Base64, KeyRef},
 };
@@ -22,15 +25,65 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 /// How old a request may be, in seconds.
 pub const MAX_AGE: u64 = 60;
 
+/// A client's signing key for operations, derived from its credential. An HSM is given its public half alone: what
+/// one HSM learns of a client is of no use at the manager or at another HSM.
+pub struct ClientKey(ed25519_dalek::SigningKey);
+
+impl ClientKey {
+    /// Derives the key.
+    pub fn from_credential(secret: &str) -> Self {
+        let seed = zeroize::Zeroizing::new(Digest::of(label::CLIENT_KEY, secret.as_bytes()).0);
+        Self(ed25519_dalek::SigningKey::from_bytes(&seed))
+    }
+
+    /// What an HSM's operator allows.
+    ///
+    /// # Errors
+    /// With a probability of 2^-250.
+    pub fn public(&self) -> Result<IdentityKey, Error> {
+        IdentityKey::from_bytes(self.0.verifying_key().to_bytes())
+    }
+}
+
 /// What a client asks.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OperationRequest {
-    /// The client's credential, which the HSM's operator has allowed.
-    pub credential: String,
+    /// The client's public key, which the HSM's operator has allowed.
+    pub client: IdentityKey,
     /// When the request was made.
     pub created: Timestamp,
     /// What to do.
     pub operation: Operation,
+    /// Ed25519 signature of the client's key over trust domain, HSM, time and operation.
+    pub signature: Base64,
+}
+
+impl OperationRequest {
+    /// Signs a request to one HSM.
+    ///
+    /// # Errors
+    /// As [`ClientKey::public`].
+    pub fn sign(
+        client: &ClientKey,
+        trust_domain: &TrustDomain,
+        hsm: &HsmId,
+        created: Timestamp,
+        operation: Operation,
+    ) -> Result<Self, Error> {
+        let message = operation.signed_message(trust_domain, hsm, created);
+        let signature = Base64(client.0.sign(&message).to_bytes().to_vec());
+        Ok(Self { client: client.public()?, created, operation, signature })
+    }
+
+    /// Checks that the client it names made it, for this HSM.
+    ///
+    /// # Errors
+    /// [`NotAuthentic`]
+    pub fn check(&self, trust_domain: &TrustDomain, hsm: &HsmId) -> Result<(), NotAuthentic> {
+        let message = self.operation.signed_message(trust_domain, hsm, self.created);
+        let signature = self.signature.0.as_slice().try_into().map_err(|_| NotAuthentic)?;
+        self.client.check(&message, signature)
+    }
 }
 
 /// An operation on a key.
@@ -44,6 +97,15 @@ pub enum Operation {
         /// What.
         message: Base64,
     },
+}
+
+impl Operation {
+    fn signed_message(&self, trust_domain: &TrustDomain, hsm: &HsmId, created: Timestamp) -> Vec<u8> {
+        let Self::Sign { key, message } = self;
+        let mut writer = Writer::default();
+        writer.value(trust_domain).value(hsm).value(&created).u8(0).value(&key.key).u32(key.epoch).bytes(&message.0);
+        [label::OPERATION.as_bytes(), &[0], &Digest::of(label::OPERATION, &writer.into_bytes()).0].concat()
+    }
 }
 
 /// What the HSM answers.
@@ -90,7 +152,7 @@ pub struct Pending {
 /// [`OperationError::NotASigningKey`], or [`OperationError::Channel`] for an unusable channel key.
 pub fn request_signature(
     token: &VerifiedToken,
-    credential: &str,
+    client: &ClientKey,
     message: &[u8],
     now: Timestamp,
 ) -> Result<(Vec<u8>, Pending), OperationError> {
@@ -98,14 +160,12 @@ pub fn request_signature(
     let attestation = &appraisal.attestation;
     let no_signer = OperationError::NotASigningKey(attestation.algorithm);
     let akpub = appraisal.ear_veraison_key_attestation.as_ref().ok_or(no_signer)?.akpub.0.clone();
-    let request = OperationRequest {
-        credential: credential.to_owned(),
-        created: now,
-        operation: Operation::Sign { key: attestation.key.clone(), message: Base64(message.to_vec()) },
-    };
-    let plain = zeroize::Zeroizing::new(serde_json::to_vec(&request).map_err(|_| OperationError::Malformed)?);
-    let (sealed, answer) =
-        channel::seal_request(&attestation.trust_domain, &attestation.hsm, &token.channel_key(), &plain)?;
+    let operation = Operation::Sign { key: attestation.key.clone(), message: Base64(message.to_vec()) };
+    let (trust_domain, hsm) = (&attestation.trust_domain, &attestation.hsm);
+    let request =
+        OperationRequest::sign(client, trust_domain, hsm, now, operation).map_err(|_| OperationError::Malformed)?;
+    let plain = serde_json::to_vec(&request).map_err(|_| OperationError::Malformed)?;
+    let (sealed, answer) = channel::seal_request(trust_domain, hsm, &token.channel_key(), &plain)?;
     Ok((sealed, Pending { answer, algorithm: attestation.algorithm, akpub, message: message.to_vec() }))
 }
 
@@ -140,7 +200,6 @@ pub fn open_request(
     sealed: &[u8],
 ) -> Result<(OperationRequest, AnswerKey), OperationError> {
     let (plain, answer) = channel::open_request(trust_domain, hsm, channel_secret, sealed)?;
-    let plain = zeroize::Zeroizing::new(plain);
     Ok((serde_json::from_slice(&plain).map_err(|_| OperationError::Malformed)?, answer))
 }
 
@@ -175,7 +234,7 @@ fn check_signature(algorithm: KeyAlgorithm, spki: &[u8], message: &[u8], signatu
 /// # Errors
 /// [`Error::Malformed`] for such a message.
 pub fn check_message(message: &[u8]) -> Result<(), Error> {
-    if message.starts_with(keywitness_circuits::transcript::label::RESERVED_PREFIX.as_bytes()) {
+    if message.starts_with(label::RESERVED_PREFIX.as_bytes()) {
         return Err(Error::Malformed {
             what: "message",
             why: "messages that begin with keywitness/ are the protocol's own",
@@ -187,7 +246,6 @@ pub fn check_message(message: &[u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-    use ed25519_dalek::Signer as _;
     use p256::pkcs8::EncodePublicKey as _;
 
     use super::*;
@@ -233,6 +291,29 @@ mod tests {
             assert!(!verify_signature(*algorithm, &[], b"hello", signature), "{algorithm}");
         }
         assert!(!verify_signature(KeyAlgorithm::Aes256, &cases[0].1, b"hello", &cases[0].2));
+    }
+
+    #[test]
+    fn a_request_is_its_clients_for_one_hsm() {
+        let (domain, hsm): (TrustDomain, HsmId) = ("acme.example".parse().unwrap(), "hsm-1".parse().unwrap());
+        let client = ClientKey::from_credential("kw_client_x");
+        let key = KeyRef { key: "k".parse().unwrap(), epoch: 1 };
+        let operation = Operation::Sign { key: key.clone(), message: Base64(b"hello".to_vec()) };
+        let request = OperationRequest::sign(&client, &domain, &hsm, Timestamp(5), operation).unwrap();
+        assert_eq!(request.client, client.public().unwrap());
+        request.check(&domain, &hsm).unwrap();
+        request.check(&domain, &"hsm-2".parse().unwrap()).unwrap_err();
+        request.check(&"other.example".parse().unwrap(), &hsm).unwrap_err();
+        let other = Operation::Sign { key: KeyRef { epoch: 2, ..key }, message: Base64(b"hello".to_vec()) };
+        for changed in [
+            OperationRequest { created: Timestamp(6), ..request.clone() },
+            OperationRequest { operation: other, ..request.clone() },
+            OperationRequest { client: ClientKey::from_credential("y").public().unwrap(), ..request.clone() },
+            OperationRequest { signature: Base64(vec![0; 64]), ..request.clone() },
+            OperationRequest { signature: Base64(vec![]), ..request },
+        ] {
+            changed.check(&domain, &hsm).unwrap_err();
+        }
     }
 
     #[test]

@@ -153,6 +153,9 @@ pub struct ProvenStatement {
     pub verifying_key: Digest,
     /// The key's fingerprint in the statement's suite.
     pub fingerprint: Fingerprint,
+    /// Whether the verifying key was made by one party, who could forge proofs: for development.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub development_parameters: bool,
     /// Digest of the envelope with the proof.
     pub envelope: Digest,
     /// When it was proven.

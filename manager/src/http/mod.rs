@@ -1,7 +1,7 @@
 //! The manager over HTTP: the only room that knows actix-web.
 //!
 //! Handlers read, ask who calls, run one use case on a blocking thread, and answer. Everything that is
-//! refused, by whatever layer, is a problem document.
+//! refused by the application is a problem document; what is no HTTP at all gets the server's own bare answer.
 
 mod auth;
 mod dashboard;

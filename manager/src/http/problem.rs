@@ -56,6 +56,7 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         ProblemKind::AlreadyEnrolled
         | ProblemKind::KeyConflict
         | ProblemKind::AmbiguousKey
+        | ProblemKind::DisputedKey
         | ProblemKind::NotAttested => (StatusCode::CONFLICT, Advice::Nothing),
         ProblemKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Advice::Nothing),
         ProblemKind::UnknownChallenge

@@ -16,6 +16,8 @@ pub struct Configuration {
     pub suites: Vec<Suite>,
     /// The statement kinds in force, with the verifying key of each.
     pub statements: Vec<StatementInfo>,
+    /// Digest of the Groth16 parameters' file, where a statement uses them.
+    pub groth16_parameters: Option<Digest>,
     /// How long a record lasts, in seconds.
     pub record_ttl: u64,
     /// How long a challenge can be answered, in seconds.

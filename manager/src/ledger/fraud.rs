@@ -71,10 +71,22 @@ pub(super) fn failed(apply: &mut Apply<'_>, hsm: &HsmId, last: ProblemKind, enve
     apply.put(&key::hsm(hsm), &window)
 }
 
-/// A consumed challenge came back with other bytes. Runs once for each digest, since an envelope's outcome
-/// is remembered for as long as its challenge.
-pub(super) fn replayed(apply: &mut Apply<'_>, hsm: &HsmId, challenge: &Nonce, first: Digest, second: Digest) {
+/// A consumed challenge came back with other bytes: told once for each challenge.
+pub(super) fn replayed(
+    apply: &mut Apply<'_>,
+    hsm: &HsmId,
+    challenge: &Nonce,
+    first: Digest,
+    second: Digest,
+) -> Result<(), Fault> {
+    let Some(mut row) = apply.state().challenge(challenge)? else { return Ok(()) };
+    if row.replay_told {
+        return Ok(());
+    }
+    row.replay_told = true;
+    apply.put(&challenge.0, &row)?;
     apply.events.push(EventKind::Replay { hsm: hsm.clone(), challenge: *challenge, first, second });
+    Ok(())
 }
 
 /// An HSM tried to use something revoked: does it persist? One that asks now and then whether the revocation still

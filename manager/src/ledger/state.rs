@@ -45,6 +45,7 @@ rows! {
     FailureWindow => FailureWindows;
     Revocation => Revocations;
     RevokedAttempts => RevokedAttempts;
+    RevokedFingerprint => RevokedFingerprints;
     SightingRow => Sightings;
     FirstProof => FirstProofs;
     DriftSeen => Drifts;
@@ -169,6 +170,8 @@ pub struct ChallengeRow {
     pub not_after: Timestamp,
     /// Who consumed it. Set once.
     pub consumed: Option<Consumption>,
+    /// Whether a replay of it was told already.
+    pub replay_told: bool,
 }
 
 /// Who consumed a challenge, and with what.
@@ -223,6 +226,10 @@ pub struct RevokedAttempts {
     /// Whether the event was raised.
     pub raised: bool,
 }
+
+/// A fingerprint that no key may have any more, under whatever name: the first revocation that hit it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RevokedFingerprint(pub Revocation);
 
 /// The first proof of a fingerprint by one HSM.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -309,6 +316,31 @@ impl State<'_> {
     /// [`Fault`]
     pub fn challenge(&self, nonce: &Nonce) -> Result<Option<ChallengeRow>, Fault> {
         self.get(&nonce.0)
+    }
+
+    /// The revocation that hits one of these instances' fingerprints: revoked material stays revoked under
+    /// any name and in any cluster.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn revoked_material(&self, instances: &[EnrolledInstance]) -> Result<Option<Revocation>, Fault> {
+        for instance in instances {
+            if let Some(RevokedFingerprint(revocation)) = self.get(&key::fingerprint(&instance.fingerprint))? {
+                return Ok(Some(revocation));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The revocation that hits an HSM, an enrolled key of it by name, or that key's material.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn key_revocation(&self, hsm: &HsmRow, key: &KeyRow) -> Result<Option<Revocation>, Fault> {
+        match self.revocation(hsm, [&key.key.key])? {
+            Some(revocation) => Ok(Some(revocation)),
+            None => self.revoked_material(&key.instances),
+        }
     }
 
     /// The revocation that hits an HSM, or one of `keys` in it.

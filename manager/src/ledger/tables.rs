@@ -110,6 +110,8 @@ tables! {
     Leaves = 21, "leaves";
     /// Number -> event, as JSON: the outbox.
     Events = 22, "events";
+    /// Fingerprint -> the revocation of a key that it is of.
+    RevokedFingerprints = 23, "revoked-fingerprints";
 }
 
 /// A row: key and value.

@@ -18,7 +18,8 @@ impl Manager {
     /// checks everything else again, and consumes the challenge.
     ///
     /// # Errors
-    /// `malformed` and `unauthenticated`, which change nothing; then, each of them recorded,
+    /// `malformed` and `unauthenticated`, and `unknown-challenge` for what another manager asked for, which
+    /// change nothing; then, each of them recorded,
     /// `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`,
     /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
     /// envelope sent again gets the same answer.
@@ -52,8 +53,8 @@ impl Manager {
 
     /// Checks the proof, if the rest of the envelope is right.
     fn verdict(&self, state: State<'_>, hsm: &HsmRow, envelope: &Envelope) -> Result<Verdict, Problem> {
-        if examine(state, hsm, envelope, self.now(state)?)?.is_err() {
-            return Ok(Verdict::Unchecked);
+        if let Err(wrong) = examine(state, hsm, envelope, self.now(state)?)? {
+            return wrong.misdirected().map_or(Ok(Verdict::Unchecked), |problem| Err(self.rejected(problem.clone())));
         }
         match registry::verify(&self.parameters, &envelope.context, &envelope.instance, &envelope.proof) {
             Ok(_verified) => Ok(Verdict::Proven),

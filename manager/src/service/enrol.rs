@@ -2,6 +2,7 @@
 
 use keywitness_circuits::HsmId;
 use keywitness_verifier::{
+    channel::is_usable_key,
     identity::EnrolmentParts,
     wire::{
         ChannelAnnouncement, Credential, CredentialRequest, EnrolKeyRequest, EnrolRequest, Enrolment, JoinToken,
@@ -10,7 +11,11 @@ use keywitness_verifier::{
 };
 
 use super::{Manager, access::HsmCaller, unexpected};
-use crate::ledger::{Command, Outcome, state::State};
+use crate::ledger::{
+    Command, Outcome,
+    apply::enrolment::{Admission, admit, enrolment},
+    state::State,
+};
 
 /// Longest life of a join token, in seconds: 30 days.
 const MAX_JOIN_TOKEN: u64 = 30 * 24 * 60 * 60;
@@ -60,7 +65,8 @@ impl Manager {
     /// Enrols an HSM. For whoever holds a join token.
     ///
     /// # Errors
-    /// `unauthenticated` where the identity key did not sign; `join-token-refused`; `already-enrolled`.
+    /// `malformed`; `unauthenticated` where the identity key did not sign; `join-token-refused`;
+    /// `already-enrolled`. None of them changes anything.
     pub fn enrol(&self, request: &EnrolRequest) -> Result<Enrolment, Problem> {
         let Ok(signature) = <[u8; 64]>::try_from(request.signature.0.as_slice()) else {
             return Err(self.reject(ProblemKind::Malformed, "the signature is not 64 bytes long"));
@@ -76,8 +82,21 @@ impl Manager {
             let why = "the identity key did not sign this enrolment for this manager";
             return Err(self.reject(ProblemKind::Unauthenticated, why));
         }
+        if !is_usable_key(&request.channel_key.0) {
+            return Err(self.reject(ProblemKind::Malformed, "the channel key is no usable X25519 key"));
+        }
+        let join_token = secret_digest(&request.join_token);
+        {
+            let rows = self.ledger.view()?;
+            let (state, EnrolRequest { hsm, identity_key, channel_key, .. }) = (State(rows.as_ref()), request);
+            match admit(state, &join_token, hsm, identity_key, channel_key, self.now(state)?)? {
+                Ok(Admission::New(_) | Admission::Again(_, Some(_))) => {}
+                Ok(Admission::Again(row, None)) => return Ok(enrolment(&row)),
+                Err(problem) => return Err(self.rejected(problem)),
+            }
+        }
         let command = Command::EnrolHsm {
-            join_token: secret_digest(&request.join_token),
+            join_token,
             hsm: request.hsm.clone(),
             identity_key: request.identity_key,
             channel_key: request.channel_key,

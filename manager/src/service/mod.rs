@@ -124,8 +124,12 @@ impl Manager {
 
     /// A refusal of something that proves nothing about any HSM: counted, and no more.
     fn reject(&self, kind: ProblemKind, detail: impl Into<String>) -> Problem {
+        self.rejected(Problem::new(kind, detail))
+    }
+
+    fn rejected(&self, problem: Problem) -> Problem {
         self.unauthenticated.fetch_add(1, Ordering::Relaxed);
-        Problem::new(kind, detail)
+        problem
     }
 
     fn submit(&self, command: Command) -> Result<Outcome, Problem> {

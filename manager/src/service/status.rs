@@ -37,18 +37,24 @@ fn weigh(
 ) -> Result<Evidence, Fault> {
     let required = key.attributes.algorithm.kinds(&configuration.suites);
     let (mut statements, mut records) = (Vec::with_capacity(required.len()), Vec::with_capacity(required.len()));
-    let mut failure: Option<FailureRow> = None;
+    let (mut failure, mut failing): (Option<FailureRow>, bool) = (None, false);
     for kind in &required {
         let place = key::evidence(&hsm.hsm, &key.key, *kind);
         let proven: Option<RecordRow> = state.get(&place)?;
         let failed: Option<FailureRow> = state.get(&place)?;
         let newest_success = proven.as_ref().map_or(0, |row| row.sequence);
         let standing = failed.filter(|row| row.sequence > newest_success);
-        failure = [failure, standing].into_iter().flatten().max_by_key(|row| row.sequence);
         // A record made under an older verifying key or enrolment proves nothing under today's.
         let in_force = proven.map(|row| row.record).filter(|record| {
             record.enrolment == hsm.revision && configuration.verifying_key(*kind) == Some(record.verifying_key)
         });
+        // An answer that came too late contradicts no record that is still in force.
+        let harmless = |failed: &FailureRow| {
+            failed.failure.problem == ProblemKind::ChallengeExpired
+                && in_force.as_ref().is_some_and(|record| record.expires_at > now)
+        };
+        failing |= standing.as_ref().is_some_and(|failed| !harmless(failed));
+        failure = [failure, standing].into_iter().flatten().max_by_key(|row| row.sequence);
         statements.push(StatementStatus {
             kind: *kind,
             proven_at: in_force.as_ref().map(|record| record.proven_at),
@@ -56,10 +62,10 @@ fn weigh(
         });
         records.extend(in_force);
     }
-    let revocation = state.revocation(&hsm, [&key.key.key])?;
+    let revocation = state.key_revocation(&hsm, &key)?;
     let verdict = if revocation.is_some() {
         AttestationState::Revoked
-    } else if failure.is_some() {
+    } else if failing {
         AttestationState::Failing
     } else if required.is_empty() || records.len() < required.len() {
         AttestationState::Unproven
@@ -110,7 +116,20 @@ impl Manager {
             let why = format!("no HSM has enrolled key {} where you asked for it", query.key);
             return Err(Problem::new(ProblemKind::NotFound, why));
         };
-        let cluster = first.cluster.clone();
+        let mut cluster = first.cluster.clone();
+        if holders.iter().any(|holder| holder.cluster != cluster) {
+            // A mere enrolment makes no name ambiguous: whoever proved the key counts.
+            let mut proven = Vec::with_capacity(holders.len());
+            for holder in &holders {
+                if !state.all::<RecordRow>(&key::epochs(&holder.hsm, &query.key))?.is_empty() {
+                    proven.push(holder.cluster.clone());
+                }
+            }
+            if let Some(first) = proven.first() {
+                holders.retain(|holder| proven.contains(&holder.cluster));
+                cluster = first.clone();
+            }
+        }
         if holders.iter().any(|holder| holder.cluster != cluster) {
             let why = format!("several clusters have a key named {}; name the cluster", query.key);
             return Err(Problem::new(ProblemKind::AmbiguousKey, why));

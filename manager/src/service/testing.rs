@@ -96,8 +96,13 @@ impl World {
 
     /// Closes the manager and opens it again over the same store.
     pub(crate) fn reopen(self) -> Self {
+        let suites = self.manager.config().suites.clone();
+        self.reopen_with(suites)
+    }
+
+    /// Opens it again with other suites.
+    pub(crate) fn reopen_with(self, suites: Vec<Suite>) -> Self {
         let Self { manager, store, directory, clock } = self;
-        let suites = manager.config().suites.clone();
         drop(manager);
         let manager =
             Manager::over(Arc::clone(&store), config(&directory, suites), parameters(), clock.clone()).unwrap();

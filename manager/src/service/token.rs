@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{Nonce, Timestamp, codec::Canonical, key_knowledge::Instance};
+use keywitness_circuits::{
+    Fingerprint, HsmId, KeyAlgorithm, Nonce, Suite, Timestamp, codec::Canonical, key_knowledge::Instance,
+};
 use keywitness_verifier::{
     token::{
         Appraisal, ChannelJwk, Claims, Confirmation, KeyAttestation, PROFILE, ProvenStatement, PublicKeyClaim, Tier,
         VerifierId, issuer,
     },
-    wire::{AttestationState, Base64, Problem, ProblemKind, TokenRequest, TokenResponse},
+    wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
 
 use super::{Manager, status::Evidence};
-use crate::ledger::{apply::revocation, state::State};
+use crate::{
+    config::development_parameters,
+    ledger::{
+        apply::revocation,
+        state::{KeyRow, RecordRow, State, key},
+    },
+};
 
 /// The policy that an appraisal names.
 const POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
@@ -25,12 +33,12 @@ const MAX_AUDIENCE: usize = 256;
 
 impl Manager {
     /// Issues a verification token for a key that is attested now: by the HSM that was named, or else by
-    /// the one whose proofs are freshest. For clients.
+    /// the one whose proofs are freshest, of those that agree. For clients.
     ///
     /// The token never outlives the records it rests on, nor the greatest age that was asked for.
     ///
     /// # Errors
-    /// `not-attested`, `key-revoked`, `hsm-revoked`, `ambiguous-key`, `not-found`; `malformed` for an
+    /// `not-attested`, `key-revoked`, `hsm-revoked`, `ambiguous-key`, `disputed-key`, `not-found`; `malformed` for an
     /// audience that is empty or overlong.
     pub fn issue_token(&self, request: &TokenRequest) -> Result<TokenResponse, Problem> {
         let audience = &request.audience;
@@ -41,7 +49,12 @@ impl Manager {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let now = self.now(state)?;
-        let (_, evidence) = self.evidence(state, &request.query, now)?;
+        let (_, mut evidence) = self.evidence(state, &request.query, now)?;
+        if request.query.hsm.is_none()
+            && let Some(epoch) = self.undisputed_epoch(state, &request.query, now)?
+        {
+            evidence.retain(|evidence| evidence.key.key.epoch == epoch);
+        }
         let freshness = |evidence: &&Evidence| evidence.records.iter().map(|record| record.proven_at).min();
         let attested = evidence.iter().filter(|evidence| evidence.status.state == AttestationState::Attested);
         let Some(best) = attested.max_by_key(freshness) else { return Err(refusal(&evidence)) };
@@ -57,6 +70,54 @@ impl Manager {
         })?;
         let (hsm, channel_url) = (best.hsm.hsm.clone(), best.hsm.channel_url.clone());
         Ok(TokenResponse { token, expires_at, hsm, channel_url })
+    }
+
+    /// The epoch of which a token may speak that names no HSM: that no single member of a cluster can decide.
+    ///
+    /// The highest attested one, once two HSMs attest it or nobody attests another; while a cluster rotates, the one
+    /// before. None where nobody attests the key. The greatest age that was asked for plays no part: it must
+    /// not hide those who differ.
+    fn undisputed_epoch(&self, state: State<'_>, query: &KeyQuery, now: Timestamp) -> Result<Option<u32>, Problem> {
+        let (cluster, holders) = self.evidence(state, &KeyQuery { max_age: None, ..query.clone() }, now)?;
+        let mut attested: BTreeMap<u32, usize> = BTreeMap::new();
+        for holder in holders.iter().filter(|holder| holder.status.state == AttestationState::Attested) {
+            *attested.entry(holder.key.key.epoch).or_default() += 1;
+        }
+        let Some((highest, by)) = attested.pop_last() else { return Ok(None) };
+        let before = attested.into_iter().max_by_key(|(epoch, by)| (*by, *epoch));
+        let epoch = match before {
+            Some((before, _)) if by < 2 => before,
+            _ => highest,
+        };
+        let key = KeyRef { key: query.key.clone(), epoch };
+        let mut first: BTreeMap<Suite, (Fingerprint, HsmId)> = BTreeMap::new();
+        let mut kind_of_key: Option<(KeyAlgorithm, HsmId)> = None;
+        // Whoever proved the key at that epoch has a say, until it is revoked: a record that has just expired
+        // must not leave the word to whoever differs.
+        for holder in holders.iter().filter(|holder| holder.revocation.is_none()) {
+            let hsm = &holder.hsm.hsm;
+            let Some(row) = state.get::<KeyRow>(&key::epoch(hsm, &key))? else { continue };
+            for instance in &row.instances {
+                let Some(proven) = state.get::<RecordRow>(&key::evidence(hsm, &key, instance.kind))? else { continue };
+                let found = proven.record.fingerprint;
+                let (fingerprint, earlier) = first.entry(found.suite).or_insert_with(|| (found, hsm.clone()));
+                let (algorithm, other) = kind_of_key.get_or_insert_with(|| (row.attributes.algorithm, hsm.clone()));
+                let other = if *fingerprint != found {
+                    earlier
+                } else if *algorithm != row.attributes.algorithm {
+                    other
+                } else {
+                    continue;
+                };
+                let why = format!(
+                    "HSMs {other} and {hsm} of cluster {cluster} prove different keys as key {} at epoch {epoch}; name \
+                     the HSM that you mean, or revoke the wrong one",
+                    query.key
+                );
+                return Err(Problem::new(ProblemKind::DisputedKey, why));
+            }
+        }
+        Ok(Some(epoch))
     }
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
@@ -75,8 +136,10 @@ impl Manager {
         expires_at: Timestamp,
     ) -> Result<Claims, Problem> {
         let audience = self.audience();
+        let development = development_parameters(&self.parameters);
         let statements = evidence.records.iter().map(|record| ProvenStatement {
             kind: record.statement,
+            development_parameters: development && record.fingerprint.suite == Suite::Groth16Bn254,
             verifying_key: record.verifying_key,
             fingerprint: record.fingerprint,
             envelope: record.envelope,

@@ -4,14 +4,19 @@
 //! before its outcomes are told: two phases, because strangers choose part of what is stored, and redb's
 //! one-phase commit rests on a checksum that a stranger could aim at.
 
-use std::path::Path;
+use std::{
+    fs::{self, File, OpenOptions, rename},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::ledger::{Fault, Rows, Store, Table, Tables, tables::Row};
 
 /// The version of what this build writes.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
 /// Where the version is.
 const SCHEMA_TABLE: TableDefinition<'static, &str, u64> = TableDefinition::new("schema");
@@ -28,6 +33,37 @@ fn failed(error: impl Into<redb::Error>) -> Fault {
     Fault::Storage(error.into().to_string())
 }
 
+/// The name under which a file is made.
+fn draft_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.draft"))
+}
+
+/// Makes the file at `path`, private and with its schema, if there is none: under another name first, so that
+/// whenever this is killed, either a whole database is there or none.
+fn make(path: &Path) -> Result<(), Fault> {
+    let failed = |error: io::Error| Fault::Storage(format!("{}: {error}", path.display()));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // One process at a time makes it: nobody removes another's draft, or puts its own over another's file.
+    let directory = File::open(directory).map_err(failed)?;
+    directory.lock().map_err(failed)?;
+    let draft = draft_of(path);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    if fs::exists(path).map_err(failed)? {
+        return Ok(());
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
+    drop(Redb::over(&draft)?);
+    rename(&draft, path).map_err(failed)?;
+    directory.sync_all().map_err(failed)
+}
+
 /// A redb file.
 pub struct Redb {
     database: Database,
@@ -40,6 +76,11 @@ impl Redb {
     /// [`Fault::NewerSchema`] for data that a newer program wrote; [`Fault::Storage`] where the file cannot
     /// be opened, as while another process has it open.
     pub fn open(path: &Path) -> Result<Self, Fault> {
+        make(path)?;
+        Self::over(path)
+    }
+
+    fn over(path: &Path) -> Result<Self, Fault> {
         let database = Database::create(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 Fault::Storage(format!("{} is in use: another manager runs on this directory", path.display()))
@@ -59,6 +100,10 @@ impl Redb {
             match found {
                 None => drop(table.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?),
                 Some(found) if found > SCHEMA => return Err(Fault::NewerSchema { found, supported: SCHEMA }),
+                Some(found) if found < SCHEMA => {
+                    let why = "use another data directory, or the keywitness that wrote it";
+                    return Err(Fault::Storage(format!("the data has the old schema version {found}; {why}")));
+                }
                 Some(_) => {}
             }
         }
@@ -164,6 +209,37 @@ mod tests {
         let Err(fault) = Redb::open(&path) else { panic!("newer data was opened") };
         assert_eq!(fault, Fault::NewerSchema { found: SCHEMA + 1, supported: SCHEMA });
         assert!(fault.to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn older_data_is_refused_in_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        let store = Redb::open(&path).unwrap();
+        let transaction = store.begin().unwrap();
+        transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, SCHEMA - 1).unwrap();
+        transaction.commit().unwrap();
+        drop(store);
+        let Err(Fault::Storage(why)) = Redb::open(&path) else { panic!("older data was opened") };
+        assert!(why.contains("old schema version 1"), "{why}");
+    }
+
+    #[test]
+    fn a_file_that_was_being_made_when_the_process_was_killed_is_made_anew_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        fs::write(draft_of(&path), vec![0; 8192]).unwrap();
+        drop(Redb::open(&path).unwrap());
+        assert!(!draft_of(&path).exists());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // Left over beside a whole file, it is removed, and the file stays what it is.
+        let whole = fs::read(&path).unwrap();
+        fs::write(draft_of(&path), b"partial").unwrap();
+        make(&path).unwrap();
+        assert!(!draft_of(&path).exists());
+        assert_eq!(fs::read(&path).unwrap(), whole);
+        Redb::open(&path).unwrap();
     }
 
     #[test]

@@ -9,17 +9,14 @@ use keywitness_circuits::{
 use keywitness_verifier::{
     client::{ClientError, HsmSigner, ManagerClient},
     identity::{Audience, MAX_SKEW},
-    wire::{Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, Record, TrustDomainInfo},
+    wire::{Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, MAX_RECORD_TTL, Record, TrustDomainInfo},
 };
 
-use super::error::{AttestError, may_pass};
+use super::error::{AttestError, may_pass, printable};
 use crate::{
     clock::{Clock, Stop},
     store::{KeyEntry, KeyStore, StoreError},
 };
-
-/// Longest time that a claim may speak of, in seconds.
-pub(super) const MAX_LIFETIME: u64 = 24 * 60 * 60;
 
 /// Waits between attempts to deliver the same bytes.
 const REDELIVERY: [Duration; 4] =
@@ -71,11 +68,14 @@ impl Session<'_> {
         let instance = self.instance(subject)?;
         let request =
             ChallengeRequest { statement: subject.kind.name().to_owned(), keys: vec![subject.entry.key.clone()] };
+        let asked = self.clock.now();
         let challenge = insist(self.stop, || self.client.challenge(self, &request))?;
         check_challenge(&challenge, self.clock.now())?;
         let claim = Claim { audience: self.audience, enrolment: self.enrolment, subject, verifying_key };
         let envelope = self.seal(&claim, &instance, &challenge)?;
-        let record = insist(self.stop, || self.client.attest(&envelope))
+        // The second bound holds where the manager's clock is ahead.
+        let until = challenge.expires_at.min(asked.plus(self.info.challenge_ttl));
+        let record = insist_while(self.stop, || self.clock.now() < until, || self.client.attest(&envelope))
             .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error })?;
         check_record(&record, &envelope, subject, &instance)?;
         Ok(record)
@@ -184,7 +184,7 @@ pub(super) fn check_challenge(challenge: &Challenge, now: Timestamp) -> Result<(
     if challenge.not_after <= now || challenge.not_after <= challenge.not_before {
         return refused("the claim would be over already");
     }
-    if challenge.not_after.since(challenge.not_before) > MAX_LIFETIME {
+    if challenge.not_after.since(challenge.not_before) > MAX_RECORD_TTL {
         return refused("the claim would last longer than a day");
     }
     Ok(())
@@ -217,14 +217,24 @@ pub(super) fn check_record(
 
 /// Makes a call again, unchanged, while its answer may only have been lost: the manager answers the same
 /// bytes the same.
-pub(super) fn insist<T>(stop: &Stop, mut call: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+pub(super) fn insist<T>(stop: &Stop, call: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    insist_while(stop, || true, call)
+}
+
+/// As [`insist`], while `worthwhile` says so: bytes that come too late are refused, which would make a failure of what
+/// was an outage.
+pub(super) fn insist_while<T>(
+    stop: &Stop,
+    worthwhile: impl Fn() -> bool,
+    mut call: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     for wait in REDELIVERY {
         match call() {
             Err(error) if may_pass(&error) => {
-                tracing::debug!(%error, "sending the same request again");
-                if stop.wait(wait) {
+                if stop.wait(wait) || !worthwhile() {
                     return Err(error);
                 }
+                tracing::debug!(error = printable(&error), "sending the same request again");
             }
             answer => return answer,
         }

@@ -27,7 +27,8 @@ impl Agent {
         let audience = audience(&info);
         let before = self.store.membership().filter(|membership| membership.enrolment.is_some());
         if let Some(membership) = before {
-            // A new token enrols the same HSM again, as after a revocation; nothing else.
+            // A new token enrols the same HSM at the same manager, and nothing else. It is no way back from a revocation: the
+            // manager lets no revoked HSM in.
             if membership.hsm != *hsm {
                 return Err(AgentError::OtherHsm(membership.hsm));
             }

@@ -143,6 +143,18 @@ impl AttestError {
     }
 }
 
+/// An error's words on one line, without what a terminal would take for commands: some of them come from the manager.
+pub(super) fn printable(error: &impl std::fmt::Display) -> String {
+    let mut text = String::new();
+    for c in error.to_string().chars() {
+        match c {
+            '\'' | '"' | '\\' => text.push(c),
+            _ => text.extend(c.escape_debug()),
+        }
+    }
+    text
+}
+
 /// Whether the same call may succeed when it is made again.
 pub(super) fn may_pass(error: &ClientError) -> bool {
     match error {

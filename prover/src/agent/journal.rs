@@ -177,12 +177,19 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, StoreError> {
     Ok(entries)
 }
 
-/// The newest record of each key and kind that this very enrolment made.
+/// The newest record of each key and kind that this very enrolment made, unless a revocation came after it.
 pub fn newest_records(entries: Vec<Entry>, enrolment: &Enrolment) -> BTreeMap<Task, Entry> {
     let mut records = BTreeMap::new();
     let ours = |entry: &Entry| entry.hsm == enrolment.hsm && entry.enrolment == enrolment.revision;
-    for entry in entries.into_iter().filter(|entry| ours(entry) && entry.outcome == Ending::Attested) {
-        records.insert(Task { kind: entry.kind, key: entry.key.clone() }, entry);
+    for entry in entries.into_iter().filter(ours) {
+        match (entry.outcome, entry.problem) {
+            (Ending::Attested, _) => {
+                records.insert(Task { kind: entry.kind, key: entry.key.clone() }, entry);
+            }
+            (_, Some(ProblemKind::HsmRevoked)) => records.clear(),
+            (_, Some(ProblemKind::KeyRevoked)) => records.retain(|task: &Task, _| task.key.key != entry.key.key),
+            _ => {}
+        }
     }
     records
 }
@@ -265,5 +272,20 @@ mod tests {
         assert_eq!(records.values().collect::<Vec<_>>(), [&entry(99)]);
         assert!(newest_records(entries.clone(), &Enrolment { hsm: name("hsm-2"), ..enrolment.clone() }).is_empty());
         assert!(newest_records(entries, &Enrolment { revision: 4, ..enrolment }).is_empty());
+    }
+
+    #[test]
+    fn a_revocation_ends_the_records_before_it() {
+        let enrolment = Enrolment { hsm: name("hsm-1"), cluster: name("cluster-1"), revision: 3 };
+        let newest = |entries| newest_records(entries, &enrolment).into_values().collect::<Vec<_>>();
+        let key = |key: &str| KeyRef { key: name(key), epoch: 1 };
+        let other = Entry { key: key("other"), ..entry(1) };
+        let revoked = |problem| Entry { problem: Some(problem), ..refused(2) };
+        let before = || vec![entry(1), other.clone()];
+        assert_eq!(newest([before(), vec![refused(2)]].concat()).len(), 2);
+        assert_eq!(newest([before(), vec![revoked(ProblemKind::KeyRevoked)]].concat()), std::slice::from_ref(&other));
+        assert!(newest([before(), vec![revoked(ProblemKind::HsmRevoked)]].concat()).is_empty());
+        let back = vec![revoked(ProblemKind::HsmRevoked), entry(3)];
+        assert_eq!(newest([before(), back].concat()), [entry(3)]);
     }
 }

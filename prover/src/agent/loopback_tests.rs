@@ -135,6 +135,30 @@ fn a_lost_answer_is_asked_for_with_the_same_bytes() {
 }
 
 #[test]
+fn an_envelope_is_not_sent_again_once_its_challenge_is_over() {
+    let (_directory, store) = enrolled_store();
+    let late = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (seen, pass) = (Arc::new(Mutex::new(0)), Arc::clone(&late));
+    let count = Arc::clone(&seen);
+    let base = manager(move |target, _| match target {
+        path::TRUST_DOMAIN => info(),
+        path::CHALLENGES => challenge(),
+        path::ATTESTATIONS => {
+            *count.lock().unwrap() += 1;
+            pass.store(60, std::sync::atomic::Ordering::Relaxed);
+            None
+        }
+        _ => Some((204, Value::Null)),
+    });
+    let clock = Arc::new(move || SystemClock.now().plus(late.load(std::sync::atomic::Ordering::Relaxed)));
+    let agent = agent(store, &base, AgentConfig::default()).with_clock(clock);
+    let reports = agent.attest_once(|entry, _| entry.key.key.as_str() == "p256").unwrap();
+    let error = reports.into_iter().next().unwrap().result.unwrap_err();
+    assert!(error.is_unanswered() && error.envelope().is_some(), "{error}");
+    assert_eq!(*seen.lock().unwrap(), 1);
+}
+
+#[test]
 fn the_loop_attests_the_cheapest_first_announces_and_stops() {
     let (directory, store) = enrolled_store();
     let base = manager(|target, body| match target {
@@ -188,7 +212,10 @@ fn the_loop_attests_the_cheapest_first_announces_and_stops() {
             "attested secp256k1",
         ]
     );
-    assert!(agent.standing().is_revoked(&name("p256")) && !agent.standing().is_revoked(&name("ed25519")));
+    let (standing, now) = (agent.standing(), SystemClock.now());
+    assert!(standing.is_revoked(&name("p256")) && !standing.is_revoked(&name("ed25519")));
+    let attested = |key| standing.is_attested(&KeyRef { key: name(key), epoch: 1 }, now);
+    assert!(attested("ed25519") && attested("secp256k1") && !attested("p256") && !attested("ristretto255"));
     let endings: Vec<_> = journal::read(&journal).unwrap().into_iter().map(|entry| entry.outcome).collect();
     use journal::Ending::{Attested, NotSent, Refused};
     assert_eq!(endings, [Attested, NotSent, Refused, Attested]);

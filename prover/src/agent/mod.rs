@@ -30,6 +30,7 @@ use crate::{
     store::{KeyEntry, KeyStore, StoreError, current_keys},
 };
 use attest::{Session, Subject};
+use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
 use journal::{Entry, Journal};
@@ -98,7 +99,7 @@ impl Agent {
         self
     }
 
-    /// What the manager last said about revocation; for the HSM's channel.
+    /// Which keys are attested and which are revoked, as far as the manager said; for the HSM's channel.
     pub fn standing(&self) -> Arc<Standing> {
         Arc::clone(&self.standing)
     }
@@ -190,10 +191,10 @@ impl Agent {
         result
     }
 
-    /// Takes what an answer tells about revocation, and forgets what a refusal calls in question.
+    /// Takes what an answer tells about attestation and revocation, and forgets what a refusal calls in question.
     fn learn(&self, known: &(KeyRef, Vec<Suite>), result: &Result<Record, AttestError>) {
         let error = match result {
-            Ok(_) => return self.standing.accept(&known.0.key),
+            Ok(record) => return self.standing.accept(record),
             Err(error) => error,
         };
         match error.problem() {
@@ -219,7 +220,7 @@ impl Agent {
                 kind,
                 outcome: error.ending(),
                 problem: error.problem(),
-                detail: Some(error.to_string()),
+                detail: Some(printable(error)),
                 envelope: error.envelope(),
                 proven_at: None,
                 expires_at: None,
@@ -238,7 +239,7 @@ impl Agent {
                 (self.observer)(&AgentEvent::Attested { record, renew_at: due });
             }
             Err(error) => {
-                tracing::warn!(key = %key.key, epoch = key.epoch, %kind, %error, "not attested");
+                tracing::warn!(key = %key.key, epoch = key.epoch, %kind, error = printable(error), "not attested");
                 (self.observer)(&AgentEvent::Failed { key, kind, error, retry_at: due });
             }
         }

@@ -7,6 +7,7 @@ use keywitness_verifier::wire::{ChannelAnnouncement, ProblemKind, Record, TrustD
 
 use super::{
     Agent, AgentError, AgentEvent, AttestError, Enrolled,
+    error::printable,
     journal::{self, Entry},
     schedule::{self, Pause, Schedule, Task},
 };
@@ -25,6 +26,7 @@ impl Agent {
         let enrolled = self.enrolled()?;
         let mut schedule = Schedule::new();
         let records = self.records(&enrolled)?;
+        self.remember(&records);
         let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
         let (mut away, mut begun) = (0_u32, false);
         while !stop.is_stopped() {
@@ -62,7 +64,7 @@ impl Agent {
 
     fn wait_for_manager(&self, error: &AgentError, failures: u32, stop: &Stop) {
         let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
-        tracing::warn!(%error, wait, "the manager cannot be used now");
+        tracing::warn!(error = printable(error), wait, "the manager cannot be used now");
         (self.observer)(&AgentEvent::ManagerAway { error, retry_at: self.clock.now().plus(wait) });
         stop.wait(Duration::from_secs(wait));
     }
@@ -89,7 +91,7 @@ impl Agent {
             Err(error) => {
                 let failures = failures.saturating_add(1);
                 let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
-                tracing::warn!(%error, wait, "the channel could not be announced");
+                tracing::warn!(error = printable(&error), wait, "the channel could not be announced");
                 *announcement = Some((url, now.plus(wait), failures));
             }
         }
@@ -102,6 +104,15 @@ impl Agent {
                 Ok(journal::newest_records(journal::read(path)?, &enrolled.enrolment))
             }
             _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Lets the channel use what the records from before cover.
+    pub(super) fn remember(&self, records: &BTreeMap<Task, Entry>) {
+        for (task, entry) in records {
+            if let Some(expires_at) = entry.expires_at {
+                self.standing.remember(&task.key, expires_at);
+            }
         }
     }
 

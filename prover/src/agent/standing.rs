@@ -1,54 +1,82 @@
-//! What the manager last said about revocation: an agent and its channel share it, so that neither uses what
-//! is revoked.
+//! What the manager last said of this HSM and its keys: an agent and its channel share it, so that the channel uses
+//! no key whose attestation is not in force.
 
 use std::{
-    collections::BTreeSet,
-    sync::{PoisonError, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use keywitness_circuits::KeyId;
+use keywitness_circuits::{KeyId, Timestamp};
+use keywitness_verifier::wire::{KeyRef, Record};
 
 #[derive(Default)]
-struct Revoked {
-    hsm: bool,
-    keys: BTreeSet<KeyId>,
+struct Known {
+    hsm_revoked: bool,
+    revoked_keys: BTreeSet<KeyId>,
+    /// When the newest record of each key expires. A key that signs is proven under one statement.
+    expiry: BTreeMap<KeyRef, Timestamp>,
 }
 
-/// Whether the HSM and its keys are revoked, as far as this HSM was told.
+/// Which keys are attested and which are revoked, as far as this HSM was told.
 #[derive(Default)]
-pub struct Standing(RwLock<Revoked>);
+pub struct Standing(RwLock<Known>);
 
 impl Standing {
-    /// Nothing is revoked.
+    /// Nothing is attested, and nothing is revoked.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Whether the HSM is revoked.
     pub fn hsm_revoked(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).hsm
+        self.read().hsm_revoked
     }
 
     /// Whether the key, or the whole HSM, is revoked.
     pub fn is_revoked(&self, key: &KeyId) -> bool {
-        let revoked = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        revoked.hsm || revoked.keys.contains(key)
+        let known = self.read();
+        known.hsm_revoked || known.revoked_keys.contains(key)
     }
 
-    /// The manager says that the HSM is revoked.
+    /// Whether an attestation of the key, at this very epoch, is in force at `now`.
+    pub fn is_attested(&self, key: &KeyRef, now: Timestamp) -> bool {
+        let known = self.read();
+        let revoked = known.hsm_revoked || known.revoked_keys.contains(&key.key);
+        !revoked && known.expiry.get(key).is_some_and(|expiry| now < *expiry)
+    }
+
+    /// The manager says that the HSM is revoked: none of its records is in force any more.
     pub fn revoke_hsm(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).hsm = true;
+        let mut known = self.write();
+        known.hsm_revoked = true;
+        known.expiry.clear();
     }
 
-    /// The manager says that the key is revoked.
+    /// The manager says that the key is revoked: none of its records is in force any more.
     pub fn revoke_key(&self, key: &KeyId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).keys.insert(key.clone());
+        let mut known = self.write();
+        known.revoked_keys.insert(key.clone());
+        known.expiry.retain(|attested, _| attested.key != *key);
     }
 
-    /// The manager accepted a proof of the key: neither it nor the HSM is revoked any more.
-    pub fn accept(&self, key: &KeyId) {
-        let mut revoked = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        revoked.hsm = false;
-        revoked.keys.remove(key);
+    /// The manager accepted a proof of the record's key: neither it nor the HSM is revoked any more.
+    pub fn accept(&self, record: &Record) {
+        let mut known = self.write();
+        known.hsm_revoked = false;
+        known.revoked_keys.remove(&record.key.key);
+        known.expiry.insert(record.key.clone(), record.expires_at);
+    }
+
+    /// A record from before this agent started, unless a newer one is known. Takes no revocation back.
+    pub(crate) fn remember(&self, key: &KeyRef, expires_at: Timestamp) {
+        self.write().expiry.entry(key.clone()).or_insert(expires_at);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,9 @@ use keywitness_verifier::{
 };
 
 use super::{
-    attest::{Claim, Session, Subject, agreed_verifying_key, check_challenge, check_record, insist, kinds},
+    attest::{
+        Claim, Session, Subject, agreed_verifying_key, check_challenge, check_record, insist, insist_while, kinds,
+    },
     schedule::Pause,
     *,
 };
@@ -215,6 +217,48 @@ fn only_an_answer_that_may_be_lost_is_asked_for_again() {
         Err(problem(ProblemKind::Unavailable))
     });
     assert!(stopped.is_err() && calls.get() == 1);
+}
+
+#[test]
+fn nothing_is_sent_again_when_it_would_come_too_late() {
+    let calls = Cell::new(0);
+    let answer: Result<(), _> = insist_while(
+        &Stop::new(),
+        || calls.get() < 2,
+        || {
+            calls.set(calls.get() + 1);
+            Err(ClientError::Unreachable("x".into(), "reset".into()))
+        },
+    );
+    assert!(matches!(answer, Err(ClientError::Unreachable(..))) && calls.get() == 2, "{}", calls.get());
+}
+
+#[test]
+fn words_of_the_manager_cannot_command_a_terminal() {
+    assert_eq!(printable(&"it's \"so\" \\ é"), "it's \"so\" \\ é");
+    assert_eq!(printable(&"a\x1b[2J\nb\u{202e}"), "a\\u{1b}[2J\\nb\\u{202e}");
+    let (directory, store) = enrolled_store();
+    let path = directory.path().join("journal");
+    let agent = agent(store, AgentConfig { journal: Some(path.clone()), ..AgentConfig::default() });
+    let error = ClientError::Problem(Problem::new(ProblemKind::ProofRefused, "\x1b[2Jgone\r"));
+    let key = KeyRef { key: name("p256"), epoch: 1 };
+    agent.write_journal(&membership().enrolment.unwrap(), &key, Kind::KeyKnowledgeP256, &Err(error.into()));
+    let detail = journal::read(&path).unwrap().remove(0).detail.unwrap();
+    assert!(detail.contains("gone") && !detail.contains(char::is_control), "{detail}");
+}
+
+#[test]
+fn records_of_the_journal_are_in_force_until_they_expire() {
+    let (_directory, store) = enrolled_store();
+    let agent = agent(store, AgentConfig::default());
+    let key = KeyRef { key: name("p256"), epoch: 1 };
+    let record = crate::testing::record("p256", 1, NOW.plus(100));
+    let records = journal::newest_records(vec![Entry::attested(NOW, &record)], &membership().enrolment.unwrap());
+    assert!(!agent.standing().is_attested(&key, NOW));
+    agent.remember(&records);
+    assert!(agent.standing().is_attested(&key, NOW.plus(99)));
+    assert!(!agent.standing().is_attested(&key, NOW.plus(100)));
+    assert!(!agent.standing().is_attested(&KeyRef { epoch: 2, ..key }, NOW));
 }
 
 #[test]

@@ -11,14 +11,14 @@ use std::{
 use actix_web::{
     App, HttpResponse, HttpServer,
     dev::{Server, ServerHandle},
-    rt::System,
+    rt::{System, time::timeout},
     web,
 };
 use keywitness_verifier::operation::{MAX_REQUEST, PATH};
 
 use crate::channel::Channel;
 
-/// Longest time for a request's head to arrive.
+/// Longest time for a request's head to arrive, and again for its body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most connections at a time.
@@ -72,11 +72,15 @@ impl Drop for ChannelServer {
 /// # Errors
 /// What the operating system says.
 pub fn serve(channel: Arc<Channel>, listener: TcpListener) -> io::Result<ChannelServer> {
+    serve_with(channel, listener, REQUEST_TIMEOUT)
+}
+
+fn serve_with(channel: Arc<Channel>, listener: TcpListener, patience: Duration) -> io::Result<ChannelServer> {
     let address = listener.local_addr()?;
     let (started, handle) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("channel".to_owned()).spawn(move || {
         System::new().block_on(async move {
-            let server = listen(channel, listener)?;
+            let server = listen(Served { channel, patience }, listener)?;
             // The receiver waits for this, or for the sender to go.
             let _ = started.send(server.handle());
             server.await
@@ -91,26 +95,35 @@ pub fn serve(channel: Arc<Channel>, listener: TcpListener) -> io::Result<Channel
     }
 }
 
-fn listen(channel: Arc<Channel>, listener: TcpListener) -> io::Result<Server> {
-    let data = web::Data::from(channel);
-    let app = move || {
-        App::new()
-            .app_data(data.clone())
-            .app_data(web::PayloadConfig::new(MAX_REQUEST))
-            .service(web::resource(PATH).route(web::post().to(operate)))
-    };
+/// What is served, and how long a client may take to send a request's head, or its body.
+struct Served {
+    channel: Arc<Channel>,
+    patience: Duration,
+}
+
+fn listen(served: Served, listener: TcpListener) -> io::Result<Server> {
+    let patience = served.patience;
+    let data = web::Data::new(served);
+    let app = move || App::new().app_data(data.clone()).service(web::resource(PATH).route(web::post().to(operate)));
     let server = HttpServer::new(app)
         .workers(1)
         .max_connections(MAX_CONNECTIONS)
-        .client_request_timeout(REQUEST_TIMEOUT)
+        .client_request_timeout(patience)
         .shutdown_timeout(GRACE)
         .disable_signals();
     Ok(server.listen(listener)?.run())
 }
 
 /// One sealed request to one sealed answer; what does not open gets a bare refusal.
-async fn operate(channel: web::Data<Channel>, sealed: web::Bytes) -> HttpResponse {
-    match web::block(move || channel.answer(&sealed)).await {
+async fn operate(served: web::Data<Served>, payload: web::Payload) -> HttpResponse {
+    // Whoever is not done sending loses the connection: only so many are open at a time.
+    let sealed = match timeout(served.patience, payload.to_bytes_limited(MAX_REQUEST)).await {
+        Ok(Ok(Ok(sealed))) => sealed,
+        Ok(Ok(Err(_))) => return HttpResponse::BadRequest().force_close().finish(),
+        Ok(Err(_)) => return HttpResponse::PayloadTooLarge().force_close().finish(),
+        Err(_) => return HttpResponse::RequestTimeout().force_close().finish(),
+    };
+    match web::block(move || served.channel.answer(&sealed)).await {
         Ok(Ok(answer)) => HttpResponse::Ok().content_type("application/octet-stream").body(answer),
         Ok(Err(_)) => HttpResponse::BadRequest().finish(),
         Err(_) => HttpResponse::ServiceUnavailable().finish(),
@@ -126,12 +139,12 @@ mod tests {
     };
 
     use keywitness_circuits::Timestamp;
-    use keywitness_verifier::{client, operation::OperationAnswer, wire::secret_digest};
+    use keywitness_verifier::{client, operation::OperationAnswer};
 
     use super::*;
     use crate::{
-        channel::tests::{ask, sign_request},
-        testing::enrolled_store,
+        channel::tests::{ask, client_key, sign_request},
+        testing::{attested, enrolled_store},
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -151,8 +164,8 @@ mod tests {
     #[test]
     fn a_client_reaches_a_key_over_the_network() {
         let (_directory, store) = enrolled_store();
-        let channel = Arc::new(Channel::new(store.clone(), Arc::default(), Arc::new(|| NOW)));
-        channel.allow(secret_digest("kw_client_known"));
+        let channel = Arc::new(Channel::new(store.clone(), attested(&*store, NOW.plus(1)), Arc::new(|| NOW)));
+        channel.allow(client_key("kw_client_known"));
         let server = serve(channel, TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         let address = server.address();
         let url = format!("http://{address}/");
@@ -174,6 +187,46 @@ mod tests {
 
         server.stop().unwrap();
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn tricklers_are_cut_off_and_lock_nobody_out() {
+        let (_directory, store) = enrolled_store();
+        let channel = Arc::new(Channel::new(store, Arc::default(), Arc::new(|| NOW)));
+        let patience = Duration::from_millis(500);
+        let server = serve_with(channel, TcpListener::bind("127.0.0.1:0").unwrap(), patience).unwrap();
+        let address = server.address();
+        let begin = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let head = format!("POST {PATH} HTTP/1.1\r\nhost: hsm\r\ncontent-length: 1000\r\n\r\nx");
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        };
+        let mut tricklers: Vec<_> = (0..MAX_CONNECTIONS).map(|_| begin()).collect();
+        let trickling = std::thread::spawn(move || {
+            let mut trickler = tricklers.swap_remove(0);
+            trickler.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let mut answer = Vec::new();
+            for _ in 0..400 {
+                let mut part = [0; 512];
+                match trickler.read(&mut part) {
+                    Ok(0) => break,
+                    Ok(length) => answer.extend(part.into_iter().take(length)),
+                    Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                    Err(_) => break,
+                }
+                if answer.is_empty() && trickler.write_all(b"x").is_err() {
+                    break;
+                }
+            }
+            (String::from_utf8(answer).unwrap(), tricklers)
+        });
+        let begun = std::time::Instant::now();
+        assert!(post(address, PATH, &[7; 300]).starts_with("HTTP/1.1 400 "));
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        let (answer, _tricklers) = trickling.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the trickler is cut off: {:?}", begun.elapsed());
     }
 
     #[test]

@@ -74,6 +74,9 @@ pub enum StoreError {
     /// A key file of the wrong form.
     #[error("{0} is not a key file: one has exactly 32 bytes")]
     NotAKeyFile(PathBuf),
+    /// A key file that a crash left empty.
+    #[error("{0} is an empty key file, as a crash may leave it; if no store was made with it, remove it and try again")]
+    EmptyKeyFile(PathBuf),
     /// A key of that name is there.
     #[error("key {0} exists already; rotate it to give it a new epoch, or choose another name")]
     KeyExists(KeyId),

@@ -21,15 +21,23 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Creates a key file: 32 random bytes that only its owner can read.
 ///
 /// # Errors
-/// [`StoreError::Exists`] rather than write over anything.
+/// [`StoreError::Exists`] rather than write over anything; [`StoreError::EmptyKeyFile`] where a crash of an older build
+/// left an empty one.
 pub fn create_key_file(path: &Path) -> Result<(), StoreError> {
     let mut key = Zeroizing::new([0; KEY_FILE]);
     rand::rngs::OsRng.fill_bytes(&mut *key);
-    let mut file = match private(OpenOptions::new().write(true).create_new(true)).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(StoreError::Exists(path.to_owned())),
+    // The name appears with the whole key under it, or not at all. No two creators share a temporary file.
+    let temporary = beside(path, &format!(".{:016x}.new", rand::rngs::OsRng.next_u64()));
+    let linked = write_private(&temporary, &*key).and_then(|()| fs::hard_link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let empty = fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0);
+            return Err(if empty { StoreError::EmptyKeyFile } else { StoreError::Exists }(path.to_owned()));
+        }
         other => other.map_err(StoreError::io(path))?,
-    };
-    file.write_all(&*key).and_then(|()| file.sync_all()).map_err(StoreError::io(path))?;
+    }
+    removed.map_err(StoreError::io(temporary))?;
     sync_directory(path)
 }
 
@@ -38,6 +46,9 @@ pub(super) fn read_key_file(path: &Path) -> Result<Zeroizing<[u8; KEY_FILE]>, St
     let mut file = File::open(path).map_err(StoreError::io(path))?;
     check_private(&file, path)?;
     let mut key = Zeroizing::new([0; KEY_FILE]);
+    if file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+        return Err(StoreError::EmptyKeyFile(path.to_owned()));
+    }
     let complete = file.read_exact(&mut *key).is_ok();
     let ends = matches!(file.read(&mut [0]), Ok(0));
     if complete && ends { Ok(key) } else { Err(StoreError::NotAKeyFile(path.to_owned())) }

@@ -63,7 +63,23 @@ fn a_key_file_opens_and_must_be_private() {
     let (key_file, other) = (directory.path().join("key"), directory.path().join("other"));
     create_key_file(&key_file).unwrap();
     create_key_file(&other).unwrap();
+    let before = fs::read(&key_file).unwrap();
     assert!(matches!(create_key_file(&key_file), Err(StoreError::Exists(_))));
+    assert_eq!(fs::read(&key_file).unwrap(), before);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file stays");
+    let empty = directory.path().join("empty");
+    fs::write(&empty, []).unwrap();
+    let error = create_key_file(&empty).unwrap_err();
+    assert!(matches!(error, StoreError::EmptyKeyFile(_)) && error.to_string().contains("remove it"), "{error}");
+    assert!(fs::read(&empty).unwrap().is_empty());
+    #[cfg(unix)]
+    {
+        fs::set_permissions(&empty, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let error = SoftwareStore::open(&path, &Unlock::KeyFile(empty.clone()), Access::Read);
+        assert!(error.is_err());
+        let error = SoftwareStore::create(&path, &Unlock::KeyFile(empty)).unwrap_err();
+        assert!(matches!(error, StoreError::EmptyKeyFile(_)), "{error}");
+    }
     let unlock = Unlock::KeyFile(key_file.clone());
     let identity = SoftwareStore::create(&path, &unlock).unwrap().identity();
     assert_eq!(SoftwareStore::open(&path, &unlock, Access::Write).unwrap().identity(), identity);

@@ -23,6 +23,9 @@ use crate::identity::IdentityKey;
 /// Media type of an envelope.
 pub const ENVELOPE_TYPE: &str = "application/vnd.keywitness.envelope";
 
+/// Longest life of a record, in seconds: a day. A manager gives no longer one, and an agent makes no claim for longer.
+pub const MAX_RECORD_TTL: u64 = 24 * 60 * 60;
+
 /// Longest request body that the manager reads, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 

@@ -60,6 +60,8 @@ problems! {
     KeyConflict = "key-conflict", 409, "The key is enrolled differently at this epoch";
     /// Several clusters have a key of that name.
     AmbiguousKey = "ambiguous-key", 409, "Several clusters have a key of this name";
+    /// The HSMs of a cluster prove different keys under one name.
+    DisputedKey = "disputed-key", 409, "HSMs of the cluster prove different keys under this name";
     /// The key is not attested now.
     NotAttested = "not-attested", 409, "The key is not attested now";
     /// The request's body is too large.

@@ -3,10 +3,11 @@
 use keywitness_circuits::{
     ClaimContext, Digest, Envelope, HsmId, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical, context::instance_digest,
 };
-use keywitness_verifier::wire::{Challenge, Failure, KeyRef, Problem, ProblemKind, Record, Revocation, Sighting};
+use keywitness_verifier::wire::{
+    Challenge, Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, Sighting,
+};
 
 use super::{Apply, RETENTION, refuse, revocation};
-use crate::config::MAX_TTL;
 use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
     fraud,
@@ -37,6 +38,10 @@ enum Blame {
     Nobody,
     /// Against the sender.
     Sender,
+    /// Shown, and counted against nobody: a slow network is honest.
+    Late,
+    /// Against nobody, and not even remembered: it was never meant for this manager.
+    Misdirected,
     /// Against the sender, who sent other bytes before: `first`.
     Replay { first: Digest },
     /// Against the sender, who uses something revoked.
@@ -44,6 +49,11 @@ enum Blame {
 }
 
 impl Wrong {
+    /// The refusal, if the envelope was never meant for this manager.
+    pub(crate) fn misdirected(&self) -> Option<&Problem> {
+        matches!(self.blame, Blame::Misdirected).then_some(&self.problem)
+    }
+
     fn new(kind: ProblemKind, detail: impl Into<String>, blame: Blame) -> Self {
         Self { problem: Problem::new(kind, detail), blame }
     }
@@ -63,6 +73,11 @@ pub(crate) fn examine(
     let context = &envelope.context;
     let configuration = state.configuration()?;
     let Some(challenge) = state.challenge(&context.challenge)? else {
+        let audience = &configuration.audience;
+        if (&context.trust_domain, &context.manager) != (&audience.trust_domain, &audience.manager) {
+            let why = format!("this envelope is for manager {} of {}", context.manager, context.trust_domain);
+            return wrong(ProblemKind::UnknownChallenge, why, Blame::Misdirected);
+        }
         let why = "this challenge was never given, or is long gone; ask for a new one".to_owned();
         // A challenge is remembered for as long as its claim holds: what is unknown before then was never given.
         let blame = if now < context.not_after { Blame::Sender } else { Blame::Nobody };
@@ -83,7 +98,7 @@ pub(crate) fn examine(
     if challenge.expires_at <= now {
         let why =
             format!("the challenge expired at {}, and it is {}; ask for a new one", challenge.expires_at.0, now.0);
-        return wrong(ProblemKind::ChallengeExpired, why, Blame::Sender);
+        return wrong(ProblemKind::ChallengeExpired, why, Blame::Late);
     }
     let in_force = context.statement.parse().ok().and_then(|kind: Kind| configuration.verifying_key(kind));
     if in_force.is_none() {
@@ -96,7 +111,8 @@ pub(crate) fn examine(
         let why = format!("field {field} is not what the challenge and the enrolment ask for");
         return wrong(ProblemKind::ContextMismatch, why, Blame::Sender);
     }
-    if let Some(revocation) = state.revocation(hsm, [&key.key])? {
+    let row: KeyRow = state.need(&key::epoch(&hsm.hsm, &key))?;
+    if let Some(revocation) = state.key_revocation(hsm, &row)? {
         let problem = revocation::problem(&revocation);
         return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocation) }));
     }
@@ -201,6 +217,10 @@ impl Apply<'_> {
             let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
             return Ok(refuse(ProblemKind::UnknownKey, why));
         };
+        if let Some(revocation) = self.state().revoked_material(&row.instances)? {
+            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+            return Ok(Outcome::Refused(revocation::problem(&revocation)));
+        }
         let needed = row.attributes.algorithm.kinds(&configuration.suites);
         if !needed.contains(&kind) || row.instance(kind).is_none() {
             let why =
@@ -217,6 +237,7 @@ impl Apply<'_> {
             not_before: at,
             not_after: at.plus(configuration.record_ttl),
             consumed: None,
+            replay_told: false,
         };
         self.put(&nonce.0, &challenge)?;
         self.forget_at(challenge.not_after.plus(RETENTION), Table::Challenges, &nonce.0)?;
@@ -252,7 +273,12 @@ impl Apply<'_> {
                 let why = "the state changed while this envelope was being checked; send it again";
                 return Ok(refuse(ProblemKind::Unavailable, why));
             }
-            (Err(wrong), _) => Err(wrong),
+            (Err(wrong), _) => {
+                if let Some(problem) = wrong.misdirected() {
+                    return Ok(Outcome::Refused(problem.clone()));
+                }
+                Err(wrong)
+            }
         };
         let remember_until = self.consume(&envelope.context.challenge, sender, digest)?;
         let outcome = match found {
@@ -268,7 +294,9 @@ impl Apply<'_> {
     /// Returns until when the envelope's outcome is remembered: not less long than the challenge.
     fn consume(&mut self, nonce: &Nonce, by: &HsmId, envelope: &Digest) -> Result<Timestamp, Fault> {
         let now = self.moment.at;
-        let Some(mut challenge) = self.state().challenge(nonce)? else { return Ok(now.plus(MAX_TTL + RETENTION)) };
+        let Some(mut challenge) = self.state().challenge(nonce)? else {
+            return Ok(now.plus(MAX_RECORD_TTL + RETENTION));
+        };
         if challenge.consumed.is_none() {
             challenge.consumed = Some(Consumption { by: by.clone(), envelope: *envelope });
             self.put(&nonce.0, &challenge)?;
@@ -308,14 +336,15 @@ impl Apply<'_> {
             return Err(corrupt(Table::Outcomes, "a refusal is of no known kind"));
         };
         match wrong.blame {
-            Blame::Nobody => {}
+            Blame::Nobody | Blame::Misdirected => {}
+            Blame::Late => self.record_failure(hsm, envelope, problem)?,
             Blame::Sender => {
                 self.record_failure(hsm, envelope, problem)?;
                 fraud::failed(self, &hsm.hsm, problem, digest)?;
             }
             Blame::Replay { first } => {
                 self.record_failure(hsm, envelope, problem)?;
-                fraud::replayed(self, &hsm.hsm, &envelope.context.challenge, first, *digest);
+                fraud::replayed(self, &hsm.hsm, &envelope.context.challenge, first, *digest)?;
                 fraud::failed(self, &hsm.hsm, problem, digest)?;
             }
             // Counted by its own rule alone: whoever attests a moment after a revocation is honest.
@@ -345,11 +374,22 @@ impl Apply<'_> {
             let Some(enrolled) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else { continue };
             let known = kind.filter(|kind| enrolled.instance(*kind).is_some());
             for instance in &enrolled.instances {
-                if known.is_none_or(|kind| kind == instance.kind) {
-                    self.put(&key::evidence(&hsm.hsm, key, instance.kind), &row)?;
+                let place = key::evidence(&hsm.hsm, key, instance.kind);
+                if known.is_none_or(|kind| kind == instance.kind) && !self.hides_worse(&place, problem)? {
+                    self.put(&place, &row)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a late answer would take the place of a worse failure that no proof has answered since.
+    fn hides_worse(&self, place: &[u8], problem: ProblemKind) -> Result<bool, Fault> {
+        if problem != ProblemKind::ChallengeExpired {
+            return Ok(false);
+        }
+        let Some(standing) = self.state().get::<FailureRow>(place)? else { return Ok(false) };
+        let proven = self.state().get::<RecordRow>(place)?.map_or(0, |row| row.sequence);
+        Ok(standing.sequence > proven && standing.failure.problem != ProblemKind::ChallengeExpired)
     }
 }

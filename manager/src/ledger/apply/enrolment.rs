@@ -1,7 +1,7 @@
 //! Join tokens, HSMs, their keys and channels.
 
 use keywitness_circuits::{
-    ClusterId, Digest, HsmId, KeyAttributes, Kind, Timestamp, codec::Canonical, key_knowledge::Instance,
+    ClusterId, Digest, HsmId, KeyAttributes, KeyId, Kind, Timestamp, codec::Canonical, key_knowledge::Instance,
 };
 use keywitness_verifier::{
     identity::IdentityKey,
@@ -11,7 +11,8 @@ use keywitness_verifier::{
 use super::{Apply, RETENTION, refuse};
 use crate::ledger::{
     command::{Configuration, Outcome},
-    state::{EnrolledInstance, HolderRow, HsmRow, JoinTokenRow, KeyRow, key},
+    fraud,
+    state::{EnrolledInstance, HolderRow, HsmRow, JoinTokenRow, KeyRow, State, key},
     tables::{Fault, Table},
 };
 
@@ -37,27 +38,18 @@ impl Apply<'_> {
         identity_key: &IdentityKey,
         channel_key: &Digest,
     ) -> Result<Outcome, Fault> {
-        let enrolled = self.state().hsm(hsm)?;
-        if let Some(row) = &enrolled
-            && (row.identity_key, row.channel_key) == (*identity_key, *channel_key)
-        {
-            // It lost the answer, and may have been given another token since.
-            return Ok(Outcome::Enrolled(enrolment(row)));
-        }
-        let token: Option<JoinTokenRow> = self.state().get(&join_token.0)?;
-        let mut token = match usable(token, hsm, self.moment.at) {
-            Ok(token) => token,
-            Err(why) => return Ok(refuse(ProblemKind::JoinTokenRefused, why)),
+        let mut token = match admit(self.state(), join_token, hsm, identity_key, channel_key, self.moment.at)? {
+            Ok(Admission::New(token)) => token,
+            Ok(Admission::Again(row, token)) => {
+                if let Some(mut token) = token {
+                    token.used_by = Some(hsm.clone());
+                    self.put(&join_token.0, &token)?;
+                }
+                return Ok(Outcome::Enrolled(enrolment(&row)));
+            }
+            Err(problem) => return Ok(Outcome::Refused(problem)),
         };
-        if enrolled.is_some() {
-            let why = format!("an HSM named {hsm} is enrolled, with another identity; choose another name");
-            return Ok(refuse(ProblemKind::AlreadyEnrolled, why));
-        }
         let identity = Digest::from(*identity_key);
-        if let Some(other) = self.state().get::<HsmId>(&identity.0)? {
-            let why = format!("this identity key is HSM {other}'s; every HSM makes its own and shares it with nobody");
-            return Ok(refuse(ProblemKind::AlreadyEnrolled, why));
-        }
         token.used_by = Some(hsm.clone());
         self.put(&join_token.0, &token)?;
         let row = HsmRow {
@@ -98,15 +90,26 @@ impl Apply<'_> {
             return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
         }
         let configuration = self.state().configuration()?;
-        let instances = match parse(attributes, instances) {
+        let mut instances = match parse(attributes, instances) {
             Ok(instances) => instances,
             Err(problem) => return Ok(Outcome::Refused(problem)),
         };
-        if let Some(row) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))?
+        if let Some(revocation) = self.state().revoked_material(&instances)? {
+            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+            return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
+        }
+        if let Some(mut row) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))?
             && row.attributes == *attributes
             && covers(&configuration, attributes, &instances).is_ok()
-            && instances.iter().all(|instance| row.instances.contains(instance))
+            && instances.iter().all(|new| row.instance(new.kind).is_none_or(|enrolled| enrolled == new))
         {
+            instances.retain(|new| row.instance(new.kind).is_none());
+            // A suite was added to the policy since.
+            if !instances.is_empty() {
+                row.instances.append(&mut instances);
+                row.instances.sort_by_key(|instance| instance.kind);
+                self.put(&key::epoch(&hsm.hsm, key), &row)?;
+            }
             return Ok(Outcome::Done);
         }
         if key.epoch == 0 {
@@ -119,6 +122,16 @@ impl Apply<'_> {
                 "{} has enrolled key {} at epoch {} already, with other material or attributes; a changed key is \
                  enrolled at a higher epoch",
                 hsm.hsm, key.key, newest.key.epoch
+            );
+            return Ok(refuse(ProblemKind::KeyConflict, why));
+        }
+        let newest = newest_epoch(self.state(), &hsm.cluster, &key.key)?;
+        if key.epoch > newest.saturating_add(1) {
+            let why = format!(
+                "the newest epoch of key {} in cluster {} is {newest}; the next one is {}, and none may be left out",
+                key.key,
+                hsm.cluster,
+                newest.saturating_add(1)
             );
             return Ok(refuse(ProblemKind::KeyConflict, why));
         }
@@ -135,7 +148,62 @@ impl Apply<'_> {
     }
 }
 
-fn enrolment(row: &HsmRow) -> Enrolment {
+/// How an HSM is let in.
+pub(crate) enum Admission {
+    /// It is not enrolled yet, and may use this token.
+    New(JoinTokenRow),
+    /// It is enrolled just so; the token, if it is one that it may still use, is used up with it.
+    Again(Box<HsmRow>, Option<JoinTokenRow>),
+}
+
+/// Whether an HSM is let in. Runs before a command is made of a stranger's request, so that whoever holds no
+/// token changes nothing, and again when the command is applied.
+pub(crate) fn admit(
+    state: State<'_>,
+    join_token: &Digest,
+    hsm: &HsmId,
+    identity_key: &IdentityKey,
+    channel_key: &Digest,
+    at: Timestamp,
+) -> Result<Result<Admission, Problem>, Fault> {
+    let refused = |kind, why: String| Ok(Err(Problem::new(kind, why)));
+    let token: Option<JoinTokenRow> = state.get(&join_token.0)?;
+    let enrolled = state.hsm(hsm)?;
+    if let Some(row) = &enrolled
+        && (row.identity_key, row.channel_key) == (*identity_key, *channel_key)
+    {
+        // It lost the answer, and may have been given another token since.
+        if token.as_ref().is_some_and(|token| token.cluster != row.cluster) {
+            let why = format!("the join token is for another cluster, and HSM {hsm} is in {}", row.cluster);
+            return refused(ProblemKind::JoinTokenRefused, why);
+        }
+        return Ok(Ok(Admission::Again(Box::new(row.clone()), usable(token, hsm, at).ok())));
+    }
+    let token = match usable(token, hsm, at) {
+        Ok(token) => token,
+        Err(why) => return refused(ProblemKind::JoinTokenRefused, why),
+    };
+    if enrolled.is_some() {
+        let why = format!("an HSM named {hsm} is enrolled, with another identity; choose another name");
+        return refused(ProblemKind::AlreadyEnrolled, why);
+    }
+    if let Some(other) = state.get::<HsmId>(&Digest::from(*identity_key).0)? {
+        let why = format!("this identity key is HSM {other}'s; every HSM makes its own and shares it with nobody");
+        return refused(ProblemKind::AlreadyEnrolled, why);
+    }
+    Ok(Ok(Admission::New(token)))
+}
+
+/// The newest epoch of a key among the HSMs of a cluster; 0 where none has enrolled it.
+fn newest_epoch(state: State<'_>, cluster: &ClusterId, key: &KeyId) -> Result<u32, Fault> {
+    let mut newest = 0;
+    for holder in state.all::<HolderRow>(&key::holders(key, Some(cluster)))? {
+        newest = state.newest_key(&holder.hsm, key)?.map_or(newest, |row| newest.max(row.key.epoch));
+    }
+    Ok(newest)
+}
+
+pub(crate) fn enrolment(row: &HsmRow) -> Enrolment {
     Enrolment { hsm: row.hsm.clone(), cluster: row.cluster.clone(), revision: row.revision }
 }
 

@@ -5,7 +5,7 @@ use keywitness_verifier::wire::{EventKind, Problem, ProblemKind, Revocation, Rev
 use super::{Apply, refuse};
 use crate::ledger::{
     command::Outcome,
-    state::{HolderRow, key},
+    state::{HolderRow, KeyRow, RecordRow, RevokedFingerprint, SightingRow, key},
     tables::Fault,
 };
 
@@ -27,8 +27,35 @@ impl Apply<'_> {
         }
         let revocation = Revocation { target: target.clone(), reason: reason.to_owned(), at: self.moment.at };
         self.put(&row, &revocation)?;
+        self.revoke_material(&revocation)?;
         self.events.push(EventKind::Revoked { target: target.clone(), reason: reason.to_owned() });
         Ok(Outcome::Revoked(revocation))
+    }
+}
+
+impl Apply<'_> {
+    /// A revoked key's material stays revoked under any other name, and in any other cluster.
+    fn revoke_material(&mut self, revocation: &Revocation) -> Result<(), Fault> {
+        let RevocationTarget::Key { cluster, key: id } = &revocation.target else { return Ok(()) };
+        for holder in self.state().all::<HolderRow>(&key::holders(id, Some(cluster)))? {
+            for row in self.state().all::<KeyRow>(&key::epochs(&holder.hsm, id))? {
+                for instance in &row.instances {
+                    let place = key::fingerprint(&instance.fingerprint);
+                    let known = self.state().get::<RevokedFingerprint>(&place)?.is_some();
+                    let proven = self.state().get::<RecordRow>(&key::evidence(&holder.hsm, &row.key, instance.kind))?;
+                    // What it merely enrolled and only others ever proved is theirs: whoever enrols a copy of
+                    // another's public key under a name must not have it revoked with that name.
+                    let provers: Vec<SightingRow> = self.state().all(&place)?;
+                    let theirs = proven.is_none()
+                        && !provers.is_empty()
+                        && provers.iter().all(|seen| seen.sighting.hsm != holder.hsm);
+                    if !known && !theirs {
+                        self.put(&place, &RevokedFingerprint(revocation.clone()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -202,6 +202,8 @@ fn a_wrong_proof_and_a_late_answer_consume_their_challenge() {
     let context = hsm.context(&world, "eu", &key, &challenge);
     refused(submit(&world, &hsm.forge(&key, context)), ProblemKind::ProofRefused);
     assert_consumed(&world, &hsm, &key, &challenge);
+    // Late when the last record has expired too.
+    world.advance(600);
     let challenge = hsm.challenge(&world, &key).unwrap();
     let (in_time, late) = (hsm.context(&world, "eu", &key, &challenge), challenge.expires_at);
     world.advance(late.since(world.now()) as i64);

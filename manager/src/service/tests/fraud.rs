@@ -1,5 +1,6 @@
 //! Fraud events: each for its cause, once, and none for honest work.
 
+use keywitness_circuits::ClaimContext;
 use keywitness_verifier::wire::{EventKind, ProblemKind, RevocationTarget};
 
 use crate::service::testing::{TestKey, World, refused, submit};
@@ -121,7 +122,7 @@ fn rare_failures_are_no_fraud() {
 }
 
 #[test]
-fn other_bytes_for_a_consumed_challenge_are_a_replay_once_for_each() {
+fn other_bytes_for_a_consumed_challenge_are_a_replay_told_once() {
     let world = World::new();
     let hsm = world.hsm("hsm-1", "eu");
     let key = TestKey::ed25519("k", 1);
@@ -133,6 +134,8 @@ fn other_bytes_for_a_consumed_challenge_are_a_replay_once_for_each() {
     for _ in 0..3 {
         refused(submit(&world, &second), ProblemKind::ChallengeConsumed);
     }
+    let third = hsm.forge(&key, ClaimContext { enrolment: 7, ..hsm.context(&world, "eu", &key, &challenge) });
+    refused(submit(&world, &third), ProblemKind::ChallengeConsumed);
     let replay = EventKind::Replay {
         hsm: hsm.id.clone(),
         challenge: challenge.nonce,

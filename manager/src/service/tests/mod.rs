@@ -4,5 +4,6 @@
 mod attestation;
 mod enrolment;
 mod fraud;
+mod hardening;
 mod status;
 mod token;

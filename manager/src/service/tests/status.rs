@@ -79,7 +79,13 @@ fn only_the_newest_epoch_counts() {
 fn a_name_in_several_clusters_needs_its_cluster() {
     let world = World::new();
     for (hsm, cluster, seed) in [("hsm-1", "eu", 1), ("hsm-2", "us", 2)] {
-        world.hsm(hsm, cluster).enrol_key(&world, &TestKey::ed25519("k", seed)).unwrap();
+        let (key, hsm) = (TestKey::ed25519("k", seed), world.hsm(hsm, cluster));
+        hsm.enrol_key(&world, &key).unwrap();
+        // An enrolment alone takes no name from a cluster that proved the key.
+        if seed == 2 {
+            assert_eq!(only(&world, &query(&key)).hsm.as_str(), "hsm-1");
+        }
+        hsm.attest(&world, cluster, &key).unwrap();
     }
     let any = query(&TestKey::ed25519("k", 1));
     refused(world.manager.attested(&any), ProblemKind::AmbiguousKey);
