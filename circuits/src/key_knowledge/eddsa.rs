@@ -5,12 +5,7 @@
 //! (RFC 8032, section 5.1.7; Chalkias, Garillot, Nikolaenko 2020), the same in single and batch checks.
 //! A must be free of torsion and not the identity, so that one key has one encoding and one meaning.
 
-use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
-use curve25519_dalek::{
-    EdwardsPoint, Scalar,
-    edwards::CompressedEdwardsY,
-    traits::{IsIdentity, VartimeMultiscalarMul},
-};
+use curve25519_dalek::{EdwardsPoint, Scalar, edwards::CompressedEdwardsY, traits::IsIdentity};
 use sha2::{Digest as _, Sha512};
 
 use super::{Instance, KeyKnowledge};
@@ -35,18 +30,21 @@ pub fn decode_public_key(bytes: &[u8]) -> Option<EdwardsPoint> {
 }
 
 /// Whether `signature` is `public_key`'s over `message`, by the cofactored equation.
+///
+/// The key is one that [`decode_public_key`] has accepted, at enrolment or when its instance was read: its torsion is
+/// not looked at again.
 pub fn verify_signature(public_key: &[u8], message: &[u8], signature: &[u8; 64]) -> bool {
     check(public_key, message, signature).unwrap_or(false)
 }
 
 fn check(public_key: &[u8], message: &[u8], signature: &[u8; 64]) -> Option<bool> {
     let (r_bytes, s_bytes) = signature.split_at(32);
-    let public = decode_public_key(public_key)?;
+    let public = decode_canonical(public_key)?;
     let r = decode_canonical(r_bytes)?;
     let s = Option::<Scalar>::from(Scalar::from_canonical_bytes(s_bytes.try_into().ok()?))?;
     let hash = Sha512::new().chain_update(r_bytes).chain_update(public_key).chain_update(message).finalize();
     let c = Scalar::from_bytes_mod_order_wide(&hash.into());
-    let residue = EdwardsPoint::vartime_multiscalar_mul([s, -c, -Scalar::ONE], [ED25519_BASEPOINT_POINT, public, r]);
+    let residue = EdwardsPoint::vartime_double_scalar_mul_basepoint(&c, &-public, &s) - r;
     Some(residue.mul_by_cofactor().is_identity())
 }
 
