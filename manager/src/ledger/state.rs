@@ -101,8 +101,6 @@ pub struct HsmRow {
     pub channel_key: Digest,
     /// Where its channel is.
     pub channel_url: Option<String>,
-    /// Digest of the join token that it used.
-    pub join_token: Digest,
     /// When.
     pub enrolled_at: Timestamp,
 }

@@ -16,7 +16,7 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTabl
 use crate::ledger::{Fault, Rows, Store, Table, Tables, tables::Row};
 
 /// The version of what this build writes.
-pub const SCHEMA: u64 = 2;
+pub const SCHEMA: u64 = 3;
 
 /// Where the version is.
 const SCHEMA_TABLE: TableDefinition<'static, &str, u64> = TableDefinition::new("schema");
@@ -221,7 +221,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(store);
         let Err(Fault::Storage(why)) = Redb::open(&path) else { panic!("older data was opened") };
-        assert!(why.contains("old schema version 1"), "{why}");
+        assert!(why.contains(&format!("old schema version {}", SCHEMA - 1)), "{why}");
     }
 
     #[test]

@@ -59,7 +59,6 @@ impl Apply<'_> {
             identity_key: *identity_key,
             channel_key: *channel_key,
             channel_url: None,
-            join_token: *join_token,
             enrolled_at: self.moment.at,
         };
         self.put(&key::hsm(hsm), &row)?;
