@@ -115,6 +115,7 @@ fn main() {
                 checkpoint: None,
                 evidence: None,
             };
+            let witness = witness.into();
             let make = || registry::prove(&parameters, &context, &instance, &witness).unwrap();
             let proof = make();
             let prove = median(|| {

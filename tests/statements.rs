@@ -4,12 +4,8 @@
 use std::sync::OnceLock;
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Error, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite,
-    Timestamp,
-    codec::Canonical,
-    context,
-    key_knowledge::{Instance, Witness},
-    params::Groth16Parameters,
+    ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
+    Suite, Timestamp, TrustDomain, Witness, codec::Canonical, context, key_knowledge, params::Groth16Parameters,
     registry,
 };
 use proptest::prelude::*;
@@ -26,24 +22,36 @@ struct Case {
     witness: Witness,
 }
 
-fn algorithm(kind: Kind) -> (KeyAlgorithm, Suite) {
+/// A key, its instance and its secret: what differs from statement to statement.
+struct Subject {
+    attributes: KeyAttributes,
+    instance: Instance,
+    witness: Witness,
+}
+
+/// A key that `kind` attests; another `secret` makes another key.
+fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
+    let key = |algorithm, suite| {
+        let bytes: Vec<u8> = (0..32).map(|i| if i == 31 { 1 } else { secret ^ i }).collect();
+        let witness = key_knowledge::Witness::new(algorithm, &bytes).unwrap();
+        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+        let instance = witness.instance(trust_domain, suite).unwrap();
+        Subject { attributes, instance: instance.into(), witness: witness.into() }
+    };
     match kind {
-        Kind::KeyKnowledgeEd25519 => (KeyAlgorithm::Ed25519, Suite::PublicKey),
-        Kind::KeyKnowledgeRistretto255 => (KeyAlgorithm::Ristretto255, Suite::PublicKey),
-        Kind::KeyKnowledgeP256 => (KeyAlgorithm::P256, Suite::PublicKey),
-        Kind::KeyKnowledgeSecp256k1 => (KeyAlgorithm::Secp256k1, Suite::PublicKey),
-        Kind::KeyKnowledgeHalo2 => (KeyAlgorithm::Aes256, Suite::Halo2Pasta),
-        Kind::KeyKnowledgeGroth16 => (KeyAlgorithm::Aes256, Suite::Groth16Bn254),
+        Kind::KeyKnowledgeEd25519 => key(KeyAlgorithm::Ed25519, Suite::PublicKey),
+        Kind::KeyKnowledgeRistretto255 => key(KeyAlgorithm::Ristretto255, Suite::PublicKey),
+        Kind::KeyKnowledgeP256 => key(KeyAlgorithm::P256, Suite::PublicKey),
+        Kind::KeyKnowledgeSecp256k1 => key(KeyAlgorithm::Secp256k1, Suite::PublicKey),
+        Kind::KeyKnowledgeHalo2 => key(KeyAlgorithm::Aes256, Suite::Halo2Pasta),
+        Kind::KeyKnowledgeGroth16 => key(KeyAlgorithm::Aes256, Suite::Groth16Bn254),
     }
 }
 
 fn case(kind: Kind, secret: u8) -> Case {
-    let (algorithm, suite) = algorithm(kind);
-    let bytes: Vec<u8> = (0..32).map(|i| if i == 31 { 1 } else { secret ^ i }).collect();
-    let witness = Witness::new(algorithm, &bytes).unwrap();
-    let trust_domain = "acme.example".parse().unwrap();
-    let instance = witness.instance(&trust_domain, suite).unwrap().to_bytes();
-    let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+    let trust_domain: TrustDomain = "acme.example".parse().unwrap();
+    let Subject { attributes, instance, witness } = subject(kind, secret, &trust_domain);
+    let instance = instance.to_bytes();
     let context = ClaimContext {
         statement: kind.name().to_owned(),
         verifying_key: registry::verifying_key(parameters(), kind).unwrap(),
@@ -232,19 +240,19 @@ fn unusable_public_keys_are_refused() {
         bytes
     };
     for bytes in [small_order, torsion, not_canonical] {
-        assert!(Instance::public_key(KeyAlgorithm::Ed25519, &bytes).is_err());
+        assert!(key_knowledge::Instance::public_key(KeyAlgorithm::Ed25519, &bytes).is_err());
     }
     // A key plus a point of order 8 is on the curve, canonical, and not free of torsion.
     use curve25519_dalek::{EdwardsPoint, Scalar, constants::EIGHT_TORSION};
     let mixed = EdwardsPoint::mul_base(&Scalar::from(7u8)) + EIGHT_TORSION[1];
-    assert!(Instance::public_key(KeyAlgorithm::Ed25519, mixed.compress().as_bytes()).is_err());
-    assert!(Instance::public_key(KeyAlgorithm::Ristretto255, &[0; 32]).is_err());
+    assert!(key_knowledge::Instance::public_key(KeyAlgorithm::Ed25519, mixed.compress().as_bytes()).is_err());
+    assert!(key_knowledge::Instance::public_key(KeyAlgorithm::Ristretto255, &[0; 32]).is_err());
     for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
         for bytes in [&[0][..], &[2; 33], &[4; 65], &[0; 33]] {
-            let usable = Instance::public_key(algorithm, bytes).is_ok();
+            let usable = key_knowledge::Instance::public_key(algorithm, bytes).is_ok();
             assert!(!usable || bytes.len() == 33, "{algorithm}: {} bytes", bytes.len());
         }
-        assert!(Instance::public_key(algorithm, &[0; 33]).is_err());
+        assert!(key_knowledge::Instance::public_key(algorithm, &[0; 33]).is_err());
     }
 }
 
@@ -271,7 +279,11 @@ fn a_response_that_is_not_canonical_is_refused() {
 #[test]
 fn an_eddsa_proof_is_a_signature_that_others_accept() {
     let case = case(Kind::KeyKnowledgeEd25519, 3);
-    let Instance::PublicKey { bytes, .. } = Instance::from_bytes(&case.instance).unwrap() else { panic!() };
+    let Instance::KeyKnowledge(key_knowledge::Instance::PublicKey { bytes, .. }) =
+        Instance::from_bytes(&case.instance).unwrap()
+    else {
+        panic!()
+    };
     let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes.try_into().unwrap()).unwrap();
     let signature = ed25519_dalek::Signature::from_slice(&case.prove()).unwrap();
     let message = keywitness_circuits::key_knowledge::eddsa::attest_message(&case.context);
@@ -289,10 +301,10 @@ fn nonces_are_hedged() {
 #[test]
 fn two_trust_domains_cannot_link_a_symmetric_key() {
     for suite in [Suite::Halo2Pasta, Suite::Groth16Bn254] {
-        let witness = Witness::new(KeyAlgorithm::Aes256, &[5; 32]).unwrap();
+        let witness = key_knowledge::Witness::new(KeyAlgorithm::Aes256, &[5; 32]).unwrap();
         let in_domain = |name: &str| witness.instance(&name.parse().unwrap(), suite).unwrap().fingerprint().unwrap();
         assert_ne!(in_domain("acme.example"), in_domain("other.example"));
-        let other = Witness::new(KeyAlgorithm::HmacSha256, &[5; 32]).unwrap();
+        let other = key_knowledge::Witness::new(KeyAlgorithm::HmacSha256, &[5; 32]).unwrap();
         let as_hmac = other.instance(&"acme.example".parse().unwrap(), suite).unwrap().fingerprint().unwrap();
         assert_ne!(in_domain("acme.example"), as_hmac);
     }

@@ -221,7 +221,7 @@ impl Hsm {
     /// Proves whatever the context says, as far as the registry lets it, and signs it.
     pub(crate) fn envelope(&self, key: &Key, context: ClaimContext) -> Envelope {
         let instance = key.instance(&self.audience.trust_domain);
-        let proof = registry::prove(&Parameters::transparent(), &context, &instance, &key.witness());
+        let proof = registry::prove(&Parameters::transparent(), &context, &instance, &key.witness().into());
         // Where the context is one that no proof can be made for, bytes of the right length stand in.
         let proof = proof.unwrap_or_else(|_| vec![1; 65]);
         Envelope::seal(context, instance, proof, |message| self.identity.sign(message).to_bytes())

@@ -148,6 +148,11 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
+    /// The next byte, which stays in the reader.
+    pub fn peek(&self) -> Result<u8, Error> {
+        self.rest.first().copied().ok_or(self.error("it ends too early"))
+    }
+
     /// A byte string of at most `cap` bytes.
     pub fn bytes(&mut self, cap: usize) -> Result<&'a [u8], Error> {
         let length = self.u32()? as usize;

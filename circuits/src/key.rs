@@ -162,6 +162,11 @@ pub struct KeyAttributes {
 }
 
 impl KeyAttributes {
+    /// The statement kinds that attest such a key where a trust domain requires `suites` of symmetric keys.
+    pub fn kinds(&self, suites: &[Suite]) -> Vec<Kind> {
+        self.algorithm.kinds(suites)
+    }
+
     /// The digest that a claim carries.
     pub fn digest(&self) -> Digest {
         Digest::of(label::ATTRIBUTES, &self.to_bytes())

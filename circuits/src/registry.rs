@@ -1,11 +1,126 @@
 //! The one table from kinds to code.
 
 use crate::{
-    ClaimContext, Digest, Error, Kind, Parameters, ProofSystem, Verified,
-    codec::Canonical,
+    ClaimContext, Digest, Error, Fingerprint, KeyAlgorithm, Kind, Parameters, ProofSystem,
+    codec::{Canonical, Reader, Writer},
     context::instance_digest,
-    key_knowledge::{self, KeyKnowledge, eddsa::Ed25519, groth16::Groth16, halo2::Halo2, schnorr},
+    key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
 };
+#[cfg(feature = "prove")]
+use crate::{Statement, key_knowledge::KeyKnowledge};
+
+/// The public part of any statement.
+///
+/// Every form of every statement begins its encoding with a byte of its own, so that an encoding has one reading.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Instance {
+    /// Of `key_knowledge`.
+    KeyKnowledge(key_knowledge::Instance),
+}
+
+/// The secret part of any statement.
+#[derive(Debug)]
+pub enum Witness {
+    /// Of `key_knowledge`.
+    KeyKnowledge(key_knowledge::Witness),
+}
+
+impl Instance {
+    /// The kind that proves this instance, if it is a sensible one.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::KeyKnowledge(instance) => instance.kind(),
+        }
+    }
+
+    /// The algorithm of the key that the instance speaks of.
+    pub fn algorithm(&self) -> KeyAlgorithm {
+        match self {
+            Self::KeyKnowledge(instance) => instance.algorithm(),
+        }
+    }
+
+    /// The fingerprint of the key that the instance speaks of.
+    ///
+    /// # Errors
+    /// Never for an instance that was read or made by this crate.
+    pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
+        match self {
+            Self::KeyKnowledge(instance) => instance.fingerprint(),
+        }
+    }
+
+    /// The DER SubjectPublicKeyInfo (RFC 5280) of the key, where it has one.
+    ///
+    /// # Errors
+    /// Never for an instance that was read or made by this crate.
+    pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
+        match self {
+            Self::KeyKnowledge(instance) => instance.spki(),
+        }
+    }
+
+    /// Digest of the canonical encoding, as a claim context carries it.
+    pub fn digest(&self) -> Digest {
+        instance_digest(&self.to_bytes())
+    }
+}
+
+impl Canonical for Instance {
+    const WHAT: &'static str = "instance";
+
+    fn write(&self, writer: &mut Writer) {
+        match self {
+            Self::KeyKnowledge(instance) => writer.value(instance),
+        };
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        match reader.peek()? {
+            0 | 1 => Ok(Self::KeyKnowledge(reader.value()?)),
+            _ => Err(reader.error("no form of instance has this code")),
+        }
+    }
+}
+
+impl From<key_knowledge::Instance> for Instance {
+    fn from(instance: key_knowledge::Instance) -> Self {
+        Self::KeyKnowledge(instance)
+    }
+}
+
+impl From<key_knowledge::Witness> for Witness {
+    fn from(witness: key_knowledge::Witness) -> Self {
+        Self::KeyKnowledge(witness)
+    }
+}
+
+/// Evidence that a proof was verified: only [`verify`] makes one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Verified {
+    kind: Kind,
+    context: Digest,
+    instance: Instance,
+}
+
+impl Verified {
+    /// The kind that was verified.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Digest of the claim context that the proof is bound to.
+    pub const fn context(&self) -> &Digest {
+        &self.context
+    }
+
+    /// What was proven.
+    pub const fn instance(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+const FOREIGN: Error = Error::WrongInstance("the instance belongs to another kind");
 
 /// Digest of the verifying key in force for `kind`.
 ///
@@ -17,7 +132,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         | Kind::KeyKnowledgeRistretto255
         | Kind::KeyKnowledgeP256
         | Kind::KeyKnowledgeSecp256k1 => Ok(kind.name_digest()),
-        Kind::KeyKnowledgeHalo2 => Ok(parameters.halo2().verifying_key_digest()),
+        Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
     }
 }
@@ -35,18 +150,29 @@ pub fn verify(
     context: &ClaimContext,
     instance: &[u8],
     proof: &[u8],
-) -> Result<Verified<KeyKnowledge>, Error> {
+) -> Result<Verified, Error> {
     let (kind, parsed) = open(parameters, context, instance)?;
-    let check = match kind {
-        Kind::KeyKnowledgeEd25519 => Ed25519::verify,
-        Kind::KeyKnowledgeRistretto255 => schnorr::Schnorr::<schnorr::Ristretto255>::verify,
-        Kind::KeyKnowledgeP256 => schnorr::Schnorr::<schnorr::P256>::verify,
-        Kind::KeyKnowledgeSecp256k1 => schnorr::Schnorr::<schnorr::Secp256k1>::verify,
-        Kind::KeyKnowledgeHalo2 => Halo2::verify,
-        Kind::KeyKnowledgeGroth16 => Groth16::verify,
-    };
-    check(parameters, context, &parsed, proof)?;
-    Ok(Verified::new(kind, context.digest(), parsed))
+    match (kind, &parsed) {
+        (Kind::KeyKnowledgeEd25519, Instance::KeyKnowledge(instance)) => {
+            Ed25519::verify(parameters, context, instance, proof)
+        }
+        (Kind::KeyKnowledgeRistretto255, Instance::KeyKnowledge(instance)) => {
+            schnorr::Schnorr::<schnorr::Ristretto255>::verify(parameters, context, instance, proof)
+        }
+        (Kind::KeyKnowledgeP256, Instance::KeyKnowledge(instance)) => {
+            schnorr::Schnorr::<schnorr::P256>::verify(parameters, context, instance, proof)
+        }
+        (Kind::KeyKnowledgeSecp256k1, Instance::KeyKnowledge(instance)) => {
+            schnorr::Schnorr::<schnorr::Secp256k1>::verify(parameters, context, instance, proof)
+        }
+        (Kind::KeyKnowledgeHalo2, Instance::KeyKnowledge(instance)) => {
+            Halo2::verify(parameters, context, instance, proof)
+        }
+        (Kind::KeyKnowledgeGroth16, Instance::KeyKnowledge(instance)) => {
+            Groth16::verify(parameters, context, instance, proof)
+        }
+    }?;
+    Ok(Verified { kind, context: context.digest(), instance: parsed })
 }
 
 /// Makes one proof. The context must already name `instance` and the verifying key in force.
@@ -58,27 +184,26 @@ pub fn prove(
     parameters: &Parameters,
     context: &ClaimContext,
     instance: &[u8],
-    witness: &key_knowledge::Witness,
+    witness: &Witness,
 ) -> Result<Vec<u8>, Error> {
-    use crate::Statement;
     let (kind, parsed) = open(parameters, context, instance)?;
-    KeyKnowledge::holds(&context.trust_domain, &parsed, witness)?;
-    let make = match kind {
-        Kind::KeyKnowledgeEd25519 => Ed25519::prove,
-        Kind::KeyKnowledgeRistretto255 => schnorr::Schnorr::<schnorr::Ristretto255>::prove,
-        Kind::KeyKnowledgeP256 => schnorr::Schnorr::<schnorr::P256>::prove,
-        Kind::KeyKnowledgeSecp256k1 => schnorr::Schnorr::<schnorr::Secp256k1>::prove,
-        Kind::KeyKnowledgeHalo2 => Halo2::prove,
-        Kind::KeyKnowledgeGroth16 => Groth16::prove,
-    };
-    make(parameters, context, &parsed, witness)
+    match (&parsed, witness) {
+        (Instance::KeyKnowledge(instance), Witness::KeyKnowledge(witness)) => {
+            KeyKnowledge::holds(&context.trust_domain, instance, witness)?;
+            let make = match kind {
+                Kind::KeyKnowledgeEd25519 => Ed25519::prove,
+                Kind::KeyKnowledgeRistretto255 => schnorr::Schnorr::<schnorr::Ristretto255>::prove,
+                Kind::KeyKnowledgeP256 => schnorr::Schnorr::<schnorr::P256>::prove,
+                Kind::KeyKnowledgeSecp256k1 => schnorr::Schnorr::<schnorr::Secp256k1>::prove,
+                Kind::KeyKnowledgeHalo2 => Halo2::prove,
+                Kind::KeyKnowledgeGroth16 => Groth16::prove,
+            };
+            make(parameters, context, instance, witness)
+        }
+    }
 }
 
-fn open(
-    parameters: &Parameters,
-    context: &ClaimContext,
-    instance: &[u8],
-) -> Result<(Kind, key_knowledge::Instance), Error> {
+fn open(parameters: &Parameters, context: &ClaimContext, instance: &[u8]) -> Result<(Kind, Instance), Error> {
     let kind: Kind = context.statement.parse()?;
     if context.verifying_key != verifying_key(parameters, kind)? {
         return Err(Error::WrongVerifyingKey);
@@ -89,9 +214,9 @@ fn open(
     if context.instance != instance_digest(instance) {
         return Err(Error::WrongInstance("the context names another instance"));
     }
-    let parsed = key_knowledge::Instance::from_bytes(instance)?;
+    let parsed = Instance::from_bytes(instance)?;
     if parsed.kind() != Some(kind) {
-        return Err(Error::WrongInstance("the instance belongs to another kind"));
+        return Err(FOREIGN);
     }
     Ok((kind, parsed))
 }

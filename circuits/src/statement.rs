@@ -1,4 +1,4 @@
-//! What a statement is, what a proof system for one is, and the evidence that verification returns.
+//! What a statement is, and what a proof system for one is.
 
 use std::{fmt, str::FromStr};
 
@@ -114,33 +114,4 @@ pub trait ProofSystem {
         instance: &<Self::Statement as Statement>::Instance,
         witness: &<Self::Statement as Statement>::Witness,
     ) -> Result<Vec<u8>, Error>;
-}
-
-/// Evidence that a proof was verified: only [`crate::registry::verify`] makes one.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Verified<S: Statement> {
-    kind: Kind,
-    context: Digest,
-    instance: S::Instance,
-}
-
-impl<S: Statement> Verified<S> {
-    pub(crate) const fn new(kind: Kind, context: Digest, instance: S::Instance) -> Self {
-        Self { kind, context, instance }
-    }
-
-    /// The kind that was verified.
-    pub const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Digest of the claim context that the proof is bound to.
-    pub const fn context(&self) -> &Digest {
-        &self.context
-    }
-
-    /// What was proven.
-    pub const fn instance(&self) -> &S::Instance {
-        &self.instance
-    }
 }

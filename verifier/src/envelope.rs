@@ -1,6 +1,6 @@
 //! Single verification of an envelope: who signed it, and what it proves.
 
-use keywitness_circuits::{Envelope, Error, Parameters, Verified, key_knowledge::KeyKnowledge, registry};
+use keywitness_circuits::{Envelope, Error, Parameters, Verified, registry};
 
 use crate::identity::{IdentityKey, NotAuthentic};
 
@@ -20,11 +20,7 @@ pub enum Refused {
 ///
 /// # Errors
 /// [`Refused::NotAuthentic`] before anything else is looked at; then [`Refused::Wrong`].
-pub fn verify(
-    parameters: &Parameters,
-    identity: &IdentityKey,
-    envelope: &Envelope,
-) -> Result<Verified<KeyKnowledge>, Refused> {
+pub fn verify(parameters: &Parameters, identity: &IdentityKey, envelope: &Envelope) -> Result<Verified, Refused> {
     identity.check_envelope(envelope)?;
     Ok(registry::verify(parameters, &envelope.context, &envelope.instance, &envelope.proof)?)
 }

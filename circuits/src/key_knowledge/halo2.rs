@@ -8,36 +8,30 @@
 //! is copied into a gate, so that none is free.
 
 use ff::{Field, FromUniformBytes, PrimeField};
-use halo2_gadgets::{
-    poseidon::{Hash, Pow5Chip, Pow5Config},
-    utilities::decompose_running_sum::RunningSumConfig,
-};
 use halo2_poseidon::{self as poseidon, ConstantLength, P128Pow5T3};
-#[cfg(feature = "prove")]
-use halo2_proofs::transcript::Blake2bWrite;
 use halo2_proofs::{
-    circuit::{AssignedCell, Layouter, SimpleFloorPlanner, Value},
-    pasta::{EqAffine, Fp},
-    plonk::{
-        Advice, Circuit, Column, ConstraintSystem, Constraints, Error as PlonkError, Expression, Instance as Public,
-        Selector, SingleVerifier, verify_proof,
-    },
-    poly::Rotation,
-    transcript::{Blake2bRead, Challenge255},
+    circuit::{Layouter, SimpleFloorPlanner},
+    pasta::Fp,
+    plonk::{Circuit, ConstraintSystem, Error as PlonkError},
 };
 
 use super::{
     Instance, KeyKnowledge,
     symmetric::{KeyLimbs, PublicInputs, SuiteField},
 };
-use crate::{ClaimContext, Error, Kind, Parameters, ProofSystem, Suite};
+use crate::{
+    ClaimContext, Error, Kind, Parameters, ProofSystem, Suite,
+    gadgets::halo2::{KeyConfig, LengthRows},
+    params::{Halo2Circuit, Halo2Keys},
+};
 
 /// The circuit has 2^K rows.
 pub(crate) const K: u32 = 7;
 /// Bytes of every proof.
 pub const PROOF_LEN: usize = 2336;
-/// Bits of one window of a range check.
-const WINDOW: usize = 2;
+
+/// The keys of this circuit.
+pub(crate) static KEYS: Halo2Keys<KeyCircuit> = Halo2Keys::new();
 
 impl SuiteField for Fp {
     const SUITE: Suite = Suite::Halo2Pasta;
@@ -64,133 +58,36 @@ impl SuiteField for Fp {
     }
 }
 
-/// Columns and gates.
-#[derive(Clone)]
-pub(crate) struct Config {
-    poseidon: Pow5Config<Fp, 3, 2>,
-    state: [Column<Advice>; 3],
-    sum: Column<Advice>,
-    public: Column<Public>,
-    sum_range: RunningSumConfig<Fp, WINDOW>,
-    state_range: RunningSumConfig<Fp, WINDOW>,
-    length: Selector,
-    square: Selector,
-}
-
 /// The relation as a circuit. The public inputs come from the instance column alone.
 #[derive(Default)]
 pub(crate) struct KeyCircuit {
     limbs: Option<KeyLimbs<Fp>>,
 }
 
-impl KeyCircuit {
-    fn limb(&self, limb: fn(&KeyLimbs<Fp>) -> Fp) -> Value<Fp> {
-        self.limbs.as_ref().map_or(Value::unknown(), |limbs| Value::known(limb(limbs)))
-    }
+impl Halo2Circuit for KeyCircuit {
+    const KIND: Kind = Kind::KeyKnowledgeHalo2;
+    const K: u32 = K;
+    const PROOF_LEN: usize = PROOF_LEN;
 }
 
 impl Circuit<Fp> for KeyCircuit {
-    type Config = Config;
+    type Config = KeyConfig;
     type FloorPlanner = SimpleFloorPlanner;
 
     fn without_witnesses(&self) -> Self {
         Self::default()
     }
 
-    fn configure(meta: &mut ConstraintSystem<Fp>) -> Config {
-        let state = [(); 3].map(|()| meta.advice_column());
-        let [a, b, c] = state;
-        let (partial_sbox, sum) = (meta.advice_column(), meta.advice_column());
-        let rc_a = [(); 3].map(|()| meta.fixed_column());
-        let rc_b = [(); 3].map(|()| meta.fixed_column());
-        let public = meta.instance_column();
-        meta.enable_equality(public);
-        // Poseidon uses this column for padding and round constants in its own regions; constants go below.
-        let [constants, ..] = rc_b;
-        meta.enable_constant(constants);
-
-        let poseidon = Pow5Chip::configure::<P128Pow5T3>(meta, state, partial_sbox, rc_a, rc_b);
-        let q_sum = meta.selector();
-        let sum_range = RunningSumConfig::configure(meta, q_sum, sum);
-        let q_state = meta.selector();
-        let state_range = RunningSumConfig::configure(meta, q_state, a);
-
-        // | mid     | top     | high |
-        // | has_mid | has_top |      |
-        let length = meta.selector();
-        meta.create_gate("length", |meta| {
-            let selector = meta.query_selector(length);
-            let [mid, top, high] = [a, b, c].map(|column| meta.query_advice(column, Rotation::cur()));
-            let [has_mid, has_top] = [a, b].map(|column| meta.query_advice(column, Rotation::next()));
-            let one = Expression::Constant(Fp::ONE);
-            Constraints::with_selector(
-                selector,
-                [
-                    ("high = mid + 2^64 top", mid.clone() + top.clone() * Fp::from_u128(1 << 64) - high),
-                    ("no middle bytes below 192 bits", (one.clone() - has_mid) * mid),
-                    ("no top bytes below 256 bits", (one - has_top) * top),
-                ],
-            )
-        });
-
-        // | c0 | c0^2 |
-        let square = meta.selector();
-        meta.create_gate("context", |meta| {
-            let selector = meta.query_selector(square);
-            let [limb, squared] = [a, b].map(|column| meta.query_advice(column, Rotation::cur()));
-            Constraints::with_selector(selector, [("square", limb.clone() * limb - squared)])
-        });
-
-        Config { poseidon, state, sum, public, sum_range, state_range, length, square }
+    fn configure(meta: &mut ConstraintSystem<Fp>) -> KeyConfig {
+        KeyConfig::configure(meta)
     }
 
-    fn synthesize(&self, config: Config, mut layouter: impl Layouter<Fp>) -> Result<(), PlonkError> {
-        let [a, b, c] = config.state;
-        let mut in_range = |name, range: RunningSumConfig<Fp, WINDOW>, limb, bits: usize| {
-            layouter.assign_region(
-                || name,
-                |mut region| {
-                    let sums = range.witness_decompose(&mut region, 0, limb, true, bits, bits / WINDOW)?;
-                    sums.first().cloned().ok_or(PlonkError::Synthesis)
-                },
-            )
-        };
-        let low = in_range("low", config.sum_range, self.limb(|limbs| limbs.low), 128)?;
-        let mid = in_range("mid", config.sum_range, self.limb(|limbs| limbs.mid), 64)?;
-        let top = in_range("top", config.state_range, self.limb(|limbs| limbs.top), 64)?;
-
-        let domain = layouter.assign_region(
-            || "domain",
-            |mut region| region.assign_advice_from_instance(|| "d", config.public, 1, config.sum, 0),
-        )?;
-        let high: AssignedCell<Fp, Fp> = layouter.assign_region(
-            || "length",
-            |mut region| {
-                config.length.enable(&mut region, 0)?;
-                mid.copy_advice(|| "mid", &mut region, a, 0)?;
-                top.copy_advice(|| "top", &mut region, b, 0)?;
-                region.assign_advice_from_instance(|| "has_mid", config.public, 2, a, 1)?;
-                region.assign_advice_from_instance(|| "has_top", config.public, 3, b, 1)?;
-                region.assign_advice(|| "high", c, 0, || self.limb(KeyLimbs::high))
-            },
-        )?;
-        layouter.assign_region(
-            || "context",
-            |mut region| {
-                for (offset, row) in [(0, 4), (1, 5)] {
-                    config.square.enable(&mut region, offset)?;
-                    let limb = region.assign_advice_from_instance(|| "c", config.public, row, a, offset)?;
-                    region.assign_advice(|| "c^2", b, offset, || limb.value().map(Field::square))?;
-                }
-                Ok(())
-            },
-        )?;
-
-        let hash = Hash::<_, _, P128Pow5T3, ConstantLength<3>, 3, 2>::init(
-            Pow5Chip::construct(config.poseidon),
-            layouter.namespace(|| "sponge"),
-        )?;
-        let fingerprint = hash.hash(layouter.namespace(|| "fingerprint"), [domain, low, high])?;
+    fn synthesize(&self, config: KeyConfig, mut layouter: impl Layouter<Fp>) -> Result<(), PlonkError> {
+        let rows = LengthRows { has_mid: 2, has_top: 3 };
+        let key = config.key(layouter.namespace(|| "key"), self.limbs.as_ref(), rows)?;
+        let domain = config.public_cell(layouter.namespace(|| "d"), 1)?;
+        config.bind(layouter.namespace(|| "context"), [4, 5])?;
+        let fingerprint = config.hash(layouter.namespace(|| "fingerprint"), [domain, key.low, key.high])?;
         layouter.constrain_instance(fingerprint.cell(), config.public, 0)
     }
 }
@@ -198,49 +95,17 @@ impl Circuit<Fp> for KeyCircuit {
 /// The proof system.
 pub struct Halo2;
 
-fn verify_row(parameters: &Parameters, public: &PublicInputs<Fp>, proof: &[u8]) -> Result<(), Error> {
-    if proof.len() != PROOF_LEN {
-        return Err(Error::malformed("halo2 proof", "it has the wrong length"));
-    }
-    let keys = parameters.halo2();
-    // Reading refuses points and scalars that are not canonical, and the identity.
-    let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof);
-    let strategy = SingleVerifier::new(keys.commitment());
-    verify_proof(keys.commitment(), keys.verifying_key(), strategy, &[&[&public.row()]], &mut transcript)
-        .map_err(|_| Error::ProofRefused)
-}
-
-#[cfg(feature = "prove")]
-fn prove_row(parameters: &Parameters, public: &PublicInputs<Fp>, limbs: KeyLimbs<Fp>) -> Result<Vec<u8>, Error> {
-    use halo2_proofs::plonk::create_proof;
-    use rand_halo2::{rand_core::UnwrapErr, rngs::SysRng};
-
-    let keys = parameters.halo2();
-    let mut transcript = Blake2bWrite::<_, EqAffine, Challenge255<_>>::init(Vec::with_capacity(PROOF_LEN));
-    let circuit = KeyCircuit { limbs: Some(limbs) };
-    create_proof(
-        keys.commitment(),
-        keys.proving_key(),
-        &[circuit],
-        &[&[&public.row()]],
-        UnwrapErr(SysRng),
-        &mut transcript,
-    )
-    .map_err(|_| Error::WitnessRefused("the circuit could not be filled in"))?;
-    Ok(transcript.finalize())
-}
-
 impl ProofSystem for Halo2 {
     type Statement = KeyKnowledge;
     const KIND: Kind = Kind::KeyKnowledgeHalo2;
 
-    fn verify(parameters: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        verify_row(parameters, &PublicInputs::new(context, instance)?, proof)
+    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
+        KEYS.verify(&PublicInputs::new(context, instance)?.row(), proof)
     }
 
     #[cfg(feature = "prove")]
     fn prove(
-        parameters: &Parameters,
+        _: &Parameters,
         context: &ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
@@ -248,7 +113,7 @@ impl ProofSystem for Halo2 {
         let public = PublicInputs::new(context, instance)?;
         let limbs = KeyLimbs::new(witness.algorithm(), witness.secret())?;
         public.check(&limbs)?;
-        prove_row(parameters, &public, limbs)
+        KEYS.prove(KeyCircuit { limbs: Some(limbs) }, &public.row())
     }
 }
 
@@ -278,7 +143,7 @@ mod tests {
 
     #[test]
     fn verifying_key_is_pinned() {
-        let digest = Parameters::default().halo2().verifying_key_digest();
+        let digest = KEYS.verifying_key_digest();
         assert_eq!(digest.to_string(), "72baba5d14b40dc9309f5e4a78314ee8c160b3c81f9c7657572c6823bac55469");
     }
 
@@ -322,7 +187,7 @@ mod tests {
                 PublicInputs { context: [c0, c1 + one], ..public },
                 PublicInputs { context: [c1, c0], ..public },
             ] {
-                assert_eq!(verify_row(&Parameters::default(), &changed, &proof), Err(Error::ProofRefused));
+                assert_eq!(KEYS.verify(&changed.row(), &proof), Err(Error::ProofRefused));
             }
         }
     }
@@ -335,8 +200,8 @@ mod tests {
         assert!(matches!(Halo2::prove(&parameters, &context, &instance, &other), Err(Error::WitnessRefused(_))));
         // Forced past the check, the prover's output does not verify.
         for (name, public, limbs) in common::strategies() {
-            if let Ok(proof) = prove_row(&parameters, &public, limbs) {
-                assert!(verify_row(&parameters, &public, &proof).is_err(), "{name}");
+            if let Ok(proof) = KEYS.prove(KeyCircuit { limbs: Some(limbs) }, &public.row()) {
+                assert!(KEYS.verify(&public.row(), &proof).is_err(), "{name}");
             }
         }
     }
@@ -344,7 +209,7 @@ mod tests {
     #[test]
     fn mutated_proofs_are_refused() {
         let (public, proof) = proven(KeyAlgorithm::Aes256);
-        let refused = |bytes: &[u8]| verify_row(&Parameters::default(), &public, bytes).is_err();
+        let refused = |bytes: &[u8]| KEYS.verify(&public.row(), bytes).is_err();
         for index in (0..PROOF_LEN).step_by(32) {
             for (offset, flip) in [(0, 0x01), (31, 0x80)] {
                 let mut changed = proof.clone();
@@ -388,7 +253,7 @@ mod tests {
                 chunk[31] ^= kept;
                 add(chunk, &modulus);
                 chunk[31] ^= kept;
-                assert!(verify_row(&Parameters::default(), &public, &changed).is_err(), "chunk at {index}");
+                assert!(KEYS.verify(&public.row(), &changed).is_err(), "chunk at {index}");
             }
         }
     }

@@ -371,12 +371,12 @@ pub(super) mod tests {
         let suites = [(Kind::KeyKnowledgeHalo2, Suite::Halo2Pasta), (Kind::KeyKnowledgeGroth16, Suite::Groth16Bn254)];
         for (kind, suite) in suites {
             let (mut context, instance, witness) = claim(kind, suite, KeyAlgorithm::HmacSha256);
-            let bytes = instance.to_bytes();
+            let (bytes, witness) = (instance.to_bytes(), witness.into());
             assert_eq!(registry::prove(&parameters, &context, &bytes, &witness).err(), Some(Error::WrongVerifyingKey));
             context.verifying_key = registry::verifying_key(&parameters, kind).unwrap();
             let proof = registry::prove(&parameters, &context, &bytes, &witness).unwrap();
             let verified = registry::verify(&parameters, &context, &bytes, &proof).unwrap();
-            assert_eq!((verified.kind(), verified.instance()), (kind, &instance));
+            assert_eq!((verified.kind(), verified.instance()), (kind, &instance.into()));
             context.challenge = Nonce([4; 32]);
             assert_eq!(registry::verify(&parameters, &context, &bytes, &proof).err(), Some(Error::ProofRefused));
         }

@@ -1,76 +1,108 @@
 //! halo2's keys. They are derived from nothing but the circuit, so they are computed and never stored:
 //! halo2_proofs has no codec for them.
 
-use std::sync::OnceLock;
+use std::{
+    marker::PhantomData,
+    sync::{LazyLock, OnceLock},
+};
 
 #[cfg(feature = "prove")]
 use halo2_proofs::plonk::{ProvingKey, keygen_pk};
 use halo2_proofs::{
-    pasta::EqAffine,
-    plonk::{VerifyingKey, keygen_vk},
+    pasta::{EqAffine, Fp},
+    plonk::{Circuit, SingleVerifier, VerifyingKey, keygen_vk, verify_proof},
     poly::commitment::Params,
+    transcript::{Blake2bRead, Challenge255},
 };
 
-use crate::{
-    Digest, Kind,
-    codec::Writer,
-    key_knowledge::halo2::{K, KeyCircuit},
-    transcript::label,
-};
+use crate::{Digest, Error, Kind, codec::Writer, transcript::label};
 
-/// halo2's commitment parameters and keys.
-pub struct Halo2Parameters {
-    commitment: Params<EqAffine>,
-    verifying_key: VerifyingKey<EqAffine>,
-    digest: Digest,
-    #[cfg(feature = "prove")]
-    proving_key: OnceLock<ProvingKey<EqAffine>>,
+/// A circuit of the suite, and all that its keys depend on.
+pub(crate) trait Halo2Circuit: Circuit<Fp> + Default {
+    /// The kind that the circuit proves.
+    const KIND: Kind;
+    /// The circuit has 2^K rows.
+    const K: u32;
+    /// Bytes of every proof.
+    const PROOF_LEN: usize;
 }
 
-impl Halo2Parameters {
-    /// The keys of this process, generated on first use.
-    pub(super) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Halo2Parameters> = OnceLock::new();
-        SHARED.get_or_init(Self::generate)
-    }
+/// Largest circuit of the suite: 2^MAX_K rows.
+const MAX_K: u32 = 16;
 
-    fn generate() -> Self {
-        let commitment = Params::new(K);
-        let verifying_key = keygen_vk(&commitment, &KeyCircuit::default()).expect("the circuit fits into 2^K rows");
-        let mut writer = Writer::default();
-        writer
-            .bytes(Kind::KeyKnowledgeHalo2.name().as_bytes())
-            .u32(K)
-            .bytes(format!("{:?}", verifying_key.pinned()).as_bytes());
+/// The commitment scheme's bases for 2^k rows, shared by every circuit of that size.
+fn commitment(k: u32) -> &'static Params<EqAffine> {
+    static BASES: [OnceLock<Params<EqAffine>>; MAX_K as usize + 1] = [const { OnceLock::new() }; MAX_K as usize + 1];
+    BASES.get(k as usize).expect("no circuit is larger").get_or_init(|| Params::new(k))
+}
+
+/// The keys of one circuit, generated on first use and then shared by the whole process.
+pub(crate) struct Halo2Keys<C> {
+    verifying: LazyLock<(VerifyingKey<EqAffine>, Digest)>,
+    #[cfg(feature = "prove")]
+    proving: OnceLock<ProvingKey<EqAffine>>,
+    circuit: PhantomData<fn() -> C>,
+}
+
+impl<C: Halo2Circuit> Halo2Keys<C> {
+    /// Keys that are not generated yet.
+    pub(crate) const fn new() -> Self {
         Self {
-            commitment,
-            verifying_key,
-            digest: Digest::of(label::VERIFYING_KEY, &writer.into_bytes()),
+            verifying: LazyLock::new(Self::generate),
             #[cfg(feature = "prove")]
-            proving_key: OnceLock::new(),
+            proving: OnceLock::new(),
+            circuit: PhantomData,
         }
     }
 
+    fn generate() -> (VerifyingKey<EqAffine>, Digest) {
+        let key = keygen_vk(commitment(C::K), &C::default()).expect("the circuit fits into 2^K rows");
+        let mut writer = Writer::default();
+        writer.bytes(C::KIND.name().as_bytes()).u32(C::K).bytes(format!("{:?}", key.pinned()).as_bytes());
+        (key, Digest::of(label::VERIFYING_KEY, &writer.into_bytes()))
+    }
+
     /// Digest of the verifying key: of the kind's name, the size and the key's pinned description.
-    pub fn verifying_key_digest(&self) -> Digest {
-        self.digest
+    pub(crate) fn verifying_key_digest(&self) -> Digest {
+        self.verifying.1
     }
 
-    /// The commitment scheme's bases.
-    pub(crate) fn commitment(&self) -> &Params<EqAffine> {
-        &self.commitment
+    /// Checks a proof for the values of the instance column.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a wrong length, [`Error::ProofRefused`].
+    pub(crate) fn verify(&self, public: &[Fp], proof: &[u8]) -> Result<(), Error> {
+        if proof.len() != C::PROOF_LEN {
+            return Err(Error::malformed("halo2 proof", "it has the wrong length"));
+        }
+        // Reading refuses points and scalars that are not canonical, and the identity.
+        let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof);
+        let bases = commitment(C::K);
+        verify_proof(bases, &self.verifying.0, SingleVerifier::new(bases), &[&[public]], &mut transcript)
+            .map_err(|_| Error::ProofRefused)
     }
 
-    /// The verifying key.
-    pub(crate) fn verifying_key(&self) -> &VerifyingKey<EqAffine> {
-        &self.verifying_key
+    /// Makes a proof; the circuit's witness must satisfy the relation, or the proof will not verify.
+    ///
+    /// # Errors
+    /// [`Error::WitnessRefused`] where the circuit cannot be filled in.
+    #[cfg(feature = "prove")]
+    pub(crate) fn prove(&self, circuit: C, public: &[Fp]) -> Result<Vec<u8>, Error> {
+        use halo2_proofs::{plonk::create_proof, transcript::Blake2bWrite};
+        use rand_halo2::{rand_core::UnwrapErr, rngs::SysRng};
+
+        let mut transcript = Blake2bWrite::<_, EqAffine, Challenge255<_>>::init(Vec::with_capacity(C::PROOF_LEN));
+        let (key, bases) = (self.proving_key(), commitment(C::K));
+        create_proof(bases, key, &[circuit], &[&[public]], UnwrapErr(SysRng), &mut transcript)
+            .map_err(|_| Error::WitnessRefused("the circuit could not be filled in"))?;
+        Ok(transcript.finalize())
     }
 
     /// The proving key, generated when the first proof is made: whoever only verifies never pays for it.
     #[cfg(feature = "prove")]
-    pub(crate) fn proving_key(&self) -> &ProvingKey<EqAffine> {
-        self.proving_key.get_or_init(|| {
-            keygen_pk(&self.commitment, self.verifying_key.clone(), &KeyCircuit::default())
+    fn proving_key(&self) -> &ProvingKey<EqAffine> {
+        self.proving.get_or_init(|| {
+            keygen_pk(commitment(C::K), self.verifying.0.clone(), &C::default())
                 .expect("the circuit fits into 2^K rows")
         })
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::Error;
 
 pub use groth16::{Groth16Parameters, Origin};
-pub use halo2::Halo2Parameters;
+pub(crate) use halo2::{Halo2Circuit, Halo2Keys};
 
 /// Parameters of every proof system that has any. Cheap to clone.
 #[derive(Clone, Default)]
@@ -30,11 +30,6 @@ impl Parameters {
     pub fn with_groth16(mut self, parameters: Groth16Parameters) -> Self {
         self.groth16 = Some(Arc::new(parameters));
         self
-    }
-
-    /// halo2's keys, generated on first use and then shared by the whole process.
-    pub fn halo2(&self) -> &Halo2Parameters {
-        Halo2Parameters::shared()
     }
 
     /// Groth16's keys.

@@ -35,7 +35,7 @@ fn weigh(
     key: KeyRow,
     (now, max_age): (Timestamp, Option<u64>),
 ) -> Result<Evidence, Fault> {
-    let required = key.attributes.algorithm.kinds(&configuration.suites);
+    let required = key.attributes.kinds(&configuration.suites);
     let (mut statements, mut records) = (Vec::with_capacity(required.len()), Vec::with_capacity(required.len()));
     let (mut failure, mut failing): (Option<FailureRow>, bool) = (None, false);
     for kind in &required {

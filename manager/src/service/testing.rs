@@ -8,12 +8,8 @@ use std::sync::{
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, HsmId, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
-    Suite, Timestamp,
-    codec::Canonical,
-    key_knowledge::{Instance, Witness},
-    params::Groth16Parameters,
-    registry,
+    ClaimContext, Digest, Envelope, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce,
+    Parameters, Suite, Timestamp, codec::Canonical, key_knowledge::Witness, params::Groth16Parameters, registry,
 };
 use keywitness_verifier::{
     identity::{EnrolmentParts, IdentityKey, RequestAuth, RequestParts},
@@ -198,7 +194,7 @@ impl TestKey {
     }
 
     pub(crate) fn instance(&self) -> Instance {
-        self.witness().instance(&"acme.example".parse().unwrap(), self.suite).unwrap()
+        self.witness().instance(&"acme.example".parse().unwrap(), self.suite).unwrap().into()
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -302,7 +298,7 @@ impl TestHsm {
     /// Proves `context` with `key`'s secret, and seals it.
     pub(crate) fn seal(&self, key: &TestKey, context: ClaimContext) -> Envelope {
         let instance = key.instance().to_bytes();
-        let proof = registry::prove(&parameters(), &context, &instance, &key.witness()).unwrap();
+        let proof = registry::prove(&parameters(), &context, &instance, &key.witness().into()).unwrap();
         Envelope::seal(context, instance, proof, |message| self.sign(message))
     }
 

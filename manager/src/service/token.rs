@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{
-    Fingerprint, HsmId, KeyAlgorithm, Nonce, Suite, Timestamp, codec::Canonical, key_knowledge::Instance,
-};
+use keywitness_circuits::{Fingerprint, HsmId, Instance, KeyAlgorithm, Nonce, Suite, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     token::{
         Appraisal, ChannelJwk, Claims, Confirmation, KeyAttestation, PROFILE, ProvenStatement, PublicKeyClaim, Tier,

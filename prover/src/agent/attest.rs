@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, context,
-    key_knowledge::Instance, registry,
+    ClaimContext, Digest, Envelope, Instance, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, context,
+    registry,
 };
 use keywitness_verifier::{
     client::{ClientError, HsmSigner, ManagerClient},
@@ -244,7 +244,7 @@ pub(super) fn insist_while<T>(
 
 /// The kinds that `entry` proves where a trust domain requires `suites`, each once.
 pub(super) fn kinds(entry: &KeyEntry, info: &TrustDomainInfo) -> Vec<Kind> {
-    let mut kinds = entry.attributes.algorithm.kinds(&info.suites);
+    let mut kinds = entry.attributes.kinds(&info.suites);
     kinds.sort_unstable();
     kinds.dedup();
     kinds

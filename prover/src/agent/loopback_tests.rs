@@ -7,9 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use keywitness_circuits::{
-    Envelope, HsmId, Kind, Nonce, Parameters, codec::Canonical, key_knowledge::Instance, registry,
-};
+use keywitness_circuits::{Envelope, HsmId, Instance, Kind, Nonce, Parameters, codec::Canonical, registry};
 use keywitness_verifier::{
     client::ManagerClient,
     identity::EnrolmentParts,

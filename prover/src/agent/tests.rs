@@ -87,11 +87,7 @@ fn every_field_of_the_context_comes_from_a_checked_part() {
     assert_eq!((context.checkpoint, context.evidence), (None, None));
 }
 
-fn sealed(
-    store: &dyn KeyStore,
-    entry: &KeyEntry,
-    kind: Kind,
-) -> (Envelope, keywitness_circuits::key_knowledge::Instance) {
+fn sealed(store: &dyn KeyStore, entry: &KeyEntry, kind: Kind) -> (Envelope, keywitness_circuits::Instance) {
     with_session(store, |session| {
         let subject = Subject { entry, kind };
         let instance = session.instance(&subject).unwrap();

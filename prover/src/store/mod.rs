@@ -14,9 +14,7 @@ mod software;
 #[cfg(test)]
 mod tests;
 
-use keywitness_circuits::{
-    ClaimContext, HsmId, KeyAttributes, KeyId, Parameters, Suite, TrustDomain, key_knowledge::Instance,
-};
+use keywitness_circuits::{ClaimContext, HsmId, Instance, KeyAttributes, KeyId, Parameters, Suite, TrustDomain};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::{Audience, IdentityKey},

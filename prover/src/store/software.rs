@@ -7,9 +7,8 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, HsmId, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Parameters, Suite, TrustDomain,
-    key_knowledge::{Instance, Witness},
-    registry,
+    ClaimContext, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Parameters, Suite, TrustDomain,
+    key_knowledge::Witness, registry,
 };
 use keywitness_verifier::{
     channel::{self, AnswerKey},
@@ -284,10 +283,10 @@ impl KeyStore for SoftwareStore {
     ) -> Result<Vec<Instance>, StoreError> {
         let witness = self.witness(key)?;
         if witness.algorithm().symmetric_bits().is_none() {
-            return Ok(vec![witness.instance(trust_domain, Suite::PublicKey)?]);
+            return Ok(vec![witness.instance(trust_domain, Suite::PublicKey)?.into()]);
         }
         let snarks = suites.iter().filter(|suite| **suite != Suite::PublicKey);
-        snarks.map(|suite| Ok(witness.instance(trust_domain, *suite)?)).collect()
+        snarks.map(|suite| Ok(witness.instance(trust_domain, *suite)?.into())).collect()
     }
 
     fn prove(
@@ -301,7 +300,7 @@ impl KeyStore for SoftwareStore {
         if !context.keys.iter().all(claimed) {
             return Err(StoreError::ForeignClaim);
         }
-        Ok(registry::prove(parameters, context, instance, &self.witness(key)?)?)
+        Ok(registry::prove(parameters, context, instance, &self.witness(key)?.into())?)
     }
 
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {

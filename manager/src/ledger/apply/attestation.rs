@@ -221,7 +221,7 @@ impl Apply<'_> {
             fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
             return Ok(Outcome::Refused(revocation::problem(&revocation)));
         }
-        let needed = row.attributes.algorithm.kinds(&configuration.suites);
+        let needed = row.attributes.kinds(&configuration.suites);
         if !needed.contains(&kind) || row.instance(kind).is_none() {
             let why =
                 format!("key {} is a {} key, which {kind} does not attest here", key.key, row.attributes.algorithm);

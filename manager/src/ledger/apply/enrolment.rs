@@ -1,7 +1,7 @@
 //! Join tokens, HSMs, their keys and channels.
 
 use keywitness_circuits::{
-    ClusterId, Digest, HsmId, KeyAttributes, KeyId, Kind, Timestamp, codec::Canonical, key_knowledge::Instance,
+    ClusterId, Digest, HsmId, Instance, KeyAttributes, KeyId, Kind, Timestamp, codec::Canonical,
 };
 use keywitness_verifier::{
     identity::IdentityKey,
@@ -249,7 +249,7 @@ fn covers(
     attributes: &KeyAttributes,
     instances: &[EnrolledInstance],
 ) -> Result<(), String> {
-    let mut needed = attributes.algorithm.kinds(&configuration.suites);
+    let mut needed = attributes.kinds(&configuration.suites);
     needed.sort_unstable();
     if instances.iter().map(|instance| instance.kind).eq(needed.iter().copied()) {
         return Ok(());

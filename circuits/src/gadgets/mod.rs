@@ -1,0 +1,3 @@
+//! The parts that circuits are made of. Inputs are copied in, never assigned again.
+
+pub(crate) mod halo2;
