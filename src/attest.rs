@@ -22,11 +22,15 @@ pub(crate) struct Args {
     /// File with a line for each attempt
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    /// Folder that keeps each accepted envelope, for `keywitness verify envelope` and `keywitness proof export`
+    #[arg(long, value_name = "DIR")]
+    envelopes: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let store = Arc::new(args.place.store.open(Access::Write)?);
-    let config = AgentConfig { journal: args.journal.clone(), ..AgentConfig::default() };
+    let config =
+        AgentConfig { journal: args.journal.clone(), envelopes: args.envelopes.clone(), ..AgentConfig::default() };
     let agent = args.place.agent(global, store, config)?;
     let wanted = |key: &KeyId| args.keys.is_empty() || args.keys.contains(key);
     let spinner = output::spinner(global.json, "attesting");

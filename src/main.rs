@@ -10,6 +10,7 @@ mod data;
 mod invite;
 mod key;
 mod manager;
+mod proof;
 mod revoke;
 mod sign;
 mod status;
@@ -74,6 +75,7 @@ enum Command {
     Sign(sign::Args),
     Revoke(revoke::Args),
     Verify(verify::Args),
+    Proof(proof::Args),
 }
 
 fn main() -> ExitCode {
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Command::Sign(args) => sign::run(global, args),
         Command::Revoke(args) => revoke::run(global, args),
         Command::Verify(args) => verify::run(global, args),
+        Command::Proof(args) => proof::run(global, args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

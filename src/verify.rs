@@ -1,6 +1,6 @@
 //! `keywitness verify`: check a token or an envelope offline.
 
-use std::{io::Read, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -71,8 +71,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 }
 
 fn check_token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
-    let text = String::from_utf8(read(&args.file)?).context("the token is not text")?;
-    let jwks = read(&args.jwks)?;
+    let text = String::from_utf8(data::read(&args.file)?).context("the token is not text")?;
+    let jwks = data::read(&args.jwks)?;
     let keys = serde_json::from_slice(&jwks).with_context(|| format!("{} is no key set", args.jwks.display()))?;
     let expected = Expected { trust_domain: &args.trust_domain, audience: &args.audience, nonce: args.nonce.as_ref() };
     let verified = token::verify(text.trim(), &keys, &expected, data::now())?;
@@ -90,7 +90,7 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
         parameters = parameters.with_groth16(Groth16Parameters::read(path)?);
     }
     let no = |error: keywitness_circuits::Error| output::No(error.to_string());
-    let envelope = Envelope::from_bytes(&read(&args.file)?).map_err(no)?;
+    let envelope = Envelope::from_bytes(&data::read(&args.file)?).map_err(no)?;
     let identity = IdentityKey::try_from(args.identity_key).map_err(no)?;
     let verified = envelope::verify(&parameters, &identity, &envelope)?;
     let context = &envelope.context;
@@ -104,13 +104,4 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
     say!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());
     say!("whether its challenge was fresh, only the manager that gave it can say");
     Ok(())
-}
-
-fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if path.as_os_str() == "-" {
-        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-        return Ok(bytes);
-    }
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

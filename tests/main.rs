@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod program;
+mod snarkjs;
 mod statements;
 mod support;
 mod takeover;

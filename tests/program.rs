@@ -265,6 +265,7 @@ fn bad_input_is_told_from_a_no() {
         "sign",
         "revoke",
         "verify",
+        "proof",
     ] {
         let help = keywitness(data, &[command, "--help"]);
         assert!(help.status.success() && help.stdout.len() > 200, "{command} --help teaches nothing");

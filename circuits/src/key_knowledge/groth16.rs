@@ -85,7 +85,7 @@ impl SuiteField for Fr {
 }
 
 /// Decodes a proof: points on their curves, in their subgroups, in their one encoding, none the identity.
-fn decode(bytes: &[u8]) -> Result<Proof<Bn254>, Error> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Proof<Bn254>, Error> {
     let malformed = |why| Error::malformed("Groth16 proof", why);
     if bytes.len() != PROOF_LEN {
         return Err(malformed("it has the wrong length"));
@@ -100,7 +100,7 @@ fn decode(bytes: &[u8]) -> Result<Proof<Bn254>, Error> {
     Ok(proof)
 }
 
-fn encode(proof: &Proof<Bn254>) -> Vec<u8> {
+pub(crate) fn encode(proof: &Proof<Bn254>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(PROOF_LEN);
     proof.serialize_compressed(&mut bytes).expect("a vector takes every write");
     bytes

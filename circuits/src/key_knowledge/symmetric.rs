@@ -198,7 +198,7 @@ pub fn fingerprint(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::{KeyClaim, Kind, Nonce, Timestamp, key_knowledge::Witness};

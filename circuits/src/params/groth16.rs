@@ -246,6 +246,11 @@ fn compressed(key: &VerifyingKey<Bn254>) -> Vec<u8> {
     bytes
 }
 
+/// Digest of a verifying key, as [`Groth16Parameters::verifying_key_digest`] has it.
+pub(crate) fn groth16_key_digest(key: &VerifyingKey<Bn254>) -> Digest {
+    verifying_key_digest(&compressed(key))
+}
+
 fn verifying_key_digest(compressed: &[u8]) -> Digest {
     let mut writer = Writer::default();
     writer.bytes(Kind::KeyKnowledgeGroth16.name().as_bytes()).bytes(compressed);

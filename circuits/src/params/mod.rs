@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::Error;
 
+pub(crate) use groth16::groth16_key_digest;
 pub use groth16::{Groth16Parameters, Origin};
 pub(crate) use halo2::{Halo2Circuit, Halo2Keys};
 

@@ -1,6 +1,6 @@
 //! AttestKey: one attestation of one key under one statement kind.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use keywitness_circuits::{
     ClaimContext, Digest, Envelope, Instance, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, context,
@@ -32,6 +32,7 @@ pub(super) struct Session<'a> {
     pub(super) enrolment: &'a Enrolment,
     pub(super) info: &'a TrustDomainInfo,
     pub(super) verify_own_proofs: bool,
+    pub(super) envelopes: Option<&'a Path>,
     pub(super) stop: &'a Stop,
 }
 
@@ -78,7 +79,19 @@ impl Session<'_> {
         let record = insist_while(self.stop, || self.clock.now() < until, || self.client.attest(&envelope))
             .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error })?;
         check_record(&record, &envelope, subject, &instance)?;
+        self.keep(subject, &envelope);
         Ok(record)
+    }
+
+    /// Keeps an accepted envelope, for whoever checks it later. It says nothing that its manager was not told.
+    fn keep(&self, subject: &Subject<'_>, envelope: &Envelope) {
+        let Some(folder) = self.envelopes else { return };
+        let (key, kind) = (&subject.entry.key, subject.kind.name().replace('/', "-"));
+        let path = folder.join(format!("{}-{}-{kind}.envelope", key.key, key.epoch));
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, envelope.to_bytes()));
+        if let Err(error) = written {
+            tracing::error!(%error, path = %path.display(), "an envelope cannot be kept; attestation goes on");
+        }
     }
 
     pub(super) fn seal(

@@ -20,6 +20,8 @@ pub struct AgentConfig {
     pub channel_url: Option<String>,
     /// The journal's path.
     pub journal: Option<PathBuf>,
+    /// A folder that keeps the newest accepted envelope of each key and statement.
+    pub envelopes: Option<PathBuf>,
     /// Size at which the journal is turned over, in bytes.
     pub journal_max_size: u64,
 }
@@ -32,6 +34,7 @@ impl Default for AgentConfig {
             revoked_recheck: 3600,
             channel_url: None,
             journal: None,
+            envelopes: None,
             journal_max_size: journal::DEFAULT_MAX_SIZE,
         }
     }

@@ -163,6 +163,7 @@ impl Agent {
             enrolment: &enrolled.enrolment,
             info,
             verify_own_proofs: self.config.verify_own_proofs,
+            envelopes: self.config.envelopes.as_deref(),
             stop,
         }
     }

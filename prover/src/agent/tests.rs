@@ -56,6 +56,7 @@ fn with_session<R>(store: &dyn KeyStore, use_it: impl FnOnce(&Session<'_>) -> R)
         enrolment: &enrolment,
         info: &info,
         verify_own_proofs: true,
+        envelopes: None,
         stop: &Stop::new(),
     })
 }
@@ -358,6 +359,7 @@ fn a_symmetric_key_is_proven_in_each_suite() {
             enrolment: &enrolment,
             info: &info,
             verify_own_proofs: true,
+            envelopes: None,
             stop: &Stop::new(),
         };
         let subject = Subject { entry: &entry, kind };
