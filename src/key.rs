@@ -53,7 +53,8 @@ struct NewKey {
     /// The key's name
     #[arg(long)]
     key: KeyId,
-    /// ed25519, ristretto255, p256, secp256k1, aes128, aes192, aes256 or hmac-sha256
+    /// ed25519, ristretto255, p256, secp256k1, aes128, aes192, aes256, hmac-sha256, aes128-cmac, aes192-cmac or
+    /// aes256-cmac
     #[arg(long)]
     algorithm: KeyAlgorithm,
     /// Replace the key of that name by its next epoch

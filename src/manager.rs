@@ -58,7 +58,7 @@ pub(crate) struct Args {
 
 fn suite(text: &str) -> Result<Suite, String> {
     match Suite::ALL.into_iter().find(|suite| suite.name() == text) {
-        Some(Suite::PublicKey) | None => Err("use halo2-pasta or groth16-bn254".to_owned()),
+        Some(Suite::PublicKey | Suite::Halo2PastaTag) | None => Err("use halo2-pasta or groth16-bn254".to_owned()),
         Some(suite) => Ok(suite),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use keywitness_circuits::{
     ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
     Suite, Timestamp, TrustDomain, Witness, codec::Canonical, context, key_knowledge, params::Groth16Parameters,
-    registry,
+    registry, tagged_key,
 };
 use proptest::prelude::*;
 
@@ -39,6 +39,13 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Subject { attributes, instance: instance.into(), witness: witness.into() }
     };
     match kind {
+        Kind::TaggedKeyHalo2 => {
+            let algorithm = KeyAlgorithm::Aes256Cmac;
+            let witness = tagged_key::Witness::of_key(algorithm, &[secret; 32], trust_domain, &Nonce([6; 32])).unwrap();
+            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+            let instance = witness.instance(trust_domain, algorithm, &Nonce([6; 32])).unwrap();
+            Subject { attributes, instance: instance.into(), witness: witness.into() }
+        }
         Kind::KeyKnowledgeEd25519 => key(KeyAlgorithm::Ed25519, Suite::PublicKey),
         Kind::KeyKnowledgeRistretto255 => key(KeyAlgorithm::Ristretto255, Suite::PublicKey),
         Kind::KeyKnowledgeP256 => key(KeyAlgorithm::P256, Suite::PublicKey),

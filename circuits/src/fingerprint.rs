@@ -20,11 +20,14 @@ pub enum Suite {
     Halo2Pasta,
     /// Poseidon over the BN254 scalar field, proven with Groth16. About 100 bits of security; needs a ceremony.
     Groth16Bn254,
+    /// Poseidon over the Pallas base field of a tag that the key computed, never of the key itself: says nothing
+    /// about, and is never compared with, a fingerprint of a key.
+    Halo2PastaTag,
 }
 
 impl Suite {
     /// Every suite, in code order.
-    pub const ALL: [Self; 3] = [Self::PublicKey, Self::Halo2Pasta, Self::Groth16Bn254];
+    pub const ALL: [Self; 4] = [Self::PublicKey, Self::Halo2Pasta, Self::Groth16Bn254, Self::Halo2PastaTag];
 
     /// The name used in JSON and on the command line.
     pub const fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Suite {
             Self::PublicKey => "public-key",
             Self::Halo2Pasta => "halo2-pasta",
             Self::Groth16Bn254 => "groth16-bn254",
+            Self::Halo2PastaTag => "halo2-pasta-tag",
         }
     }
 
@@ -40,6 +44,7 @@ impl Suite {
             Self::PublicKey => 0,
             Self::Halo2Pasta => 1,
             Self::Groth16Bn254 => 2,
+            Self::Halo2PastaTag => 3,
         }
     }
 }

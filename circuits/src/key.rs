@@ -30,11 +30,17 @@ pub enum KeyAlgorithm {
     Aes256,
     /// HMAC-SHA-256 with a 256-bit key.
     HmacSha256,
+    /// AES-CMAC (RFC 4493) with a 128-bit key that computes nothing else, and may be out of everyone's reach.
+    Aes128Cmac,
+    /// The same with a 192-bit key (NIST SP 800-38B).
+    Aes192Cmac,
+    /// The same with a 256-bit key (NIST SP 800-38B).
+    Aes256Cmac,
 }
 
 impl KeyAlgorithm {
     /// Every algorithm, in code order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Ed25519,
         Self::Ristretto255,
         Self::P256,
@@ -43,6 +49,9 @@ impl KeyAlgorithm {
         Self::Aes192,
         Self::Aes256,
         Self::HmacSha256,
+        Self::Aes128Cmac,
+        Self::Aes192Cmac,
+        Self::Aes256Cmac,
     ];
 
     /// The name used on the command line, in JSON and in a fingerprint's domain.
@@ -56,6 +65,9 @@ impl KeyAlgorithm {
             Self::Aes192 => "aes192",
             Self::Aes256 => "aes256",
             Self::HmacSha256 => "hmac-sha256",
+            Self::Aes128Cmac => "aes128-cmac",
+            Self::Aes192Cmac => "aes192-cmac",
+            Self::Aes256Cmac => "aes256-cmac",
         }
     }
 
@@ -70,17 +82,32 @@ impl KeyAlgorithm {
             Self::Aes192 => 17,
             Self::Aes256 => 18,
             Self::HmacSha256 => 19,
+            Self::Aes128Cmac => 20,
+            Self::Aes192Cmac => 21,
+            Self::Aes256Cmac => 22,
         }
     }
 
     /// Bits of a symmetric key; none for an asymmetric one.
     pub const fn symmetric_bits(self) -> Option<u16> {
         match self {
-            Self::Aes128 => Some(128),
-            Self::Aes192 => Some(192),
-            Self::Aes256 | Self::HmacSha256 => Some(256),
+            Self::Aes128 | Self::Aes128Cmac => Some(128),
+            Self::Aes192 | Self::Aes192Cmac => Some(192),
+            Self::Aes256 | Self::HmacSha256 | Self::Aes256Cmac => Some(256),
             Self::Ed25519 | Self::Ristretto255 | Self::P256 | Self::Secp256k1 => None,
         }
+    }
+
+    /// Whether keys of this algorithm compute CMACs and nothing else. They are attested by their tags; the key itself
+    /// has no fingerprint in any suite.
+    pub const fn is_cmac(self) -> bool {
+        matches!(self, Self::Aes128Cmac | Self::Aes192Cmac | Self::Aes256Cmac)
+    }
+
+    /// Bits of a symmetric key that is attested by the key itself: none for an asymmetric key, or one that is attested
+    /// by its tags.
+    pub const fn limb_bits(self) -> Option<u16> {
+        if self.is_cmac() { None } else { self.symmetric_bits() }
     }
 
     /// Bytes of the secret: a seed, a scalar or a symmetric key.
@@ -103,9 +130,10 @@ impl KeyAlgorithm {
                 .filter_map(|suite| match suite {
                     Suite::Halo2Pasta => Some(Kind::KeyKnowledgeHalo2),
                     Suite::Groth16Bn254 => Some(Kind::KeyKnowledgeGroth16),
-                    Suite::PublicKey => None,
+                    Suite::PublicKey | Suite::Halo2PastaTag => None,
                 })
                 .collect(),
+            Self::Aes128Cmac | Self::Aes192Cmac | Self::Aes256Cmac => vec![Kind::TaggedKeyHalo2],
         }
     }
 }
@@ -121,7 +149,8 @@ impl FromStr for KeyAlgorithm {
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == text).ok_or(Error::malformed(
             "key algorithm",
-            "use ed25519, ristretto255, p256, secp256k1, aes128, aes192, aes256 or hmac-sha256",
+            "use ed25519, ristretto255, p256, secp256k1, aes128, aes192, aes256, hmac-sha256, aes128-cmac, \
+             aes192-cmac or aes256-cmac",
         ))
     }
 }

@@ -20,6 +20,7 @@ pub mod params;
 pub mod registry;
 pub mod snarkjs;
 pub mod statement;
+pub mod tagged_key;
 pub mod transcript;
 
 pub use context::{ClaimContext, KeyClaim};

@@ -5,9 +5,10 @@ use crate::{
     codec::{Canonical, Reader, Writer},
     context::instance_digest,
     key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
+    tagged_key::{self, halo2::TaggedHalo2},
 };
 #[cfg(feature = "prove")]
-use crate::{Statement, key_knowledge::KeyKnowledge};
+use crate::{Statement, key_knowledge::KeyKnowledge, tagged_key::TaggedKey};
 
 /// The public part of any statement.
 ///
@@ -16,6 +17,8 @@ use crate::{Statement, key_knowledge::KeyKnowledge};
 pub enum Instance {
     /// Of `key_knowledge`.
     KeyKnowledge(key_knowledge::Instance),
+    /// Of `tagged_key`.
+    TaggedKey(tagged_key::Instance),
 }
 
 /// The secret part of any statement.
@@ -23,6 +26,8 @@ pub enum Instance {
 pub enum Witness {
     /// Of `key_knowledge`.
     KeyKnowledge(key_knowledge::Witness),
+    /// Of `tagged_key`.
+    TaggedKey(tagged_key::Witness),
 }
 
 impl Instance {
@@ -30,6 +35,7 @@ impl Instance {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::KeyKnowledge(instance) => instance.kind(),
+            Self::TaggedKey(instance) => Some(instance.kind()),
         }
     }
 
@@ -37,6 +43,7 @@ impl Instance {
     pub fn algorithm(&self) -> KeyAlgorithm {
         match self {
             Self::KeyKnowledge(instance) => instance.algorithm(),
+            Self::TaggedKey(instance) => instance.algorithm(),
         }
     }
 
@@ -47,6 +54,7 @@ impl Instance {
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.fingerprint(),
+            Self::TaggedKey(instance) => Ok(instance.fingerprint()),
         }
     }
 
@@ -57,6 +65,7 @@ impl Instance {
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.spki(),
+            Self::TaggedKey(_) => Ok(None),
         }
     }
 
@@ -72,12 +81,14 @@ impl Canonical for Instance {
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::KeyKnowledge(instance) => writer.value(instance),
+            Self::TaggedKey(instance) => writer.value(instance),
         };
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
         match reader.peek()? {
             0 | 1 => Ok(Self::KeyKnowledge(reader.value()?)),
+            5 | 6 => Ok(Self::TaggedKey(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
@@ -92,6 +103,18 @@ impl From<key_knowledge::Instance> for Instance {
 impl From<key_knowledge::Witness> for Witness {
     fn from(witness: key_knowledge::Witness) -> Self {
         Self::KeyKnowledge(witness)
+    }
+}
+
+impl From<tagged_key::Instance> for Instance {
+    fn from(instance: tagged_key::Instance) -> Self {
+        Self::TaggedKey(instance)
+    }
+}
+
+impl From<tagged_key::Witness> for Witness {
+    fn from(witness: tagged_key::Witness) -> Self {
+        Self::TaggedKey(witness)
     }
 }
 
@@ -134,6 +157,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         | Kind::KeyKnowledgeSecp256k1 => Ok(kind.name_digest()),
         Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
+        Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
     }
 }
 
@@ -171,6 +195,10 @@ pub fn verify(
         (Kind::KeyKnowledgeGroth16, Instance::KeyKnowledge(instance)) => {
             Groth16::verify(parameters, context, instance, proof)
         }
+        (Kind::TaggedKeyHalo2, Instance::TaggedKey(instance)) => {
+            TaggedHalo2::verify(parameters, context, instance, proof)
+        }
+        _ => Err(FOREIGN),
     }?;
     Ok(Verified { kind, context: context.digest(), instance: parsed })
 }
@@ -197,9 +225,15 @@ pub fn prove(
                 Kind::KeyKnowledgeSecp256k1 => schnorr::Schnorr::<schnorr::Secp256k1>::prove,
                 Kind::KeyKnowledgeHalo2 => Halo2::prove,
                 Kind::KeyKnowledgeGroth16 => Groth16::prove,
+                _ => return Err(FOREIGN),
             };
             make(parameters, context, instance, witness)
         }
+        (Instance::TaggedKey(instance), Witness::TaggedKey(witness)) => {
+            TaggedKey::holds(&context.trust_domain, instance, witness)?;
+            TaggedHalo2::prove(parameters, context, instance, witness)
+        }
+        _ => Err(Error::WitnessRefused("the secret is of another statement")),
     }
 }
 

@@ -22,17 +22,20 @@ pub enum Kind {
     KeyKnowledgeHalo2,
     /// Knowledge of the symmetric key behind a fingerprint: Groth16 on BN254.
     KeyKnowledgeGroth16,
+    /// Knowledge of the tags that a key computed: halo2 on the Pasta curves.
+    TaggedKeyHalo2,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
         Self::KeyKnowledgeSecp256k1,
         Self::KeyKnowledgeHalo2,
         Self::KeyKnowledgeGroth16,
+        Self::TaggedKeyHalo2,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -45,6 +48,7 @@ impl Kind {
             Self::KeyKnowledgeSecp256k1 => "key-knowledge/secp256k1-schnorr/1",
             Self::KeyKnowledgeHalo2 => "key-knowledge/halo2-pasta/1",
             Self::KeyKnowledgeGroth16 => "key-knowledge/groth16-bn254/1",
+            Self::TaggedKeyHalo2 => "tagged-key/halo2-pasta/1",
         }
     }
 

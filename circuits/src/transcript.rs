@@ -26,6 +26,14 @@ pub mod label {
     pub const VERIFYING_KEY: &str = "keywitness/v1/verifying-key";
     /// A Groth16 parameter file.
     pub const PARAMETERS: &str = "keywitness/v1/parameters";
+    /// The message whose CMAC identifies a key that computes nothing else.
+    pub const TAG_IDENTIFIER: &str = "keywitness/v1/tag-identifier";
+    /// The message whose CMAC answers a round's beacon.
+    pub const TAG_ROUND: &str = "keywitness/v1/tag-round";
+    /// The domain of an identifier tag's fingerprint.
+    pub const TAG_IDENTIFIER_DOMAIN: &str = "keywitness/v1/tag-identifier-fingerprint";
+    /// The domain of a round tag's fingerprint.
+    pub const TAG_ROUND_DOMAIN: &str = "keywitness/v1/tag-round-fingerprint";
     /// A Schnorr proof of knowledge of a key.
     pub const SCHNORR: &str = "keywitness/v1/schnorr-key-knowledge";
     /// A request that an HSM signs with its identity key.

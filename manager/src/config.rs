@@ -119,7 +119,8 @@ impl Config {
         let mut suites = self.suites.clone();
         suites.sort_unstable();
         suites.dedup();
-        if suites.is_empty() || suites.contains(&Suite::PublicKey) {
+        let of_keys = |suite: &Suite| matches!(suite, Suite::Halo2Pasta | Suite::Groth16Bn254);
+        if suites.is_empty() || !suites.iter().all(of_keys) {
             return refused("suites: name at least one of halo2-pasta and groth16-bn254, and nothing else");
         }
         if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL {
@@ -221,10 +222,11 @@ mod tests {
         let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
         let configuration = halo2.configuration(&parameters).unwrap();
         assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
-        assert_eq!(configuration.statements.len(), 5);
+        assert_eq!(configuration.statements.len(), 6);
         for wrong in [
             Config { suites: vec![], ..halo2.clone() },
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },
+            Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2PastaTag], ..halo2.clone() },
             Config { suites: vec![Suite::Groth16Bn254], ..halo2.clone() },
             Config { record_ttl: 60, challenge_ttl: 60, ..halo2.clone() },
             Config { record_ttl: MAX_RECORD_TTL + 1, ..halo2.clone() },

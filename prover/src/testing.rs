@@ -38,11 +38,16 @@ pub(crate) fn membership() -> Membership {
     Membership { audience: audience(), hsm, enrolment: Some(enrolment) }
 }
 
-/// An enrolled store with one key of every algorithm, each named as its algorithm.
+/// An enrolled store with one key of every algorithm that needs no beacon, each named as its algorithm.
 pub(crate) fn enrolled_store() -> (TempDir, Arc<SoftwareStore>) {
+    store_of(KeyAlgorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_cmac()))
+}
+
+/// An enrolled store with one key of each of `algorithms`, each named as its algorithm.
+pub(crate) fn store_of(algorithms: impl IntoIterator<Item = KeyAlgorithm>) -> (TempDir, Arc<SoftwareStore>) {
     let directory = tempfile::tempdir().unwrap();
     let store = create(&directory.path().join("store"));
-    for algorithm in KeyAlgorithm::ALL {
+    for algorithm in algorithms {
         store.generate(&name::<KeyId>(algorithm.name()), algorithm, Placement::New).unwrap();
     }
     store.set_membership(membership()).unwrap();

@@ -172,6 +172,14 @@ impl KeyConfig {
         )
     }
 
+    /// A cell that holds `constant` in every proof.
+    pub(crate) fn constant(&self, mut layouter: impl Layouter<Fp>, constant: Fp) -> Result<Cell, PlonkError> {
+        layouter.assign_region(
+            || "constant",
+            |mut region| region.assign_advice_from_constant(|| "constant", self.sum, 0, constant),
+        )
+    }
+
     /// Puts each of `rows` into a gate: an input in no constraint could be changed by anyone who sees a proof.
     pub(crate) fn bind(&self, mut layouter: impl Layouter<Fp>, rows: [usize; 2]) -> Result<(), PlonkError> {
         let [a, b, _] = self.state;

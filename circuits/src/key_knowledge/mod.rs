@@ -56,7 +56,13 @@ impl Instance {
             KeyAlgorithm::Ristretto255 => Ristretto255::point_from_bytes(bytes).is_some(),
             KeyAlgorithm::P256 => P256::point_from_bytes(bytes).is_some(),
             KeyAlgorithm::Secp256k1 => Secp256k1::point_from_bytes(bytes).is_some(),
-            KeyAlgorithm::Aes128 | KeyAlgorithm::Aes192 | KeyAlgorithm::Aes256 | KeyAlgorithm::HmacSha256 => false,
+            KeyAlgorithm::Aes128
+            | KeyAlgorithm::Aes192
+            | KeyAlgorithm::Aes256
+            | KeyAlgorithm::HmacSha256
+            | KeyAlgorithm::Aes128Cmac
+            | KeyAlgorithm::Aes192Cmac
+            | KeyAlgorithm::Aes256Cmac => false,
         };
         if usable {
             Ok(Self::PublicKey { algorithm, bytes: bytes.to_vec() })
@@ -182,6 +188,9 @@ impl Witness {
             | KeyAlgorithm::Aes192
             | KeyAlgorithm::Aes256
             | KeyAlgorithm::HmacSha256 => true,
+            KeyAlgorithm::Aes128Cmac | KeyAlgorithm::Aes192Cmac | KeyAlgorithm::Aes256Cmac => {
+                return Err(Error::WitnessRefused("such a key is attested by its tags alone"));
+            }
         };
         if !in_range {
             return Err(Error::WitnessRefused("the scalar is zero or not below the group order"));
@@ -215,6 +224,9 @@ impl Witness {
             KeyAlgorithm::Aes128 | KeyAlgorithm::Aes192 | KeyAlgorithm::Aes256 | KeyAlgorithm::HmacSha256 => {
                 let fingerprint = symmetric::fingerprint(trust_domain, self.algorithm, suite, &self.secret)?;
                 return Ok(Instance::Symmetric { algorithm: self.algorithm, fingerprint });
+            }
+            KeyAlgorithm::Aes128Cmac | KeyAlgorithm::Aes192Cmac | KeyAlgorithm::Aes256Cmac => {
+                return Err(Error::WitnessRefused("such a key is attested by its tags alone"));
             }
         };
         Ok(Instance::PublicKey { algorithm: self.algorithm, bytes: bytes.ok_or(refused)? })

@@ -55,7 +55,7 @@ impl<F: SuiteField> KeyLimbs<F> {
     /// # Errors
     /// [`Error::WitnessRefused`] for a key whose length is not its algorithm's.
     pub(crate) fn new(algorithm: KeyAlgorithm, key: &[u8]) -> Result<Self, Error> {
-        if algorithm.symmetric_bits().map(|bits| usize::from(bits / 8)) != Some(key.len()) {
+        if algorithm.limb_bits().map(|bits| usize::from(bits / 8)) != Some(key.len()) {
             return Err(Error::WitnessRefused("the secret has the wrong length for a symmetric key"));
         }
         let number = |from: usize, to: usize| {
@@ -110,7 +110,7 @@ impl<F: SuiteField> PublicInputs<F> {
         let Instance::Symmetric { algorithm, fingerprint } = instance else {
             return Err(Error::WrongInstance("this proof needs the fingerprint of a symmetric key"));
         };
-        let bits = algorithm.symmetric_bits().ok_or(Error::WrongInstance("the algorithm is not symmetric"))?;
+        let bits = algorithm.limb_bits().ok_or(Error::WrongInstance("keys of that algorithm have no fingerprint"))?;
         if fingerprint.suite != F::SUITE {
             return Err(Error::WrongInstance("the fingerprint is of another suite"));
         }
@@ -163,11 +163,12 @@ fn domain<F: SuiteField>(trust_domain: &TrustDomain, algorithm: KeyAlgorithm) ->
 /// [`Error::Malformed`].
 pub fn check_fingerprint(algorithm: KeyAlgorithm, fingerprint: &Fingerprint) -> Result<(), Error> {
     let malformed = |why| Err(Error::malformed("fingerprint", why));
-    if algorithm.symmetric_bits().is_none() {
-        return malformed("it stands for an algorithm that is not symmetric");
+    if algorithm.limb_bits().is_none() {
+        return malformed("keys of that algorithm are not attested by a fingerprint of the key");
     }
     let canonical = match fingerprint.suite {
         Suite::PublicKey => return malformed("a symmetric key has none in the suite of public keys"),
+        Suite::Halo2PastaTag => return malformed("it is a tag's, not a key's"),
         Suite::Halo2Pasta => Fp::from_canonical(&fingerprint.bytes.0).is_some(),
         Suite::Groth16Bn254 => Fr::from_canonical(&fingerprint.bytes.0).is_some(),
     };
@@ -191,6 +192,7 @@ pub fn fingerprint(
         Suite::PublicKey => {
             return Err(Error::WitnessRefused("a symmetric key has no fingerprint in the suite of public keys"));
         }
+        Suite::Halo2PastaTag => return Err(Error::WitnessRefused("a key has no fingerprint in the suite of tags")),
         Suite::Halo2Pasta => compute::<Fp>(domain(trust_domain, algorithm), algorithm, key)?,
         Suite::Groth16Bn254 => compute::<Fr>(domain(trust_domain, algorithm), algorithm, key)?,
     };

@@ -106,6 +106,9 @@ pub enum StoreError {
     /// The key is of an algorithm that does not sign.
     #[error("a {0} key does not sign")]
     NotASigningKey(KeyAlgorithm),
+    /// The key is of an algorithm that computes no CMAC.
+    #[error("a {0} key computes no CMAC, so there is no beacon that it could answer")]
+    NotACmacKey(KeyAlgorithm),
     /// The message looks like one of the protocol's own.
     #[error("messages that begin with keywitness/ are the protocol's own, and are never signed for a client")]
     ReservedMessage,

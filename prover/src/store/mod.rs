@@ -12,9 +12,11 @@ mod seal;
 mod sign;
 mod software;
 #[cfg(test)]
+mod tagged_tests;
+#[cfg(test)]
 mod tests;
 
-use keywitness_circuits::{ClaimContext, HsmId, Instance, KeyAttributes, KeyId, Parameters, Suite, TrustDomain};
+use keywitness_circuits::{ClaimContext, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::{Audience, IdentityKey},
@@ -88,7 +90,8 @@ pub trait KeyStore: Send + Sync {
     /// Every key at every epoch, in order.
     fn keys(&self) -> Vec<KeyEntry>;
 
-    /// A key's instances in `trust_domain`: its public key, or one fingerprint for each SNARK suite of `suites`.
+    /// A key's instances in `trust_domain`: its public key, or one fingerprint for each SNARK suite of `suites`, or, for
+    /// a key that computes CMACs, the enrolled form of its tagged instance.
     ///
     /// # Errors
     /// [`StoreError::NoSuchKey`], or what the fingerprint's computation says.
@@ -98,6 +101,14 @@ pub trait KeyStore: Send + Sync {
         trust_domain: &TrustDomain,
         suites: &[Suite],
     ) -> Result<Vec<Instance>, StoreError>;
+
+    /// The instance of a key that computes CMACs, in the form of the round that `beacon` opens: what the key proves in
+    /// that round.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::NotACmacKey`], or that the key cannot be used now.
+    fn tagged_instance(&self, key: &KeyRef, trust_domain: &TrustDomain, beacon: &Nonce)
+    -> Result<Instance, StoreError>;
 
     /// Proves the claim that `context` makes about `instance`, a canonical encoding. The context names the same key.
     ///

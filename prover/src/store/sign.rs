@@ -29,7 +29,10 @@ pub(super) fn sign(algorithm: KeyAlgorithm, secret: &[u8], message: &[u8]) -> Re
         | KeyAlgorithm::Aes128
         | KeyAlgorithm::Aes192
         | KeyAlgorithm::Aes256
-        | KeyAlgorithm::HmacSha256 => Err(StoreError::NotASigningKey(algorithm)),
+        | KeyAlgorithm::HmacSha256
+        | KeyAlgorithm::Aes128Cmac
+        | KeyAlgorithm::Aes192Cmac
+        | KeyAlgorithm::Aes256Cmac => Err(StoreError::NotASigningKey(algorithm)),
     }
 }
 

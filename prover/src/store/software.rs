@@ -7,8 +7,8 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Parameters, Suite, TrustDomain,
-    key_knowledge::Witness, registry,
+    ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters, Suite,
+    TrustDomain, Witness, codec::Canonical, key_knowledge, registry, tagged_key,
 };
 use keywitness_verifier::{
     channel::{self, AnswerKey},
@@ -226,9 +226,48 @@ impl SoftwareStore {
     }
 
     /// A key's witness: a wiped copy that lives as long as one computation, so that the store is not held up by it.
-    fn witness(&self, key: &KeyRef) -> Result<Witness, StoreError> {
-        self.with_key(key, |held| held.secret.expose(|secret| Witness::new(held.attributes.algorithm, secret)))?
-            .map_err(StoreError::from)
+    fn witness(&self, key: &KeyRef) -> Result<key_knowledge::Witness, StoreError> {
+        let copy = |held: &StoredKey| {
+            held.secret.expose(|secret| key_knowledge::Witness::new(held.attributes.algorithm, secret))
+        };
+        self.with_key(key, copy)?.map_err(StoreError::from)
+    }
+
+    fn algorithm(&self, key: &KeyRef) -> Result<KeyAlgorithm, StoreError> {
+        self.with_key(key, |held| held.attributes.algorithm)
+    }
+
+    /// The tags of a key that computes CMACs, for the round that `beacon` opens.
+    fn tags(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        beacon: &Nonce,
+    ) -> Result<tagged_key::Witness, StoreError> {
+        let compute = |held: &StoredKey| {
+            let algorithm = held.attributes.algorithm;
+            if !algorithm.is_cmac() {
+                return Err(StoreError::NotACmacKey(algorithm));
+            }
+            let tags =
+                held.secret.expose(|secret| tagged_key::Witness::of_key(algorithm, secret, trust_domain, beacon))?;
+            Ok(tags)
+        };
+        self.with_key(key, compute)?
+    }
+
+    /// What proves `instance`, a canonical encoding, for a claim in `trust_domain`.
+    fn witness_of(&self, key: &KeyRef, trust_domain: &TrustDomain, instance: &[u8]) -> Result<Witness, StoreError> {
+        if !self.algorithm(key)?.is_cmac() {
+            return Ok(self.witness(key)?.into());
+        }
+        match Instance::from_bytes(instance)? {
+            Instance::TaggedKey(instance) => match instance.beacon() {
+                Some(beacon) => Ok(self.tags(key, trust_domain, beacon)?.into()),
+                None => Err(Error::WrongInstance("it names no beacon that the key could answer").into()),
+            },
+            _ => Err(Error::WrongInstance("the key is attested by its tags alone").into()),
+        }
     }
 }
 
@@ -281,12 +320,29 @@ impl KeyStore for SoftwareStore {
         trust_domain: &TrustDomain,
         suites: &[Suite],
     ) -> Result<Vec<Instance>, StoreError> {
+        let algorithm = self.algorithm(key)?;
+        if algorithm.is_cmac() {
+            let message = tagged_key::identifier_message(trust_domain);
+            let tag =
+                self.with_key(key, |held| held.secret.expose(|secret| tagged_key::cmac(algorithm, secret, &message)))??;
+            return Ok(vec![tagged_key::Instance::enrolled(trust_domain, algorithm, &tag)?.into()]);
+        }
         let witness = self.witness(key)?;
         if witness.algorithm().symmetric_bits().is_none() {
             return Ok(vec![witness.instance(trust_domain, Suite::PublicKey)?.into()]);
         }
         let snarks = suites.iter().filter(|suite| **suite != Suite::PublicKey);
         snarks.map(|suite| Ok(witness.instance(trust_domain, *suite)?.into())).collect()
+    }
+
+    fn tagged_instance(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        beacon: &Nonce,
+    ) -> Result<Instance, StoreError> {
+        let tags = self.tags(key, trust_domain, beacon)?;
+        Ok(tags.instance(trust_domain, self.algorithm(key)?, beacon)?.into())
     }
 
     fn prove(
@@ -300,7 +356,8 @@ impl KeyStore for SoftwareStore {
         if !context.keys.iter().all(claimed) {
             return Err(StoreError::ForeignClaim);
         }
-        Ok(registry::prove(parameters, context, instance, &self.witness(key)?.into())?)
+        let witness = self.witness_of(key, &context.trust_domain, instance)?;
+        Ok(registry::prove(parameters, context, instance, &witness)?)
     }
 
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
@@ -323,7 +380,8 @@ fn generate(algorithm: KeyAlgorithm) -> Zeroizing<Vec<u8>> {
             // The group order is just above 2^252: half of the numbers below 2^253 are below it.
             *top &= 0x1f;
         }
-        if Witness::new(algorithm, &secret).is_ok() {
+        // Any number is a symmetric key.
+        if algorithm.symmetric_bits().is_some() || key_knowledge::Witness::new(algorithm, &secret).is_ok() {
             return secret;
         }
     }

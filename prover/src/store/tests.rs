@@ -10,7 +10,7 @@ use keywitness_verifier::{operation::verify_signature, wire::KeyRef};
 use tempfile::TempDir;
 
 use super::*;
-use crate::testing::{CHEAP, create, enrolled_store, membership, name, passphrase};
+use crate::testing::{CHEAP, create, enrolled_store, membership, name, passphrase, store_of};
 
 fn directory() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@ fn open(path: &std::path::Path, text: &str) -> Result<SoftwareStore, StoreError>
 
 #[test]
 fn everything_is_there_after_opening_again() {
-    let (directory, store) = enrolled_store();
+    let (directory, store) = store_of(KeyAlgorithm::ALL);
     let path = directory.path().join("store");
     let reopened = open(&path, "correct horse").unwrap();
     assert_eq!(reopened.keys(), store.keys());
@@ -239,7 +239,7 @@ fn a_cluster_shares_a_key_and_nothing_else() {
 
 #[test]
 fn signatures_verify_and_are_low_s() {
-    let (_directory, store) = enrolled_store();
+    let (_directory, store) = store_of(KeyAlgorithm::ALL);
     for algorithm in KeyAlgorithm::ALL {
         let key = key(algorithm.name(), 1);
         for message in [b"".as_slice(), b"pay 100", b"keywitnes"] {
@@ -269,7 +269,7 @@ fn signatures_verify_and_are_low_s() {
     }
 }
 
-fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> ClaimContext {
+pub(super) fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> ClaimContext {
     let attributes = Digest([1; 32]);
     ClaimContext {
         statement: kind.name().to_owned(),
@@ -291,7 +291,7 @@ fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> Cl
 
 #[test]
 fn no_client_gets_an_attestation_signed() {
-    let (_directory, store) = enrolled_store();
+    let (_directory, store) = store_of(KeyAlgorithm::ALL);
     let signing = key("ed25519", 1);
     let instance = store.instances(&signing, &name("acme.example"), &[]).unwrap().remove(0);
     let context = context(instance.kind().unwrap(), &signing, &instance.to_bytes());
