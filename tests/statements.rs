@@ -5,8 +5,13 @@ use std::sync::OnceLock;
 
 use keywitness_circuits::{
     ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
-    Suite, Timestamp, TrustDomain, Witness, codec::Canonical, context, key_knowledge, params::Groth16Parameters,
-    registry, tagged_key,
+    Suite, Timestamp, TrustDomain, Witness,
+    codec::Canonical,
+    context, key_knowledge,
+    params::Groth16Parameters,
+    registry,
+    share_correctness::{self, Commitments, Scheme},
+    tagged_key,
 };
 use proptest::prelude::*;
 
@@ -52,6 +57,30 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Kind::KeyKnowledgeSecp256k1 => key(KeyAlgorithm::Secp256k1, Suite::PublicKey),
         Kind::KeyKnowledgeHalo2 => key(KeyAlgorithm::Aes256, Suite::Halo2Pasta),
         Kind::KeyKnowledgeGroth16 => key(KeyAlgorithm::Aes256, Suite::Groth16Bn254),
+        Kind::ShareCorrectnessFeldman => share(Scheme::Feldman, secret),
+        Kind::ShareCorrectnessPedersen => share(Scheme::Pedersen, secret),
+    }
+}
+
+/// The third share of a dealing with threshold 3, whose polynomials begin with `secret`.
+fn share(scheme: Scheme, secret: u8) -> Subject {
+    use curve25519_dalek::{RistrettoPoint, Scalar};
+    let [f, g] = [[secret, 21, 22], [secret ^ 0x80, 31, 32]].map(|polynomial| polynomial.map(Scalar::from));
+    let commit = |(a, b): (&Scalar, &Scalar)| match scheme {
+        Scheme::Feldman => RistrettoPoint::mul_base(a),
+        Scheme::Pedersen => RistrettoPoint::mul_base(a) + share_correctness::blinding_generator() * b,
+    };
+    let points = f.iter().zip(&g).map(|pair| commit(pair).compress().to_bytes()).collect();
+    let at = |polynomial: [Scalar; 3]| {
+        polynomial.iter().rev().fold(Scalar::ZERO, |sum, a| sum * Scalar::from(3u8) + a).to_bytes()
+    };
+    let (bytes, length) = ([at(f), at(g)].concat(), if scheme == Scheme::Feldman { 32 } else { 64 });
+    let instance = share_correctness::Instance::new(Commitments::new(scheme, points).unwrap(), 3).unwrap();
+    let algorithm = instance.algorithm();
+    Subject {
+        attributes: KeyAttributes { algorithm, origin: KeyOrigin::Imported, extractable: false },
+        instance: instance.into(),
+        witness: share_correctness::Witness::new(scheme, &bytes[..length]).unwrap().into(),
     }
 }
 
@@ -270,7 +299,7 @@ fn a_response_that_is_not_canonical_is_refused() {
         0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
-    for kind in [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeRistretto255] {
+    for kind in [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeRistretto255, Kind::ShareCorrectnessFeldman] {
         let case = case(kind, 3);
         let mut proof = case.prove();
         let mut carry = 0u16;
@@ -299,7 +328,13 @@ fn an_eddsa_proof_is_a_signature_that_others_accept() {
 
 #[test]
 fn nonces_are_hedged() {
-    for kind in [Kind::KeyKnowledgeRistretto255, Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1] {
+    for kind in [
+        Kind::KeyKnowledgeRistretto255,
+        Kind::KeyKnowledgeP256,
+        Kind::KeyKnowledgeSecp256k1,
+        Kind::ShareCorrectnessFeldman,
+        Kind::ShareCorrectnessPedersen,
+    ] {
         let case = case(kind, 3);
         assert_ne!(case.prove(), case.prove(), "{kind}: two proofs share their nonce");
     }

@@ -22,6 +22,10 @@ pub enum KeyAlgorithm {
     P256,
     /// secp256k1 (SEC 2).
     Secp256k1,
+    /// A share of a scalar of ristretto255, under Feldman commitments.
+    Ristretto255Share,
+    /// A share of a scalar of ristretto255 and its blinding, under Pedersen commitments.
+    Ristretto255BlindedShare,
     /// AES with a 128-bit key.
     Aes128,
     /// AES with a 192-bit key.
@@ -40,11 +44,13 @@ pub enum KeyAlgorithm {
 
 impl KeyAlgorithm {
     /// Every algorithm, in code order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Ed25519,
         Self::Ristretto255,
         Self::P256,
         Self::Secp256k1,
+        Self::Ristretto255Share,
+        Self::Ristretto255BlindedShare,
         Self::Aes128,
         Self::Aes192,
         Self::Aes256,
@@ -61,6 +67,8 @@ impl KeyAlgorithm {
             Self::Ristretto255 => "ristretto255",
             Self::P256 => "p256",
             Self::Secp256k1 => "secp256k1",
+            Self::Ristretto255Share => "ristretto255-share",
+            Self::Ristretto255BlindedShare => "ristretto255-blinded-share",
             Self::Aes128 => "aes128",
             Self::Aes192 => "aes192",
             Self::Aes256 => "aes256",
@@ -78,6 +86,8 @@ impl KeyAlgorithm {
             Self::Ristretto255 => 2,
             Self::P256 => 3,
             Self::Secp256k1 => 4,
+            Self::Ristretto255Share => 5,
+            Self::Ristretto255BlindedShare => 6,
             Self::Aes128 => 16,
             Self::Aes192 => 17,
             Self::Aes256 => 18,
@@ -94,8 +104,18 @@ impl KeyAlgorithm {
             Self::Aes128 | Self::Aes128Cmac => Some(128),
             Self::Aes192 | Self::Aes192Cmac => Some(192),
             Self::Aes256 | Self::HmacSha256 | Self::Aes256Cmac => Some(256),
-            Self::Ed25519 | Self::Ristretto255 | Self::P256 | Self::Secp256k1 => None,
+            Self::Ed25519
+            | Self::Ristretto255
+            | Self::P256
+            | Self::Secp256k1
+            | Self::Ristretto255Share
+            | Self::Ristretto255BlindedShare => None,
         }
+    }
+
+    /// Whether such a key is a holder's part of another secret. A share is dealt: no store can generate one.
+    pub const fn is_share(self) -> bool {
+        matches!(self, Self::Ristretto255Share | Self::Ristretto255BlindedShare)
     }
 
     /// Whether keys of this algorithm compute CMACs and nothing else. They are attested by their tags; the key itself
@@ -110,11 +130,12 @@ impl KeyAlgorithm {
         if self.is_cmac() { None } else { self.symmetric_bits() }
     }
 
-    /// Bytes of the secret: a seed, a scalar or a symmetric key.
+    /// Bytes of the secret: a seed, a scalar, a scalar and its blinding, or a symmetric key.
     pub const fn secret_len(self) -> usize {
-        match self.symmetric_bits() {
-            Some(bits) => bits as usize / 8,
-            None => 32,
+        match (self, self.symmetric_bits()) {
+            (_, Some(bits)) => bits as usize / 8,
+            (Self::Ristretto255BlindedShare, None) => 64,
+            (_, None) => 32,
         }
     }
 
@@ -125,6 +146,8 @@ impl KeyAlgorithm {
             Self::Ristretto255 => vec![Kind::KeyKnowledgeRistretto255],
             Self::P256 => vec![Kind::KeyKnowledgeP256],
             Self::Secp256k1 => vec![Kind::KeyKnowledgeSecp256k1],
+            Self::Ristretto255Share => vec![Kind::ShareCorrectnessFeldman],
+            Self::Ristretto255BlindedShare => vec![Kind::ShareCorrectnessPedersen],
             Self::Aes128 | Self::Aes192 | Self::Aes256 | Self::HmacSha256 => suites
                 .iter()
                 .filter_map(|suite| match suite {
@@ -150,7 +173,7 @@ impl FromStr for KeyAlgorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == text).ok_or(Error::malformed(
             "key algorithm",
             "use ed25519, ristretto255, p256, secp256k1, aes128, aes192, aes256, hmac-sha256, aes128-cmac, \
-             aes192-cmac or aes256-cmac",
+             aes192-cmac, aes256-cmac, ristretto255-share or ristretto255-blinded-share",
         ))
     }
 }

@@ -18,6 +18,7 @@ pub mod key;
 pub mod key_knowledge;
 pub mod params;
 pub mod registry;
+pub mod share_correctness;
 pub mod snarkjs;
 pub mod statement;
 pub mod tagged_key;

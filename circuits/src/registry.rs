@@ -5,10 +5,11 @@ use crate::{
     codec::{Canonical, Reader, Writer},
     context::instance_digest,
     key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
+    share_correctness::{self, feldman::Feldman, pedersen::Pedersen},
     tagged_key::{self, halo2::TaggedHalo2},
 };
 #[cfg(feature = "prove")]
-use crate::{Statement, key_knowledge::KeyKnowledge, tagged_key::TaggedKey};
+use crate::{Statement, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness, tagged_key::TaggedKey};
 
 /// The public part of any statement.
 ///
@@ -19,6 +20,8 @@ pub enum Instance {
     KeyKnowledge(key_knowledge::Instance),
     /// Of `tagged_key`.
     TaggedKey(tagged_key::Instance),
+    /// Of `share_correctness`.
+    ShareCorrectness(share_correctness::Instance),
 }
 
 /// The secret part of any statement.
@@ -28,6 +31,8 @@ pub enum Witness {
     KeyKnowledge(key_knowledge::Witness),
     /// Of `tagged_key`.
     TaggedKey(tagged_key::Witness),
+    /// Of `share_correctness`.
+    ShareCorrectness(share_correctness::Witness),
 }
 
 impl Instance {
@@ -36,6 +41,7 @@ impl Instance {
         match self {
             Self::KeyKnowledge(instance) => instance.kind(),
             Self::TaggedKey(instance) => Some(instance.kind()),
+            Self::ShareCorrectness(instance) => Some(instance.kind()),
         }
     }
 
@@ -44,6 +50,7 @@ impl Instance {
         match self {
             Self::KeyKnowledge(instance) => instance.algorithm(),
             Self::TaggedKey(instance) => instance.algorithm(),
+            Self::ShareCorrectness(instance) => instance.algorithm(),
         }
     }
 
@@ -55,6 +62,7 @@ impl Instance {
         match self {
             Self::KeyKnowledge(instance) => instance.fingerprint(),
             Self::TaggedKey(instance) => Ok(instance.fingerprint()),
+            Self::ShareCorrectness(instance) => Ok(instance.fingerprint()),
         }
     }
 
@@ -66,6 +74,7 @@ impl Instance {
         match self {
             Self::KeyKnowledge(instance) => instance.spki(),
             Self::TaggedKey(_) => Ok(None),
+            Self::ShareCorrectness(_) => Ok(None),
         }
     }
 
@@ -82,6 +91,7 @@ impl Canonical for Instance {
         match self {
             Self::KeyKnowledge(instance) => writer.value(instance),
             Self::TaggedKey(instance) => writer.value(instance),
+            Self::ShareCorrectness(instance) => writer.value(instance),
         };
     }
 
@@ -89,6 +99,7 @@ impl Canonical for Instance {
         match reader.peek()? {
             0 | 1 => Ok(Self::KeyKnowledge(reader.value()?)),
             5 | 6 => Ok(Self::TaggedKey(reader.value()?)),
+            2 | 3 => Ok(Self::ShareCorrectness(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
@@ -97,6 +108,18 @@ impl Canonical for Instance {
 impl From<key_knowledge::Instance> for Instance {
     fn from(instance: key_knowledge::Instance) -> Self {
         Self::KeyKnowledge(instance)
+    }
+}
+
+impl From<share_correctness::Instance> for Instance {
+    fn from(instance: share_correctness::Instance) -> Self {
+        Self::ShareCorrectness(instance)
+    }
+}
+
+impl From<share_correctness::Witness> for Witness {
+    fn from(witness: share_correctness::Witness) -> Self {
+        Self::ShareCorrectness(witness)
     }
 }
 
@@ -154,7 +177,9 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         Kind::KeyKnowledgeEd25519
         | Kind::KeyKnowledgeRistretto255
         | Kind::KeyKnowledgeP256
-        | Kind::KeyKnowledgeSecp256k1 => Ok(kind.name_digest()),
+        | Kind::KeyKnowledgeSecp256k1
+        | Kind::ShareCorrectnessFeldman
+        | Kind::ShareCorrectnessPedersen => Ok(kind.name_digest()),
         Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
         Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
@@ -198,6 +223,12 @@ pub fn verify(
         (Kind::TaggedKeyHalo2, Instance::TaggedKey(instance)) => {
             TaggedHalo2::verify(parameters, context, instance, proof)
         }
+        (Kind::ShareCorrectnessFeldman, Instance::ShareCorrectness(instance)) => {
+            Feldman::verify(parameters, context, instance, proof)
+        }
+        (Kind::ShareCorrectnessPedersen, Instance::ShareCorrectness(instance)) => {
+            Pedersen::verify(parameters, context, instance, proof)
+        }
         _ => Err(FOREIGN),
     }?;
     Ok(Verified { kind, context: context.digest(), instance: parsed })
@@ -233,7 +264,15 @@ pub fn prove(
             TaggedKey::holds(&context.trust_domain, instance, witness)?;
             TaggedHalo2::prove(parameters, context, instance, witness)
         }
-        _ => Err(Error::WitnessRefused("the secret is of another statement")),
+        (Instance::ShareCorrectness(instance), Witness::ShareCorrectness(witness)) => {
+            ShareCorrectness::holds(&context.trust_domain, instance, witness)?;
+            match kind {
+                Kind::ShareCorrectnessFeldman => Feldman::prove(parameters, context, instance, witness),
+                Kind::ShareCorrectnessPedersen => Pedersen::prove(parameters, context, instance, witness),
+                _ => Err(FOREIGN),
+            }
+        }
+        _ => Err(Error::WitnessRefused("the secret belongs to another statement")),
     }
 }
 

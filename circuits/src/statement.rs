@@ -24,11 +24,15 @@ pub enum Kind {
     KeyKnowledgeGroth16,
     /// Knowledge of the tags that a key computed: halo2 on the Pasta curves.
     TaggedKeyHalo2,
+    /// Knowledge of the share that a dealing with Feldman commitments fixes for one holder: Schnorr over merlin.
+    ShareCorrectnessFeldman,
+    /// Knowledge of the share and its blinding that a dealing with Pedersen commitments fixes for one holder.
+    ShareCorrectnessPedersen,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
@@ -36,6 +40,8 @@ impl Kind {
         Self::KeyKnowledgeHalo2,
         Self::KeyKnowledgeGroth16,
         Self::TaggedKeyHalo2,
+        Self::ShareCorrectnessFeldman,
+        Self::ShareCorrectnessPedersen,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -49,6 +55,8 @@ impl Kind {
             Self::KeyKnowledgeHalo2 => "key-knowledge/halo2-pasta/1",
             Self::KeyKnowledgeGroth16 => "key-knowledge/groth16-bn254/1",
             Self::TaggedKeyHalo2 => "tagged-key/halo2-pasta/1",
+            Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/1",
+            Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/1",
         }
     }
 

@@ -36,6 +36,14 @@ pub mod label {
     pub const TAG_ROUND_DOMAIN: &str = "keywitness/v1/tag-round-fingerprint";
     /// A Schnorr proof of knowledge of a key.
     pub const SCHNORR: &str = "keywitness/v1/schnorr-key-knowledge";
+    /// A proof that a holder knows its share of a dealing.
+    pub const SHARE_CORRECTNESS: &str = "keywitness/v1/share-correctness";
+    /// The fingerprint of a share: of its public point.
+    pub const SHARE: &str = "keywitness/v1/share";
+    /// The commitments of a sharing.
+    pub const SHARING: &str = "keywitness/v1/sharing";
+    /// Hashed to ristretto255, it is the second generator of Pedersen commitments.
+    pub const PEDERSEN_GENERATOR: &str = "keywitness/v1/pedersen-generator";
     /// A request that an HSM signs with its identity key.
     pub const REQUEST: &str = "keywitness/v1/request";
     /// An enrolment that an HSM signs with the identity key it enrols.
@@ -69,6 +77,18 @@ impl SchnorrTranscript {
         transcript.append_message(b"group", group.as_bytes());
         transcript.append_message(b"context", &context.0);
         transcript.append_message(b"public-key", public_key);
+        Self(transcript)
+    }
+
+    /// Opens the transcript of a proof of `kind` that the share behind `public_share`, which `instance` fixes for the
+    /// holder `index`, is known, bound to `context`.
+    pub fn of_share(kind: &str, context: &Digest, instance: &Digest, index: u16, public_share: &[u8; 32]) -> Self {
+        let mut transcript = Transcript::new(label::SHARE_CORRECTNESS.as_bytes());
+        transcript.append_message(b"kind", kind.as_bytes());
+        transcript.append_message(b"context", &context.0);
+        transcript.append_message(b"instance", &instance.0);
+        transcript.append_u64(b"index", index.into());
+        transcript.append_message(b"public-share", public_share);
         Self(transcript)
     }
 

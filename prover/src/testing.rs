@@ -40,7 +40,7 @@ pub(crate) fn membership() -> Membership {
 
 /// An enrolled store with one key of every algorithm that needs no beacon, each named as its algorithm.
 pub(crate) fn enrolled_store() -> (TempDir, Arc<SoftwareStore>) {
-    store_of(KeyAlgorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_cmac()))
+    store_of(generated().filter(|algorithm| !algorithm.is_cmac()))
 }
 
 /// An enrolled store with one key of each of `algorithms`, each named as its algorithm.
@@ -52,6 +52,11 @@ pub(crate) fn store_of(algorithms: impl IntoIterator<Item = KeyAlgorithm>) -> (T
     }
     store.set_membership(membership()).unwrap();
     (directory, Arc::new(store))
+}
+
+/// Every algorithm that a store generates: a share is dealt.
+pub(crate) fn generated() -> impl Iterator<Item = KeyAlgorithm> {
+    KeyAlgorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_share())
 }
 
 /// The manager's record of a key.

@@ -62,7 +62,9 @@ impl Instance {
             | KeyAlgorithm::HmacSha256
             | KeyAlgorithm::Aes128Cmac
             | KeyAlgorithm::Aes192Cmac
-            | KeyAlgorithm::Aes256Cmac => false,
+            | KeyAlgorithm::Aes256Cmac
+            | KeyAlgorithm::Ristretto255Share
+            | KeyAlgorithm::Ristretto255BlindedShare => false,
         };
         if usable {
             Ok(Self::PublicKey { algorithm, bytes: bytes.to_vec() })
@@ -174,8 +176,12 @@ impl Witness {
     /// Takes a copy of a secret, checked for length and range.
     ///
     /// # Errors
-    /// [`Error::WitnessRefused`] for a wrong length, or a scalar that is zero or not below the group order.
+    /// [`Error::WitnessRefused`] for a wrong length, a scalar that is zero or not below the group order, or a share,
+    /// which is a witness of [`crate::share_correctness`].
     pub fn new(algorithm: KeyAlgorithm, secret: &[u8]) -> Result<Self, Error> {
+        if algorithm.is_share() {
+            return Err(Error::WitnessRefused("a share is proven against its dealing, not as a key"));
+        }
         if secret.len() != algorithm.secret_len() {
             return Err(Error::WitnessRefused("the secret has the wrong length for its algorithm"));
         }
@@ -184,6 +190,8 @@ impl Witness {
             KeyAlgorithm::P256 => P256::secret_from_bytes(secret).is_some(),
             KeyAlgorithm::Secp256k1 => Secp256k1::secret_from_bytes(secret).is_some(),
             KeyAlgorithm::Ed25519
+            | KeyAlgorithm::Ristretto255Share
+            | KeyAlgorithm::Ristretto255BlindedShare
             | KeyAlgorithm::Aes128
             | KeyAlgorithm::Aes192
             | KeyAlgorithm::Aes256
@@ -221,6 +229,7 @@ impl Witness {
             KeyAlgorithm::Ristretto255 => Ristretto255::public_key(&self.secret),
             KeyAlgorithm::P256 => P256::public_key(&self.secret),
             KeyAlgorithm::Secp256k1 => Secp256k1::public_key(&self.secret),
+            KeyAlgorithm::Ristretto255Share | KeyAlgorithm::Ristretto255BlindedShare => None,
             KeyAlgorithm::Aes128 | KeyAlgorithm::Aes192 | KeyAlgorithm::Aes256 | KeyAlgorithm::HmacSha256 => {
                 let fingerprint = symmetric::fingerprint(trust_domain, self.algorithm, suite, &self.secret)?;
                 return Ok(Instance::Symmetric { algorithm: self.algorithm, fingerprint });

@@ -109,6 +109,9 @@ pub enum StoreError {
     /// The key is of an algorithm that computes no CMAC.
     #[error("a {0} key computes no CMAC, so there is no beacon that it could answer")]
     NotACmacKey(KeyAlgorithm),
+    /// A share is a part of another secret: it is dealt to its holder, with the dealing that fixes it.
+    #[error("a {0} is dealt, with its commitments: it cannot be generated or imported as a key")]
+    ShareIsDealt(KeyAlgorithm),
     /// The message looks like one of the protocol's own.
     #[error("messages that begin with keywitness/ are the protocol's own, and are never signed for a client")]
     ReservedMessage,

@@ -18,8 +18,12 @@ const MIN_SECRET: usize = 16;
 /// or exactly the secret's bytes (a seed, a scalar, a symmetric key). Refuses a key that could be searched for.
 ///
 /// # Errors
-/// [`StoreError::Unreadable`], [`StoreError::WeakKey`]
+/// [`StoreError::Unreadable`], [`StoreError::WeakKey`]; [`StoreError::ShareIsDealt`] for a share, which is nothing
+/// without its dealing.
 pub fn read(algorithm: KeyAlgorithm, material: &[u8]) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    if algorithm.is_share() {
+        return Err(StoreError::ShareIsDealt(algorithm));
+    }
     let text = material.trim_ascii();
     let secret = if text.starts_with(b"-----BEGIN") {
         from_pem(algorithm, text)?
@@ -130,7 +134,7 @@ mod tests {
 
     #[test]
     fn hexadecimal_text_and_raw_bytes() {
-        for algorithm in KeyAlgorithm::ALL {
+        for algorithm in KeyAlgorithm::ALL.into_iter().filter(|algorithm| !algorithm.is_share()) {
             let mut secret = SECRET[..algorithm.secret_len()].to_vec();
             if algorithm == KeyAlgorithm::Ristretto255 {
                 secret[31] = 1;
@@ -140,6 +144,15 @@ mod tests {
             assert_eq!(*read(algorithm, format!("  {text}\n").as_bytes()).unwrap(), secret, "{algorithm}");
             assert_eq!(*read(algorithm, text.to_uppercase().as_bytes()).unwrap(), secret, "{algorithm}");
             assert!(read(algorithm, &text.as_bytes()[1..]).is_err(), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_no_key() {
+        for algorithm in KeyAlgorithm::ALL.into_iter().filter(|algorithm| algorithm.is_share()) {
+            let mut secret = [SECRET, SECRET].concat()[..algorithm.secret_len()].to_vec();
+            secret.iter_mut().skip(31).step_by(32).for_each(|top| *top = 1);
+            assert!(matches!(read(algorithm, &secret), Err(StoreError::ShareIsDealt(_))), "{algorithm}");
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) fn sign(algorithm: KeyAlgorithm, secret: &[u8], message: &[u8]) -> Re
             Ok(signature.normalize_s().unwrap_or(signature).to_bytes().into())
         }
         KeyAlgorithm::Ristretto255
+        | KeyAlgorithm::Ristretto255Share
+        | KeyAlgorithm::Ristretto255BlindedShare
         | KeyAlgorithm::Aes128
         | KeyAlgorithm::Aes192
         | KeyAlgorithm::Aes256

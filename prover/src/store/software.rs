@@ -125,8 +125,11 @@ impl SoftwareStore {
     ///
     /// # Errors
     /// [`StoreError::KeyExists`], [`StoreError::NothingToRotate`], [`StoreError::OtherAlgorithm`],
-    /// [`StoreError::ReadOnly`], or what the file system says; then nothing has changed.
+    /// [`StoreError::ReadOnly`], [`StoreError::ShareIsDealt`], or what the file system says; then nothing has changed.
     pub fn generate(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<KeyEntry, StoreError> {
+        if algorithm.is_share() {
+            return Err(StoreError::ShareIsDealt(algorithm));
+        }
         self.place(key, algorithm, KeyOrigin::Generated, placement, &generate(algorithm))
     }
 

@@ -10,7 +10,7 @@ use keywitness_verifier::{operation::verify_signature, wire::KeyRef};
 use tempfile::TempDir;
 
 use super::*;
-use crate::testing::{CHEAP, create, enrolled_store, membership, name, passphrase, store_of};
+use crate::testing::{CHEAP, create, enrolled_store, generated, membership, name, passphrase, store_of};
 
 fn directory() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -28,11 +28,11 @@ fn open(path: &std::path::Path, text: &str) -> Result<SoftwareStore, StoreError>
 
 #[test]
 fn everything_is_there_after_opening_again() {
-    let (directory, store) = store_of(KeyAlgorithm::ALL);
+    let (directory, store) = store_of(generated());
     let path = directory.path().join("store");
     let reopened = open(&path, "correct horse").unwrap();
     assert_eq!(reopened.keys(), store.keys());
-    assert_eq!(reopened.keys().len(), KeyAlgorithm::ALL.len());
+    assert_eq!(reopened.keys().len(), generated().count());
     assert_eq!(reopened.identity(), store.identity());
     assert_eq!(reopened.channel_key(), store.channel_key());
     assert_eq!(reopened.membership(), Some(membership()));
@@ -238,9 +238,19 @@ fn a_cluster_shares_a_key_and_nothing_else() {
 }
 
 #[test]
+fn a_share_is_not_generated() {
+    let (_directory, store) = enrolled_store();
+    for algorithm in KeyAlgorithm::ALL.into_iter().filter(|algorithm| algorithm.is_share()) {
+        let made = store.generate(&name("share"), algorithm, Placement::New);
+        assert!(matches!(made, Err(StoreError::ShareIsDealt(_))), "{algorithm}");
+        assert!(sign::sign(algorithm, &vec![1; algorithm.secret_len()], b"pay 100").is_err(), "{algorithm}");
+    }
+}
+
+#[test]
 fn signatures_verify_and_are_low_s() {
-    let (_directory, store) = store_of(KeyAlgorithm::ALL);
-    for algorithm in KeyAlgorithm::ALL {
+    let (_directory, store) = store_of(generated());
+    for algorithm in generated() {
         let key = key(algorithm.name(), 1);
         for message in [b"".as_slice(), b"pay 100", b"keywitnes"] {
             let signature = match algorithm {
@@ -296,7 +306,7 @@ fn no_client_gets_an_attestation_signed() {
     let instance = store.instances(&signing, &name("acme.example"), &[]).unwrap().remove(0);
     let context = context(instance.kind().unwrap(), &signing, &instance.to_bytes());
     let message = eddsa::attest_message(&context);
-    for algorithm in KeyAlgorithm::ALL {
+    for algorithm in generated() {
         assert!(matches!(store.sign(&key(algorithm.name(), 1), &message), Err(StoreError::ReservedMessage)));
     }
     assert!(matches!(store.sign(&signing, label::RESERVED_PREFIX.as_bytes()), Err(StoreError::ReservedMessage)));
@@ -306,7 +316,7 @@ fn no_client_gets_an_attestation_signed() {
 fn proofs_verify_and_only_for_the_key_that_the_context_names() {
     let (_directory, store) = enrolled_store();
     let parameters = Parameters::transparent();
-    for algorithm in KeyAlgorithm::ALL.into_iter().filter(|algorithm| algorithm.symmetric_bits().is_none()) {
+    for algorithm in generated().filter(|algorithm| algorithm.symmetric_bits().is_none()) {
         let own = key(algorithm.name(), 1);
         let instance = store.instances(&own, &name("acme.example"), &[Suite::Halo2Pasta]).unwrap().remove(0);
         let encoded = instance.to_bytes();

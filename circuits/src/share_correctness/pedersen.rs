@@ -1,0 +1,92 @@
+//! A holder's share under Pedersen commitments: Okamoto's proof of knowledge of a representation of S = Σ x^k·C_k in
+//! the bases G and H.
+//!
+//! Proof (R, z_s, z_r), 96 bytes: R = ρ·G + σ·H, c = challenge(kind, context, instance, x, S, R), z_s = ρ + c·s,
+//! z_r = σ + c·r. Verified by z_s·G + z_r·H = R + c·S (Okamoto, CRYPTO 1992).
+
+use curve25519_dalek::{RistrettoPoint, traits::VartimeMultiscalarMul};
+
+use super::{Instance, Scheme, ShareCorrectness, blinding_generator};
+use crate::{
+    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    key_knowledge::schnorr::{Ristretto255, SchnorrGroup},
+    transcript::SchnorrTranscript,
+};
+
+/// Bytes of a proof.
+pub const PROOF_LEN: usize = 96;
+
+/// The proof system.
+pub struct Pedersen;
+
+fn transcript(context: &ClaimContext, instance: &Instance) -> SchnorrTranscript {
+    let (index, point) = (instance.index(), instance.public_share());
+    SchnorrTranscript::of_share(Pedersen::KIND.name(), &context.digest(), &instance.digest(), index, point)
+}
+
+impl ProofSystem for Pedersen {
+    type Statement = ShareCorrectness;
+    const KIND: Kind = Kind::ShareCorrectnessPedersen;
+
+    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
+        if instance.commitments().scheme() != Scheme::Pedersen {
+            return Err(Error::WrongInstance("the commitments are not Pedersen's"));
+        }
+        let malformed = |why| Error::malformed("Pedersen share proof", why);
+        if proof.len() != PROOF_LEN {
+            return Err(malformed("it has the wrong length"));
+        }
+        let (commitment, responses) = proof.split_at(32);
+        let r = Ristretto255::point_from_bytes(commitment).ok_or(malformed("its commitment is not a usable point"))?;
+        let (z_s, z_r) = responses.split_at(32);
+        let scalar =
+            |bytes| Ristretto255::scalar_from_bytes(bytes).ok_or(malformed("a response is not a canonical scalar"));
+        let (z_s, z_r) = (scalar(z_s)?, scalar(z_r)?);
+        let c = Ristretto255::scalar_from_uniform(&transcript(context, instance).challenge(commitment));
+        let bases = [curve25519_dalek::constants::RISTRETTO_BASEPOINT_POINT, *blinding_generator(), *instance.point];
+        if RistrettoPoint::vartime_multiscalar_mul([z_s, z_r, -c], bases) == r {
+            Ok(())
+        } else {
+            Err(Error::ProofRefused)
+        }
+    }
+
+    #[cfg(feature = "prove")]
+    fn prove(
+        _: &Parameters,
+        context: &ClaimContext,
+        instance: &Instance,
+        witness: &super::Witness,
+    ) -> Result<Vec<u8>, Error> {
+        use crate::Statement as _;
+        ShareCorrectness::holds(&context.trust_domain, instance, witness)?;
+        let blinding = witness.blinding.as_ref().ok_or(Error::WitnessRefused("the share has no blinding"))?;
+        Ok(respond(context, instance, &witness.share, blinding))
+    }
+}
+
+/// Runs the prover's side for whatever the scalars are: a proof verifies if and only if they open the instance's point.
+#[cfg(feature = "prove")]
+pub(super) fn respond(
+    context: &ClaimContext,
+    instance: &Instance,
+    share: &curve25519_dalek::Scalar,
+    blinding: &curve25519_dalek::Scalar,
+) -> Vec<u8> {
+    use zeroize::Zeroizing;
+    let transcript = transcript(context, instance);
+    let mut secret = Zeroizing::new([0; 64]);
+    secret.iter_mut().zip(share.as_bytes().iter().chain(blinding.as_bytes())).for_each(|(to, from)| *to = *from);
+    let nonces = transcript.hedged_nonce::<128>(&*secret, &mut rand::rngs::OsRng);
+    let (first, second) = nonces.split_at(64);
+    let nonce = |half: &[u8]| {
+        let mut wide = Zeroizing::new([0; 64]);
+        wide.copy_from_slice(half);
+        Zeroizing::new(Ristretto255::scalar_from_uniform(&wide))
+    };
+    let (rho, sigma) = (nonce(first), nonce(second));
+    let commitment = (RistrettoPoint::mul_base(&rho) + blinding_generator() * *sigma).compress().to_bytes();
+    let c = Ristretto255::scalar_from_uniform(&transcript.challenge(&commitment));
+    let (z_s, z_r) = (Ristretto255::respond(&rho, &c, share), Ristretto255::respond(&sigma, &c, blinding));
+    [commitment, z_s.to_bytes(), z_r.to_bytes()].concat()
+}
