@@ -9,14 +9,14 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::{Digest, HsmId, Parameters, params::Groth16Parameters};
+use keywitness_circuits::{Digest, HsmId, Parameters};
 use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
 };
 use keywitness_verifier::{client::ManagerClient, identity::IdentityKey};
 
-use crate::{Global, connection::Address, data, output, store::StoreArgs};
+use crate::{Global, ceremony, connection::Address, data, output, store::StoreArgs};
 
 /// How an agent finds its HSM's place: shared by `agent` and `attest`.
 #[derive(clap::Args)]
@@ -34,6 +34,9 @@ pub(crate) struct Place {
     /// Groth16 parameter file; DATA/groth16-parameters where there is one
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Option<PathBuf>,
+    /// Ceremony file that the Groth16 parameters must come from; DATA/groth16-ceremony where there is one
+    #[arg(long, value_name = "FILE")]
+    groth16_ceremony: Option<PathBuf>,
 }
 
 impl Place {
@@ -65,7 +68,9 @@ impl Place {
         let file = self.groth16_parameters.clone().or_else(|| shared.exists().then_some(shared));
         let parameters = Parameters::transparent();
         Ok(match file {
-            Some(file) => parameters.with_groth16(Groth16Parameters::read(&file)?),
+            Some(file) => {
+                parameters.with_groth16(ceremony::read_parameters(global, &file, self.groth16_ceremony.as_deref())?)
+            }
             None => parameters,
         })
     }

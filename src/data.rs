@@ -17,6 +17,9 @@ impl Data<'_> {
     pub(crate) fn parameters(&self) -> PathBuf {
         self.0.join("groth16-parameters")
     }
+    pub(crate) fn ceremony(&self) -> PathBuf {
+        self.0.join("groth16-ceremony")
+    }
     pub(crate) fn manager(&self) -> PathBuf {
         self.0.join("manager")
     }

@@ -5,6 +5,7 @@ mod output;
 
 mod agent;
 mod attest;
+mod ceremony;
 mod connection;
 mod data;
 mod invite;
@@ -76,6 +77,7 @@ enum Command {
     Revoke(revoke::Args),
     Verify(verify::Args),
     Proof(proof::Args),
+    Ceremony(ceremony::Args),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::Revoke(args) => revoke::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Proof(args) => proof::run(global, args),
+        Command::Ceremony(args) => ceremony::run(global, args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

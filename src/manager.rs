@@ -11,7 +11,7 @@ use anyhow::Context;
 use keywitness_circuits::{Digest, ManagerId, Parameters, Suite, TrustDomain, params::Groth16Parameters};
 use keywitness_manager::{Config, Manager, SystemClock, http};
 
-use crate::{Global, data, output};
+use crate::{Global, ceremony, data, output};
 
 /// Run a manager: it checks proofs, keeps records, issues tokens.
 ///
@@ -112,12 +112,15 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     Ok(server.stop()?)
 }
 
-/// Reads the Groth16 parameters; makes development ones in the data directory where no file is named.
+/// Reads the Groth16 parameters, checked against DATA/groth16-ceremony where it exists; makes development ones in the data directory where no file is named.
 pub(crate) fn groth16(global: &Global, file: Option<&std::path::Path>) -> anyhow::Result<Groth16Parameters> {
     match file {
-        Some(file) => Ok(Groth16Parameters::read(file)?),
+        Some(file) => ceremony::read_parameters(global, file, None),
         None => {
             let path = data::Data(&global.data).parameters();
+            if path.exists() {
+                return ceremony::read_parameters(global, &path, None);
+            }
             let spinner = output::spinner(global.json, "preparing Groth16 parameters");
             let (parameters, made) = Groth16Parameters::read_or_develop(&path)?;
             spinner.finish_and_clear();

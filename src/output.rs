@@ -7,7 +7,7 @@ use std::{
 };
 
 use comfy_table::{Table, TableComponent, presets};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::Timestamp;
 use keywitness_prover::AgentError;
 use keywitness_verifier::{
@@ -87,6 +87,19 @@ pub(crate) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner().with_message(message);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// A bar for work whose steps are told as it goes; hidden where nobody watches.
+pub(crate) fn bar(quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(1);
+    if let Ok(style) = ProgressStyle::with_template("{msg:32} {bar:30} {percent:>3}% {elapsed}") {
+        bar.set_style(style);
+    }
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

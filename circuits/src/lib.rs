@@ -4,9 +4,11 @@
 //! proof system; [`registry`] maps every kind to its code. Every proof is bound to a [`ClaimContext`],
 //! and travels in an [`Envelope`].
 //!
-//! Nothing in this crate reads a clock, a file or a socket, except [`params`], which caches proving
-//! keys on disk.
+//! Nothing in this crate reads a clock, a file or a socket, except [`params`] and [`ceremony`],
+//! which keep keys on disk.
 
+#[cfg(feature = "prove")]
+pub mod ceremony;
 pub mod codec;
 pub mod context;
 pub mod envelope;

@@ -34,6 +34,16 @@ pub mod label {
     pub const TAG_IDENTIFIER_DOMAIN: &str = "keywitness/v1/tag-identifier-fingerprint";
     /// The domain of a round tag's fingerprint.
     pub const TAG_ROUND_DOMAIN: &str = "keywitness/v1/tag-round-fingerprint";
+    /// A ceremony: its opening, and every contribution after it.
+    pub const CEREMONY: &str = "keywitness/v1/ceremony";
+    /// The base of a contributor's proof of knowledge, hashed to G2.
+    pub const CEREMONY_KNOWLEDGE: &str = "keywitness/v1/ceremony-knowledge";
+    /// What a contributor's secret, or a beacon, is drawn from.
+    pub const CEREMONY_SECRET: &str = "keywitness/v1/ceremony-secret";
+    /// The file of a ceremony.
+    pub const CEREMONY_FILE: &str = "keywitness/v1/ceremony-file";
+    /// The note that parameters were found to be a ceremony's.
+    pub const CEREMONY_CHECKED: &str = "keywitness/v1/ceremony-checked";
     /// A Schnorr proof of knowledge of a key.
     pub const SCHNORR: &str = "keywitness/v1/schnorr-key-knowledge";
     /// A proof that a holder knows its share of a dealing.

@@ -31,7 +31,7 @@ use super::{
 use crate::{ClaimContext, Error, Kind, Parameters, ProofSystem, Suite};
 
 #[cfg(feature = "prove")]
-pub(crate) use circuit::{CONSTRAINTS, KeyCircuit, VARIABLES};
+pub(crate) use circuit::{CONSTRAINTS, KeyCircuit, VARIABLES, matrices};
 
 /// Bytes of every proof: A and C in G1, B in G2, compressed.
 pub const PROOF_LEN: usize = 128;

@@ -10,8 +10,6 @@
 //! point on every reading, the proving key's points at least for lying on their curves, and the manager
 //! records [`Groth16Parameters::digest`] of the file it began with.
 
-#[cfg(feature = "prove")]
-use std::io::Write;
 use std::{fs::File, io::Read, path::Path};
 
 use ark_bn254::{Bn254, Fr};
@@ -35,7 +33,7 @@ const VERSION: u16 = 1;
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 /// Points of a verifying key's input commitment: the constant and the public inputs.
-const INPUT_POINTS: usize = 1 + PublicInputs::<Fr>::COUNT;
+pub(crate) const INPUT_POINTS: usize = 1 + PublicInputs::<Fr>::COUNT;
 
 /// Where Groth16 parameters come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,35 +176,9 @@ impl Groth16Parameters {
     /// Whether the file was written; it is not where it exists already and may not be replaced.
     #[cfg(feature = "prove")]
     fn persist(&self, path: &Path, replace: bool) -> Result<bool, Error> {
-        let failed = |error: std::io::Error| failed(path, "cannot be written", &error);
         let mut bytes = self.body();
         bytes.extend_from_slice(&self.file_digest.0);
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let partial = directory.join(format!(".parameters-{:016x}.partial", rand::random::<u64>()));
-        let store = || {
-            let mut file = File::options().write(true).create_new(true).open(&partial)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            let stored = if replace {
-                std::fs::rename(&partial, path).map(|()| true)
-            } else {
-                match std::fs::hard_link(&partial, path) {
-                    Ok(()) => Ok(true),
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-                    // A file system without links.
-                    Err(_) => std::fs::rename(&partial, path).map(|()| true),
-                }
-            }?;
-            File::open(directory)?.sync_all()?;
-            Ok(stored)
-        };
-        let result = store();
-        // Gone already where it was renamed.
-        let _ = std::fs::remove_file(&partial);
-        result.map_err(failed)
+        super::file::persist(path, &bytes, replace).map_err(|error| failed(path, "cannot be written", &error))
     }
 
     /// Digest of the whole file, the digest that the file ends with.

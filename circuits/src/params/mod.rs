@@ -3,6 +3,8 @@
 //! halo2's keys are transparent: every process computes the same ones, on first use. Groth16's come from
 //! a file, and whoever made that file without a ceremony could forge proofs.
 
+#[cfg(feature = "prove")]
+pub(crate) mod file;
 mod groth16;
 mod halo2;
 
@@ -10,6 +12,8 @@ use std::sync::Arc;
 
 use crate::Error;
 
+#[cfg(feature = "prove")]
+pub(crate) use groth16::INPUT_POINTS;
 pub(crate) use groth16::groth16_key_digest;
 pub use groth16::{Groth16Parameters, Origin};
 pub(crate) use halo2::{Halo2Circuit, Halo2Keys};

@@ -100,7 +100,7 @@ impl ConstraintSynthesizer<Fr> for KeyCircuit {
 }
 
 /// The constraint matrices A, B and C, which are the same for every proof.
-pub(super) fn matrices() -> Result<&'static [Matrix<Fr>], Error> {
+pub(crate) fn matrices() -> Result<&'static [Matrix<Fr>], Error> {
     static MATRICES: OnceLock<Option<Vec<Matrix<Fr>>>> = OnceLock::new();
     let synthesize = || {
         let cs = ConstraintSystem::new_ref();
