@@ -83,7 +83,7 @@ fn an_honest_ceremony_makes_parameters_that_prove() {
     context.verifying_key = crate::registry::verifying_key(&parameters, Kind::KeyKnowledgeGroth16).unwrap();
     let instance = crate::codec::Canonical::to_bytes(&instance);
     context.instance = crate::context::instance_digest(&instance);
-    let proof = crate::registry::prove(&parameters, &context, &instance, &witness).unwrap();
+    let proof = crate::registry::prove(&parameters, &context, &instance, &witness.into()).unwrap();
     crate::registry::verify(&parameters, &context, &instance, &proof).unwrap();
 }
 
