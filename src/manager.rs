@@ -112,7 +112,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     Ok(server.stop()?)
 }
 
-/// Reads the Groth16 parameters, checked against DATA/groth16-ceremony where it exists; makes development ones in the data directory where no file is named.
+/// Reads the Groth16 parameters; makes development ones in the data directory where no file is named. Those of the data
+/// directory are checked against DATA/groth16-ceremony where it exists.
 pub(crate) fn groth16(global: &Global, file: Option<&std::path::Path>) -> anyhow::Result<Groth16Parameters> {
     match file {
         Some(file) => ceremony::read_parameters(global, file, None),

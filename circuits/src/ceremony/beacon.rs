@@ -2,7 +2,7 @@
 //!
 //! The value goes through 2^N rounds of SHA-256, together with everything that was said before. So whoever would
 //! choose a last contribution after the value is known, to steer the outcome, pays 2^N hashes for each attempt
-//! (Bowe, Gabizon, Miers, eprint 2017/1050, section 2.4).
+//! (Bowe, Gabizon, Miers, eprint 2017/1050).
 
 use sha2::{Digest as _, Sha256};
 

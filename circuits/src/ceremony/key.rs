@@ -2,7 +2,7 @@
 //!
 //! The reduction is libsnark's, as ark-groth16 has it: row j of the matrices A, B, C belongs to the j-th root
 //! of unity, and after the constraints A has one row more for each of the constant and the public inputs, which
-//! makes their polynomials linearly independent. γ is 1 (eprint 2017/1050, section 6). L_j is the j-th Lagrange
+//! makes their polynomials linearly independent. γ is 1, as in eprint 2017/1050. L_j is the j-th Lagrange
 //! polynomial; L_j(τ)·G comes from the points τ^i·G by an inverse Fourier transform.
 
 use std::sync::{Arc, Mutex, PoisonError};

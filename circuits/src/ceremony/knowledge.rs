@@ -1,11 +1,11 @@
 //! One secret of one contributor: what it multiplies, and the proof that the contributor knows it.
 //!
-//! The proof is that of Bowe, Gabizon and Miers (eprint 2017/1050, section 2): hash everything that was
-//! said before to a point r of G2 whose logarithm nobody knows, and show x·r. With x·G1 public, a pairing
-//! shows that it is the same x. Whoever can give x·r for a random r knows x, under the knowledge of
-//! exponent assumption (there, lemma 2.4), or in the algebraic group model with a random oracle, also for
-//! adversaries that see other contributors' proofs (Kohlweiss, Maller, Siim, Volkhov, eprint 2021/219,
-//! section 4). As extraction needs no rewinding, many contributions may follow each other.
+//! The proof is that of Bowe, Gabizon and Miers (eprint 2017/1050): hash everything that was said before to a
+//! point r of G2 whose logarithm nobody knows, and show x·r. With x·G1 public, a pairing shows that it is the
+//! same x. Whoever can give x·r for a random r knows x, under the knowledge of exponent assumption (there), or
+//! in the algebraic group model with a random oracle, also for adversaries that see other contributors' proofs
+//! (Kohlweiss, Maller, Siim, Volkhov, eprint 2021/219). Extraction needs no rewinding, so that many
+//! contributions may follow each other.
 
 use ark_bn254::{Fq, Fq2, Fr, G1Affine, G2Affine};
 use ark_ec::{AffineRepr, CurveGroup};

@@ -117,8 +117,11 @@ impl Ceremony {
     /// Begins phase 2 on powers that were made elsewhere.
     fn on_powers(powers: Powers, contributions: u32) -> Result<Self, CeremonyError> {
         let source = Source::Ptau { powers: powers.digest(), contributions };
-        let delta = Some(Delta::one(&*InitialKey::of(&powers)?));
-        Ok(Self { source, contributions: Vec::new(), powers, delta })
+        let initial = InitialKey::of(&powers)?;
+        let delta = Delta::one(&initial);
+        // With τ a root of unity, as in a file that nobody has contributed to.
+        points::check("the H query", &delta.h)?;
+        Ok(Self { source, contributions: Vec::new(), powers, delta: Some(delta) })
     }
 
     /// Where phase 1 comes from.
@@ -179,7 +182,8 @@ impl Ceremony {
                 let secrets = beacon.secrets(&powers::SECRETS, &before, progress)?;
                 let digest = self.add_powers("beacon", Some(beacon), secrets)?;
                 progress(Step { name: "deriving the circuit's key", done: 0, total: 1 });
-                self.delta = Some(Delta::one(&*InitialKey::of(&self.powers)?));
+                let initial = InitialKey::of(&self.powers)?;
+                self.delta = Some(Delta::one(&initial));
                 Ok(digest)
             }
             Phase::Circuit => {

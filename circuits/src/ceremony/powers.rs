@@ -1,4 +1,4 @@
-//! Phase 1: the powers of tau (Bowe, Gabizon, Miers, eprint 2017/1050, section 4).
+//! Phase 1: the powers of tau (Bowe, Gabizon, Miers, eprint 2017/1050).
 
 use ark_bn254::{G1Affine, G2Affine};
 use ark_ec::{AffineRepr, CurveGroup};

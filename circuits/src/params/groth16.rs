@@ -253,6 +253,10 @@ fn read_proving_key(mut bytes: &[u8], verifying: &VerifyingKey<Bn254>) -> Result
         return Err(malformed);
     }
     check_shape(&key)?;
+    // With δ·G1 the identity, A would be a function of the witness alone, in a proof that verifies.
+    if key.beta_g1.is_zero() || key.delta_g1.is_zero() {
+        return Err(malformed);
+    }
     // Points off the curve would turn a proof into an oracle for the witness. Checking G2's subgroup as
     // well costs a hundred times as much, and is left to whoever makes the file.
     let queries = [&key.a_query, &key.b_g1_query, &key.h_query, &key.l_query];
@@ -371,6 +375,15 @@ mod tests {
         let mut bytes = mixed.body();
         bytes.splice(verifying..verifying + compressed(&mixed.proving.vk).len(), compressed(&parameters.prepared.vk));
         assert!(Groth16Parameters::parse(&sealed(bytes)).is_err());
+    }
+
+    #[test]
+    fn a_key_that_takes_away_the_proofs_randomness_is_refused() {
+        let mut key = Groth16Parameters::develop().unwrap().proving;
+        (key.beta_g1, key.delta_g1) = Default::default();
+        key.b_g1_query.fill(Default::default());
+        let parameters = Groth16Parameters::from_keys(Origin::Development, key).unwrap();
+        assert!(why(&file(&parameters)).contains("proving key is malformed"));
     }
 
     #[test]
