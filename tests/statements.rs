@@ -11,9 +11,10 @@ use keywitness_circuits::{
     params::Groth16Parameters,
     registry,
     share_correctness::{self, Commitments, Scheme},
-    tagged_key,
+    sharing_of_key, tagged_key,
 };
 use proptest::prelude::*;
+use rand::rngs::OsRng;
 
 /// Made once: development parameters take a moment.
 pub(crate) fn parameters() -> &'static Parameters {
@@ -59,6 +60,13 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Kind::KeyKnowledgeGroth16 => key(KeyAlgorithm::Aes256, Suite::Groth16Bn254),
         Kind::ShareCorrectnessFeldman => share(Scheme::Feldman, secret),
         Kind::ShareCorrectnessPedersen => share(Scheme::Pedersen, secret),
+        Kind::SharingOfKeyHalo2 => {
+            let (algorithm, points) = (KeyAlgorithm::Aes256, [1, 2, 3, 5, 8]);
+            let (instance, witness, _) =
+                sharing_of_key::Witness::deal(algorithm, &[secret; 32], trust_domain, 3, &points, &mut OsRng).unwrap();
+            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+            Subject { attributes, instance: instance.into(), witness: witness.into() }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod key_knowledge;
 pub mod params;
 pub mod registry;
 pub mod share_correctness;
+pub mod sharing_of_key;
 pub mod snarkjs;
 pub mod statement;
 pub mod tagged_key;

@@ -6,10 +6,14 @@ use crate::{
     context::instance_digest,
     key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
     share_correctness::{self, feldman::Feldman, pedersen::Pedersen},
+    sharing_of_key,
     tagged_key::{self, halo2::TaggedHalo2},
 };
 #[cfg(feature = "prove")]
-use crate::{Statement, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness, tagged_key::TaggedKey};
+use crate::{
+    Statement, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness, sharing_of_key::SharingOfKey,
+    tagged_key::TaggedKey,
+};
 
 /// The public part of any statement.
 ///
@@ -22,6 +26,8 @@ pub enum Instance {
     TaggedKey(tagged_key::Instance),
     /// Of `share_correctness`.
     ShareCorrectness(share_correctness::Instance),
+    /// Of `sharing_of_key`.
+    SharingOfKey(sharing_of_key::Instance),
 }
 
 /// The secret part of any statement.
@@ -33,6 +39,8 @@ pub enum Witness {
     TaggedKey(tagged_key::Witness),
     /// Of `share_correctness`.
     ShareCorrectness(share_correctness::Witness),
+    /// Of `sharing_of_key`.
+    SharingOfKey(sharing_of_key::Witness),
 }
 
 impl Instance {
@@ -42,6 +50,7 @@ impl Instance {
             Self::KeyKnowledge(instance) => instance.kind(),
             Self::TaggedKey(instance) => Some(instance.kind()),
             Self::ShareCorrectness(instance) => Some(instance.kind()),
+            Self::SharingOfKey(_) => Some(Kind::SharingOfKeyHalo2),
         }
     }
 
@@ -51,6 +60,7 @@ impl Instance {
             Self::KeyKnowledge(instance) => instance.algorithm(),
             Self::TaggedKey(instance) => instance.algorithm(),
             Self::ShareCorrectness(instance) => instance.algorithm(),
+            Self::SharingOfKey(instance) => instance.algorithm(),
         }
     }
 
@@ -63,6 +73,7 @@ impl Instance {
             Self::KeyKnowledge(instance) => instance.fingerprint(),
             Self::TaggedKey(instance) => Ok(instance.fingerprint()),
             Self::ShareCorrectness(instance) => Ok(instance.fingerprint()),
+            Self::SharingOfKey(instance) => Ok(instance.fingerprint()),
         }
     }
 
@@ -75,6 +86,7 @@ impl Instance {
             Self::KeyKnowledge(instance) => instance.spki(),
             Self::TaggedKey(_) => Ok(None),
             Self::ShareCorrectness(_) => Ok(None),
+            Self::SharingOfKey(_) => Ok(None),
         }
     }
 
@@ -92,6 +104,7 @@ impl Canonical for Instance {
             Self::KeyKnowledge(instance) => writer.value(instance),
             Self::TaggedKey(instance) => writer.value(instance),
             Self::ShareCorrectness(instance) => writer.value(instance),
+            Self::SharingOfKey(instance) => writer.value(instance),
         };
     }
 
@@ -100,6 +113,7 @@ impl Canonical for Instance {
             0 | 1 => Ok(Self::KeyKnowledge(reader.value()?)),
             5 | 6 => Ok(Self::TaggedKey(reader.value()?)),
             2 | 3 => Ok(Self::ShareCorrectness(reader.value()?)),
+            sharing_of_key::CODE => Ok(Self::SharingOfKey(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
@@ -138,6 +152,18 @@ impl From<tagged_key::Instance> for Instance {
 impl From<tagged_key::Witness> for Witness {
     fn from(witness: tagged_key::Witness) -> Self {
         Self::TaggedKey(witness)
+    }
+}
+
+impl From<sharing_of_key::Instance> for Instance {
+    fn from(instance: sharing_of_key::Instance) -> Self {
+        Self::SharingOfKey(instance)
+    }
+}
+
+impl From<sharing_of_key::Witness> for Witness {
+    fn from(witness: sharing_of_key::Witness) -> Self {
+        Self::SharingOfKey(witness)
     }
 }
 
@@ -183,6 +209,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
         Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
+        Kind::SharingOfKeyHalo2 => Ok(sharing_of_key::halo2::KEYS.verifying_key_digest()),
     }
 }
 
@@ -229,6 +256,9 @@ pub fn verify(
         (Kind::ShareCorrectnessPedersen, Instance::ShareCorrectness(instance)) => {
             Pedersen::verify(parameters, context, instance, proof)
         }
+        (Kind::SharingOfKeyHalo2, Instance::SharingOfKey(instance)) => {
+            sharing_of_key::halo2::Halo2::verify(parameters, context, instance, proof)
+        }
         _ => Err(FOREIGN),
     }?;
     Ok(Verified { kind, context: context.digest(), instance: parsed })
@@ -272,7 +302,11 @@ pub fn prove(
                 _ => Err(FOREIGN),
             }
         }
-        _ => Err(Error::WitnessRefused("the secret belongs to another statement")),
+        (Instance::SharingOfKey(instance), Witness::SharingOfKey(witness)) => {
+            SharingOfKey::holds(&context.trust_domain, instance, witness)?;
+            sharing_of_key::halo2::Halo2::prove(parameters, context, instance, witness)
+        }
+        _ => Err(Error::WitnessRefused("the witness belongs to another statement")),
     }
 }
 

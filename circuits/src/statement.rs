@@ -28,11 +28,13 @@ pub enum Kind {
     ShareCorrectnessFeldman,
     /// Knowledge of the share and its blinding that a dealing with Pedersen commitments fixes for one holder.
     ShareCorrectnessPedersen,
+    /// Committed shares reconstruct to the symmetric key behind a fingerprint: halo2 on the Pasta curves.
+    SharingOfKeyHalo2,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
@@ -42,6 +44,7 @@ impl Kind {
         Self::TaggedKeyHalo2,
         Self::ShareCorrectnessFeldman,
         Self::ShareCorrectnessPedersen,
+        Self::SharingOfKeyHalo2,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -57,6 +60,7 @@ impl Kind {
             Self::TaggedKeyHalo2 => "tagged-key/halo2-pasta/1",
             Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/1",
             Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/1",
+            Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
         }
     }
 

@@ -20,6 +20,8 @@ pub mod label {
     pub const ATTRIBUTES: &str = "keywitness/v1/attributes";
     /// The domain of a symmetric key's fingerprint.
     pub const FINGERPRINT: &str = "keywitness/v1/fingerprint";
+    /// The domain of the commitment to a holder's share of a symmetric key.
+    pub const KEY_SHARE: &str = "keywitness/v1/key-share";
     /// The fingerprint of a ristretto255 public key, which has no SubjectPublicKeyInfo.
     pub const RISTRETTO_KEY: &str = "keywitness/v1/ristretto255-key";
     /// A verifying key, or what stands for one where a proof system has none.

@@ -196,12 +196,25 @@ impl KeyConfig {
         )
     }
 
-    /// Poseidon of exactly three elements.
-    pub(crate) fn hash(&self, mut layouter: impl Layouter<Fp>, message: [Cell; 3]) -> Result<Cell, PlonkError> {
-        let hash = Hash::<_, _, P128Pow5T3, ConstantLength<3>, 3, 2>::init(
-            Pow5Chip::construct(self.poseidon.clone()),
-            layouter.namespace(|| "sponge"),
-        )?;
-        hash.hash(layouter.namespace(|| "hash"), message)
+    /// Poseidon of exactly `L` elements.
+    pub(crate) fn hash<const L: usize>(
+        &self,
+        layouter: impl Layouter<Fp>,
+        message: [Cell; L],
+    ) -> Result<Cell, PlonkError> {
+        hash(&self.poseidon, layouter, message)
     }
+}
+
+/// Poseidon of exactly `L` elements, in the columns of `poseidon`.
+pub(crate) fn hash<const L: usize>(
+    poseidon: &Pow5Config<Fp, 3, 2>,
+    mut layouter: impl Layouter<Fp>,
+    message: [Cell; L],
+) -> Result<Cell, PlonkError> {
+    let hash = Hash::<_, _, P128Pow5T3, ConstantLength<L>, 3, 2>::init(
+        Pow5Chip::construct(poseidon.clone()),
+        layouter.namespace(|| "sponge"),
+    )?;
+    hash.hash(layouter.namespace(|| "hash"), message)
 }

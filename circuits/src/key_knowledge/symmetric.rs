@@ -110,6 +110,20 @@ impl<F: SuiteField> PublicInputs<F> {
         let Instance::Symmetric { algorithm, fingerprint } = instance else {
             return Err(Error::WrongInstance("this proof needs the fingerprint of a symmetric key"));
         };
+        let digest = context.digest().limbs().map(F::from_number);
+        Self::of_key(&context.trust_domain, *algorithm, fingerprint, digest)
+    }
+
+    /// The public inputs for a key and the two halves of a context's digest.
+    ///
+    /// # Errors
+    /// [`Error::WrongInstance`] for anything but a symmetric key's fingerprint in this suite.
+    pub(crate) fn of_key(
+        trust_domain: &TrustDomain,
+        algorithm: KeyAlgorithm,
+        fingerprint: &Fingerprint,
+        context: [F; 2],
+    ) -> Result<Self, Error> {
         let bits = algorithm.limb_bits().ok_or(Error::WrongInstance("keys of that algorithm have no fingerprint"))?;
         if fingerprint.suite != F::SUITE {
             return Err(Error::WrongInstance("the fingerprint is of another suite"));
@@ -117,10 +131,10 @@ impl<F: SuiteField> PublicInputs<F> {
         Ok(Self {
             fingerprint: F::from_canonical(&fingerprint.bytes.0)
                 .ok_or(Error::WrongInstance("the fingerprint is not a canonical field element"))?,
-            domain: domain(&context.trust_domain, *algorithm),
+            domain: domain(trust_domain, algorithm),
             has_mid: F::from_number((bits >= 192).into()),
             has_top: F::from_number((bits >= 256).into()),
-            context: context.digest().limbs().map(F::from_number),
+            context,
         })
     }
 
@@ -134,7 +148,6 @@ impl<F: SuiteField> PublicInputs<F> {
     ///
     /// # Errors
     /// [`Error::WitnessRefused`] names the clause that fails.
-    #[cfg(any(test, feature = "prove"))]
     pub(crate) fn check(&self, limbs: &KeyLimbs<F>) -> Result<(), Error> {
         let zero = F::from_number(0);
         let fits = |element: F, bytes: usize| element.to_canonical().iter().skip(bytes).all(|byte| *byte == 0);
