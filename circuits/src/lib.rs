@@ -23,6 +23,7 @@ pub mod registry;
 pub mod share_correctness;
 pub mod sharing_of_key;
 pub mod snarkjs;
+pub mod sigma;
 pub mod statement;
 pub mod tagged_key;
 pub mod transcript;

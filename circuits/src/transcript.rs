@@ -56,6 +56,24 @@ pub mod label {
     pub const SHARING: &str = "keywitness/v1/sharing";
     /// Hashed to ristretto255, it is the second generator of Pedersen commitments.
     pub const PEDERSEN_GENERATOR: &str = "keywitness/v1/pedersen-generator";
+    /// The terms and commitments of a dealing.
+    pub const DEALING_TERMS: &str = "keywitness/v1/dealing-terms";
+    /// A dealing, which its dealer signs.
+    pub const DEALING: &str = "keywitness/v1/dealing";
+    /// HPKE info of a sealed share, and the proof that its dealer sealed it.
+    pub const SEALED_SHARE: &str = "keywitness/v1/sealed-share";
+    /// A holder's complaint about a sealed share, which the holder signs.
+    pub const COMPLAINT: &str = "keywitness/v1/complaint";
+    /// The proof of the Diffie-Hellman point that a complaint publishes.
+    pub const COMPLAINT_POINT: &str = "keywitness/v1/complaint-point";
+    /// The terms of a public dealing.
+    pub const PUBLIC_DEALING_TERMS: &str = "keywitness/v1/public-dealing-terms";
+    /// A public dealing, which its dealer signs.
+    pub const PUBLIC_DEALING: &str = "keywitness/v1/public-dealing";
+    /// The proof that an encrypted share of a public dealing is the committed one.
+    pub const PUBLIC_SHARE: &str = "keywitness/v1/public-share";
+    /// The proof that a share of a public dealing was decrypted rightly.
+    pub const DECRYPTED_SHARE: &str = "keywitness/v1/decrypted-share";
     /// A request that an HSM signs with its identity key.
     pub const REQUEST: &str = "keywitness/v1/request";
     /// An enrolment that an HSM signs with the identity key it enrols.
@@ -80,6 +98,7 @@ pub mod label {
 ///
 /// Absorbs protocol, group, context digest and public key before the commitment, so that the challenge
 /// depends on the whole statement (the strong Fiat-Shamir transform; Bernhard, Pereira, Warinschi 2012).
+#[derive(Clone)]
 pub struct SchnorrTranscript(Transcript);
 
 impl SchnorrTranscript {
@@ -101,6 +120,19 @@ impl SchnorrTranscript {
         transcript.append_message(b"instance", &instance.0);
         transcript.append_u64(b"index", index.into());
         transcript.append_message(b"public-share", public_share);
+        Self(transcript)
+    }
+
+    /// Opens the transcript of a proof in `group` that one scalar relates `points`, bases and images in turn, bound to
+    /// `binding`.
+    pub(crate) fn of_logarithm(label: &'static str, group: &'static str, binding: &Digest, points: &[Vec<u8>]) -> Self {
+        let mut transcript = Transcript::new(label.as_bytes());
+        transcript.append_message(b"group", group.as_bytes());
+        transcript.append_message(b"binding", &binding.0);
+        transcript.append_u64(b"points", points.len() as u64);
+        for point in points {
+            transcript.append_message(b"point", point);
+        }
         Self(transcript)
     }
 
