@@ -2,16 +2,16 @@
 
 use std::{io::Read, path::PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
-use keywitness_circuits::{KeyAlgorithm, KeyId, KeyOrigin};
+use keywitness_circuits::{KeyAlgorithm, KeyId, KeyOrigin, TrustDomain};
 use keywitness_prover::{Access, KeyEntry, KeyStore, Placement};
 use zeroize::Zeroizing;
 
 use crate::{Global, output, store::StoreArgs};
 
-/// Generate, import or list the keys of a key store.
+/// Generate, import, derive or list the keys of a key store.
 ///
 /// A store is one file, encrypted under a passphrase (Argon2id) or a key file. The first key makes it, together with
 /// the HSM's identity key and channel key.
@@ -40,6 +40,19 @@ enum Command {
         /// File with the key, or - for standard input
         #[arg(long)]
         file: PathBuf,
+    },
+    /// Derive a key from a master key of the store, so that both can be proven to belong together
+    Derive {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The master key's name: an AES or HMAC key
+        #[arg(long)]
+        master: KeyId,
+        #[command(flatten)]
+        new: NewKey,
+        /// The trust domain that the key is for, where the store is not enrolled in one yet
+        #[arg(long)]
+        trust_domain: Option<TrustDomain>,
     },
     /// List the keys, without their secrets
     List {
@@ -77,6 +90,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             let material = read(file)?;
             vec![store.open_or_create()?.import(&new.key, new.algorithm, &material, new.placement())?]
         }
+        Command::Derive { store, master, new, trust_domain } => {
+            let store = store.open(Access::Write)?;
+            let enrolled = store.membership().map(|membership| membership.audience.trust_domain);
+            let trust_domain = match (enrolled, trust_domain) {
+                (Some(enrolled), Some(named)) if enrolled != *named => {
+                    bail!("the store is enrolled in trust domain {enrolled}, and the key would be for {named}")
+                }
+                (Some(enrolled), _) => enrolled,
+                (None, Some(named)) => named.clone(),
+                (None, None) => bail!("the store is not enrolled yet: name the trust domain with --trust-domain"),
+            };
+            vec![store.derive(master, &new.key, new.algorithm, &trust_domain, new.placement())?]
+        }
         Command::List { store } => store.open(Access::Read)?.keys(),
     };
     print(global, &entries)
@@ -96,6 +122,7 @@ fn print(global: &Global, entries: &[KeyEntry]) -> anyhow::Result<()> {
         let origin = match attributes.origin {
             KeyOrigin::Generated => "generated",
             KeyOrigin::Imported => "imported",
+            KeyOrigin::Derived => "derived",
         };
         table.add_row([key.key.as_str(), &key.epoch.to_string(), attributes.algorithm.name(), origin]);
     }

@@ -7,7 +7,7 @@ use keywitness_circuits::{
     ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
     Suite, Timestamp, TrustDomain, Witness,
     codec::Canonical,
-    context, key_knowledge,
+    context, key_derivation, key_knowledge,
     params::Groth16Parameters,
     registry,
     share_correctness::{self, Commitments, Scheme},
@@ -45,6 +45,14 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Subject { attributes, instance: instance.into(), witness: witness.into() }
     };
     match kind {
+        Kind::KeyDerivationHalo2 => {
+            let (key, algorithm) = ("signing".parse().unwrap(), KeyAlgorithm::Aes192);
+            let target = key_derivation::Target { key, algorithm, epoch: 1 };
+            let witness = key_derivation::Witness::new(KeyAlgorithm::Aes256, &[secret; 32]).unwrap();
+            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Derived, extractable: false };
+            let instance = witness.instance(trust_domain, &target).unwrap();
+            Subject { attributes, instance: instance.into(), witness: witness.into() }
+        }
         Kind::TaggedKeyHalo2 => {
             let algorithm = KeyAlgorithm::Aes256Cmac;
             let witness = tagged_key::Witness::of_key(algorithm, &[secret; 32], trust_domain, &Nonce([6; 32])).unwrap();

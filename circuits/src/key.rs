@@ -200,6 +200,8 @@ pub enum KeyOrigin {
     Generated,
     /// Brought in from outside.
     Imported,
+    /// Derived by the store from another of its keys.
+    Derived,
 }
 
 /// What a store says about a key. Bound into every claim by digest; a *statement of the store*, not proven.
@@ -207,7 +209,7 @@ pub enum KeyOrigin {
 pub struct KeyAttributes {
     /// Algorithm and size.
     pub algorithm: KeyAlgorithm,
-    /// Generated here, or imported.
+    /// Generated here, imported, or derived.
     pub origin: KeyOrigin,
     /// Whether the store would hand the key out.
     pub extractable: bool,
@@ -216,7 +218,11 @@ pub struct KeyAttributes {
 impl KeyAttributes {
     /// The statement kinds that attest such a key where a trust domain requires `suites` of symmetric keys.
     pub fn kinds(&self, suites: &[Suite]) -> Vec<Kind> {
-        self.algorithm.kinds(suites)
+        match self.origin {
+            KeyOrigin::Generated | KeyOrigin::Imported => self.algorithm.kinds(suites),
+            // A derived key is attested by its derivation, which proves knowledge of it too.
+            KeyOrigin::Derived => vec![Kind::KeyDerivationHalo2],
+        }
     }
 
     /// The digest that a claim carries.
@@ -232,14 +238,16 @@ impl Canonical for KeyAttributes {
         writer.u8(match self.origin {
             KeyOrigin::Generated => 0,
             KeyOrigin::Imported => 1,
+            KeyOrigin::Derived => 2,
         });
         writer.u8(self.extractable.into());
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        let algorithm = reader.value()?;
+        let algorithm: KeyAlgorithm = reader.value()?;
         let origin = match reader.u8()? {
             0 => KeyOrigin::Generated,
             1 => KeyOrigin::Imported,
+            2 if algorithm.limb_bits().is_some() => KeyOrigin::Derived,
             _ => return Err(reader.error("no key origin has this code")),
         };
         let extractable = match reader.u8()? {

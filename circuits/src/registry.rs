@@ -4,6 +4,7 @@ use crate::{
     ClaimContext, Digest, Error, Fingerprint, KeyAlgorithm, Kind, Parameters, ProofSystem,
     codec::{Canonical, Reader, Writer},
     context::instance_digest,
+    key_derivation::{self, halo2::DerivationHalo2},
     key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
     share_correctness::{self, feldman::Feldman, pedersen::Pedersen},
     sharing_of_key,
@@ -11,8 +12,8 @@ use crate::{
 };
 #[cfg(feature = "prove")]
 use crate::{
-    Statement, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness, sharing_of_key::SharingOfKey,
-    tagged_key::TaggedKey,
+    Statement, key_derivation::KeyDerivation, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness,
+    sharing_of_key::SharingOfKey, tagged_key::TaggedKey,
 };
 
 /// The public part of any statement.
@@ -28,6 +29,8 @@ pub enum Instance {
     ShareCorrectness(share_correctness::Instance),
     /// Of `sharing_of_key`.
     SharingOfKey(sharing_of_key::Instance),
+    /// Of `key_derivation`.
+    KeyDerivation(key_derivation::Instance),
 }
 
 /// The secret part of any statement.
@@ -41,6 +44,8 @@ pub enum Witness {
     ShareCorrectness(share_correctness::Witness),
     /// Of `sharing_of_key`.
     SharingOfKey(sharing_of_key::Witness),
+    /// Of `key_derivation`.
+    KeyDerivation(key_derivation::Witness),
 }
 
 impl Instance {
@@ -51,6 +56,7 @@ impl Instance {
             Self::TaggedKey(instance) => Some(instance.kind()),
             Self::ShareCorrectness(instance) => Some(instance.kind()),
             Self::SharingOfKey(_) => Some(Kind::SharingOfKeyHalo2),
+            Self::KeyDerivation(instance) => Some(instance.kind()),
         }
     }
 
@@ -61,6 +67,7 @@ impl Instance {
             Self::TaggedKey(instance) => instance.algorithm(),
             Self::ShareCorrectness(instance) => instance.algorithm(),
             Self::SharingOfKey(instance) => instance.algorithm(),
+            Self::KeyDerivation(instance) => instance.algorithm(),
         }
     }
 
@@ -74,6 +81,7 @@ impl Instance {
             Self::TaggedKey(instance) => Ok(instance.fingerprint()),
             Self::ShareCorrectness(instance) => Ok(instance.fingerprint()),
             Self::SharingOfKey(instance) => Ok(instance.fingerprint()),
+            Self::KeyDerivation(instance) => Ok(instance.fingerprint()),
         }
     }
 
@@ -84,9 +92,7 @@ impl Instance {
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.spki(),
-            Self::TaggedKey(_) => Ok(None),
-            Self::ShareCorrectness(_) => Ok(None),
-            Self::SharingOfKey(_) => Ok(None),
+            Self::TaggedKey(_) | Self::ShareCorrectness(_) | Self::SharingOfKey(_) | Self::KeyDerivation(_) => Ok(None),
         }
     }
 
@@ -105,6 +111,7 @@ impl Canonical for Instance {
             Self::TaggedKey(instance) => writer.value(instance),
             Self::ShareCorrectness(instance) => writer.value(instance),
             Self::SharingOfKey(instance) => writer.value(instance),
+            Self::KeyDerivation(instance) => writer.value(instance),
         };
     }
 
@@ -114,6 +121,7 @@ impl Canonical for Instance {
             5 | 6 => Ok(Self::TaggedKey(reader.value()?)),
             2 | 3 => Ok(Self::ShareCorrectness(reader.value()?)),
             sharing_of_key::CODE => Ok(Self::SharingOfKey(reader.value()?)),
+            7 => Ok(Self::KeyDerivation(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
@@ -167,6 +175,18 @@ impl From<sharing_of_key::Witness> for Witness {
     }
 }
 
+impl From<key_derivation::Instance> for Instance {
+    fn from(instance: key_derivation::Instance) -> Self {
+        Self::KeyDerivation(instance)
+    }
+}
+
+impl From<key_derivation::Witness> for Witness {
+    fn from(witness: key_derivation::Witness) -> Self {
+        Self::KeyDerivation(witness)
+    }
+}
+
 /// Evidence that a proof was verified: only [`verify`] makes one.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Verified {
@@ -210,6 +230,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
         Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
         Kind::SharingOfKeyHalo2 => Ok(sharing_of_key::halo2::KEYS.verifying_key_digest()),
+        Kind::KeyDerivationHalo2 => Ok(key_derivation::halo2::KEYS.verifying_key_digest()),
     }
 }
 
@@ -259,6 +280,9 @@ pub fn verify(
         (Kind::SharingOfKeyHalo2, Instance::SharingOfKey(instance)) => {
             sharing_of_key::halo2::Halo2::verify(parameters, context, instance, proof)
         }
+        (Kind::KeyDerivationHalo2, Instance::KeyDerivation(instance)) => {
+            DerivationHalo2::verify(parameters, context, instance, proof)
+        }
         _ => Err(FOREIGN),
     }?;
     Ok(Verified { kind, context: context.digest(), instance: parsed })
@@ -306,7 +330,11 @@ pub fn prove(
             SharingOfKey::holds(&context.trust_domain, instance, witness)?;
             sharing_of_key::halo2::Halo2::prove(parameters, context, instance, witness)
         }
-        _ => Err(Error::WitnessRefused("the witness belongs to another statement")),
+        (Instance::KeyDerivation(instance), Witness::KeyDerivation(witness)) => {
+            KeyDerivation::holds(&context.trust_domain, instance, witness)?;
+            DerivationHalo2::prove(parameters, context, instance, witness)
+        }
+        _ => Err(Error::WitnessRefused("the secret is of another statement")),
     }
 }
 

@@ -30,11 +30,13 @@ pub enum Kind {
     ShareCorrectnessPedersen,
     /// Committed shares reconstruct to the symmetric key behind a fingerprint: halo2 on the Pasta curves.
     SharingOfKeyHalo2,
+    /// Derivation of a key from a master key, both by fingerprint: halo2 on the Pasta curves.
+    KeyDerivationHalo2,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
@@ -45,6 +47,7 @@ impl Kind {
         Self::ShareCorrectnessFeldman,
         Self::ShareCorrectnessPedersen,
         Self::SharingOfKeyHalo2,
+        Self::KeyDerivationHalo2,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -61,6 +64,7 @@ impl Kind {
             Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/1",
             Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/1",
             Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
+            Self::KeyDerivationHalo2 => "key-derivation/halo2-pasta/1",
         }
     }
 

@@ -28,6 +28,8 @@ pub mod label {
     pub const VERIFYING_KEY: &str = "keywitness/v1/verifying-key";
     /// A Groth16 parameter file.
     pub const PARAMETERS: &str = "keywitness/v1/parameters";
+    /// The domains of the key derivation function.
+    pub const KEY_DERIVATION: &str = "keywitness/v1/key-derivation";
     /// The message whose CMAC identifies a key that computes nothing else.
     pub const TAG_IDENTIFIER: &str = "keywitness/v1/tag-identifier";
     /// The message whose CMAC answers a round's beacon.

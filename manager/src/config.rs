@@ -154,8 +154,14 @@ pub fn development_parameters(parameters: &Parameters) -> bool {
 
 /// Every kind that attests some key under these suites, with its verifying key.
 fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<StatementInfo>, StartError> {
-    use keywitness_circuits::KeyAlgorithm;
-    let needed = |kind: &Kind| KeyAlgorithm::ALL.iter().any(|algorithm| algorithm.kinds(suites).contains(kind));
+    use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin};
+    let of = |algorithm, origin| KeyAttributes { algorithm, origin, extractable: false }.kinds(suites);
+    let needed = |kind: &Kind| {
+        let attests = |algorithm, origin| of(algorithm, origin).contains(kind);
+        KeyAlgorithm::ALL.into_iter().any(|algorithm| {
+            [KeyOrigin::Generated, KeyOrigin::Derived].map(|origin| attests(algorithm, origin)).contains(&true)
+        })
+    };
     let kinds = Kind::ALL.into_iter().filter(needed);
     kinds
         .map(|kind| match registry::verifying_key(parameters, kind) {
@@ -222,7 +228,7 @@ mod tests {
         let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
         let configuration = halo2.configuration(&parameters).unwrap();
         assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
-        assert_eq!(configuration.statements.len(), 6);
+        assert_eq!(configuration.statements.len(), 7);
         for wrong in [
             Config { suites: vec![], ..halo2.clone() },
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },

@@ -70,7 +70,8 @@ impl<F: SuiteField> KeyLimbs<F> {
         self.mid + F::from_number(1 << 64) * self.top
     }
 
-    fn fingerprint(&self, domain: F) -> F {
+    /// The key's fingerprint under `domain`.
+    pub(crate) fn fingerprint(&self, domain: F) -> F {
         F::hash(domain, self.low, self.high())
     }
 }
@@ -166,7 +167,8 @@ impl<F: SuiteField> PublicInputs<F> {
     }
 }
 
-fn domain<F: SuiteField>(trust_domain: &TrustDomain, algorithm: KeyAlgorithm) -> F {
+/// d, in the suite's field.
+pub(crate) fn domain<F: SuiteField>(trust_domain: &TrustDomain, algorithm: KeyAlgorithm) -> F {
     F::from_uniform(&fingerprint::domain(trust_domain, algorithm))
 }
 

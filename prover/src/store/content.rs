@@ -1,6 +1,6 @@
 //! What a store file holds, in memory and encoded.
 
-use keywitness_circuits::{KeyAttributes, codec::Canonical};
+use keywitness_circuits::{KeyAttributes, KeyOrigin, TrustDomain, codec::Canonical};
 use keywitness_verifier::wire::KeyRef;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -34,6 +34,19 @@ pub(super) struct StoredKey {
     /// A seed, a scalar or a symmetric key.
     #[serde(with = "locked")]
     pub(super) secret: LockedBytes,
+    /// The master that a derived key comes from, and the trust domain that it was derived for; of format 1 by a list
+    /// behind everything else.
+    #[serde(skip)]
+    pub(super) derivation: Option<Derivation>,
+}
+
+/// Where a derived key comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Derivation {
+    /// The master key, at the epoch it had.
+    pub(super) master: KeyRef,
+    /// The trust domain that the derivation names.
+    pub(super) trust_domain: TrustDomain,
 }
 
 impl StoredKey {
@@ -49,7 +62,7 @@ impl Content {
         let mut capacity = 4096 + 256 * self.keys.len();
         loop {
             let mut buffer = Zeroizing::new(vec![0; capacity]);
-            match postcard::to_slice(self, &mut buffer).map(|written| written.len()) {
+            match self.write(&mut buffer) {
                 Ok(length) => {
                     buffer.truncate(length);
                     return Ok(buffer);
@@ -60,9 +73,86 @@ impl Content {
         }
     }
 
-    /// Reads an encoding that was authenticated.
+    fn write(&self, buffer: &mut [u8]) -> postcard::Result<usize> {
+        let length = postcard::to_slice(self, buffer)?.len();
+        let derived = |held: &StoredKey| held.derivation.clone().map(|derivation| (held.key.clone(), derivation));
+        let derivations: Vec<_> = self.keys.iter().filter_map(derived).collect();
+        if derivations.is_empty() {
+            return Ok(length);
+        }
+        let rest = buffer.get_mut(length..).unwrap_or_default();
+        Ok(length + postcard::to_slice(&derivations, rest)?.len())
+    }
+
+    /// Reads an encoding that was authenticated. A list of derivations follows it where there are derived keys: stores
+    /// that have none are as they were before keys could be derived.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(content, _)| content)
+        let (mut content, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
+        if !rest.is_empty() {
+            let (derivations, rest) = postcard::take_from_bytes::<Vec<(KeyRef, Derivation)>>(rest).ok()?;
+            if !rest.is_empty() {
+                return None;
+            }
+            for (key, derivation) in derivations {
+                content.keys.iter_mut().find(|held| held.key == key)?.derivation = Some(derivation);
+            }
+        }
+        let sound = |held: &StoredKey| (held.attributes.origin == KeyOrigin::Derived) == held.derivation.is_some();
+        content.keys.iter().all(sound).then_some(content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use keywitness_circuits::KeyAlgorithm;
+
+    use super::*;
+
+    fn key(name: &str) -> KeyRef {
+        KeyRef { key: name.parse().unwrap(), epoch: 1 }
+    }
+
+    fn held(name: &str, derivation: Option<Derivation>) -> StoredKey {
+        let origin = if derivation.is_some() { KeyOrigin::Derived } else { KeyOrigin::Generated };
+        let attributes = KeyAttributes { algorithm: KeyAlgorithm::Aes128, origin, extractable: true };
+        StoredKey { key: key(name), attributes, secret: LockedBytes::new(&[7; 16]), derivation }
+    }
+
+    fn content(keys: Vec<StoredKey>) -> Content {
+        Content { identity: LockedBytes::new(&[1; 32]), channel: LockedBytes::new(&[2; 32]), membership: None, keys }
+    }
+
+    #[test]
+    fn a_store_without_derived_keys_reads_as_before() {
+        let plain = content(vec![held("a", None)]);
+        let encoded = plain.encode().unwrap();
+        let mut buffer = [0; 512];
+        assert_eq!(**encoded, *postcard::to_slice(&plain, &mut buffer).unwrap());
+        let read = Content::decode(&encoded).unwrap();
+        assert_eq!(read.keys.iter().map(StoredKey::entry).collect::<Vec<_>>(), [plain.keys.first().unwrap().entry()]);
+    }
+
+    #[test]
+    fn every_derived_key_says_where_it_comes_from_and_no_other_does() {
+        let derivation = Derivation { master: key("a"), trust_domain: "acme.example".parse().unwrap() };
+        let both = content(vec![held("a", None), held("b", Some(derivation.clone()))]);
+        let encoded = both.encode().unwrap();
+        let read = Content::decode(&encoded).unwrap();
+        assert_eq!(
+            read.keys.into_iter().map(|held| held.derivation).collect::<Vec<_>>(),
+            [None, Some(derivation.clone())]
+        );
+        // Cut off, followed by something, missing, for a key that is not there, for one that is not derived.
+        assert!(Content::decode(encoded.split_last().unwrap().1).is_none());
+        assert!(Content::decode(&[encoded.as_slice(), &[0]].concat()).is_none());
+        let mut buffer = [0; 512];
+        let bare = postcard::to_slice(&both, &mut buffer).unwrap().to_vec();
+        assert!(Content::decode(&bare).is_none());
+        for wrong in [key("c"), key("a")] {
+            let list = postcard::to_stdvec(&vec![(key("b"), derivation.clone()), (wrong, derivation.clone())]).unwrap();
+            assert!(Content::decode(&[bare.clone(), list].concat()).is_none());
+        }
     }
 }
 

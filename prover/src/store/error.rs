@@ -112,6 +112,20 @@ pub enum StoreError {
     /// A share is a part of another secret: it is dealt to its holder, with the dealing that fixes it.
     #[error("a {0} is dealt, with its commitments: it cannot be generated or imported as a key")]
     ShareIsDealt(KeyAlgorithm),
+    /// There is no key to derive from.
+    #[error("there is no key {0} to derive from")]
+    NoSuchMaster(KeyId),
+    /// A rotation keeps where a key comes from.
+    #[error("key {0} is not derived from that master for that trust domain; a rotation keeps where a key comes from")]
+    OtherDerivation(KeyId),
+    /// A derived key was sent to a store without its master.
+    #[error("key {} at epoch {} is derived from key {}, which must be copied first", .key.key, .key.epoch, .master.key)]
+    MasterMissing {
+        /// The derived key.
+        key: KeyRef,
+        /// Its master.
+        master: KeyRef,
+    },
     /// The message looks like one of the protocol's own.
     #[error("messages that begin with keywitness/ are the protocol's own, and are never signed for a client")]
     ReservedMessage,

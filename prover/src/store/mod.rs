@@ -5,6 +5,8 @@
 //! [`Membership`] in a trust domain.
 
 mod content;
+#[cfg(test)]
+mod derived_tests;
 mod error;
 mod file;
 pub mod import;

@@ -8,7 +8,7 @@ use std::{
 
 use keywitness_circuits::{
     ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters, Suite,
-    TrustDomain, Witness, codec::Canonical, key_knowledge, registry, tagged_key,
+    TrustDomain, Witness, codec::Canonical, key_derivation, key_knowledge, registry, tagged_key,
 };
 use keywitness_verifier::{
     channel::{self, AnswerKey},
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::{
     KeyEntry, KeyStore, Membership, PassphraseCost, StoreError, Unlock,
-    content::{Content, StoredKey},
+    content::{Content, Derivation, StoredKey},
     file::{self, WriteLock},
     import, seal,
     seal::FileKey,
@@ -147,25 +147,93 @@ impl SoftwareStore {
         self.place(key, algorithm, KeyOrigin::Imported, placement, &import::read(algorithm, material)?)
     }
 
-    /// Copies a key, in memory only, to another store of the cluster; there it counts as imported. Copying it again
-    /// changes nothing.
+    /// Derives a key from the newest epoch of `master`, for use in `trust_domain`. The key that comes out depends on all
+    /// of these, on its name and on its epoch, and on nothing else.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchKey`]; [`StoreError::KeyDiffers`] where the other store has another key of that name and
-    /// epoch; what the file system says.
+    /// [`StoreError::NoSuchMaster`], [`StoreError::OtherDerivation`] for a rotation that would change where the key
+    /// comes from; as [`SoftwareStore::generate`]; what the derivation says of the algorithms.
+    pub fn derive(
+        &self,
+        master: &KeyId,
+        key: &KeyId,
+        algorithm: KeyAlgorithm,
+        trust_domain: &TrustDomain,
+        placement: Placement,
+    ) -> Result<KeyEntry, StoreError> {
+        let newest = self.newest(master).ok_or_else(|| StoreError::NoSuchMaster(master.clone()))?;
+        let derivation = Derivation { master: newest.key.clone(), trust_domain: trust_domain.clone() };
+        let epoch = self.next_epoch(key, algorithm, placement)?;
+        if let Some(known) = self.newest(key) {
+            let before = self.with_key(&known.key, |held| held.derivation.clone())?;
+            // The master may have been rotated meanwhile, no more.
+            if !before.is_some_and(|before| {
+                before.master.key == derivation.master.key && before.trust_domain == derivation.trust_domain
+            }) {
+                return Err(StoreError::OtherDerivation(key.clone()));
+            }
+        }
+        let target = key_derivation::Target { key: key.clone(), algorithm, epoch };
+        let secret = self.with_key(&newest.key, |held| {
+            let algorithm = held.attributes.algorithm;
+            held.secret.expose(|secret| key_derivation::derive(trust_domain, algorithm, secret, &target))
+        })??;
+        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Derived, extractable: true };
+        let (key, secret) = (KeyRef { key: key.clone(), epoch }, LockedBytes::new(&secret));
+        self.insert(StoredKey { key, attributes, secret, derivation: Some(derivation) })
+    }
+
+    /// Copies a key, in memory only, to another store of the cluster; there it counts as imported, or as derived where
+    /// it is. Copying it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`]; [`StoreError::MasterMissing`] for a derived key whose master the other store has not;
+    /// [`StoreError::KeyDiffers`] where the other store has another key of that name and epoch; what the file system
+    /// says.
     pub fn export_to(&self, key: &KeyRef, other: &Self) -> Result<KeyEntry, StoreError> {
-        let (attributes, secret) = self.with_key(key, |held| {
-            let attributes = KeyAttributes { origin: KeyOrigin::Imported, ..held.attributes.clone() };
-            (attributes, held.secret.expose(LockedBytes::new))
+        let (attributes, secret, derivation) = self.with_key(key, |held| {
+            let origin = if held.derivation.is_some() { KeyOrigin::Derived } else { KeyOrigin::Imported };
+            let attributes = KeyAttributes { origin, ..held.attributes.clone() };
+            (attributes, held.secret.expose(LockedBytes::new), held.derivation.clone())
         })?;
+        if let Some(Derivation { master, .. }) = &derivation
+            && !self.shares(master, other)?
+        {
+            return Err(StoreError::MasterMissing { key: key.clone(), master: master.clone() });
+        }
         let known = other.with_key(key, |held| {
             let same = held.secret.expose(|ours| secret.expose(|theirs| same_bytes(ours, theirs)));
-            (same && held.attributes.algorithm == attributes.algorithm).then(|| held.entry())
+            let alike = held.attributes.algorithm == attributes.algorithm && held.derivation == derivation;
+            (same && alike).then(|| held.entry())
         });
         match known {
             Ok(Some(entry)) => Ok(entry),
             Ok(None) => Err(StoreError::KeyDiffers(key.clone())),
-            Err(_) => other.insert(StoredKey { key: key.clone(), attributes, secret }),
+            Err(_) => other.insert(StoredKey { key: key.clone(), attributes, secret, derivation }),
+        }
+    }
+
+    /// Whether `other` holds the same material under the same name and epoch.
+    fn shares(&self, key: &KeyRef, other: &Self) -> Result<bool, StoreError> {
+        let ours = self.with_key(key, |held| held.secret.expose(LockedBytes::new))?;
+        let same =
+            other.with_key(key, |held| ours.expose(|ours| held.secret.expose(|theirs| same_bytes(ours, theirs))));
+        Ok(same.unwrap_or(false))
+    }
+
+    fn newest(&self, key: &KeyId) -> Option<KeyEntry> {
+        self.content().keys.iter().filter(|held| held.key.key == *key).map(StoredKey::entry).next_back()
+    }
+
+    fn next_epoch(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<u32, StoreError> {
+        match (placement, self.newest(key)) {
+            (Placement::New, None) => Ok(1),
+            (Placement::New, Some(_)) => Err(StoreError::KeyExists(key.clone())),
+            (Placement::Rotate, None) => Err(StoreError::NothingToRotate(key.clone())),
+            (Placement::Rotate, Some(newest)) if newest.attributes.algorithm != algorithm => {
+                Err(StoreError::OtherAlgorithm { key: key.clone(), known: newest.attributes.algorithm })
+            }
+            (Placement::Rotate, Some(newest)) => Ok(newest.key.epoch + 1),
         }
     }
 
@@ -177,19 +245,13 @@ impl SoftwareStore {
         placement: Placement,
         secret: &[u8],
     ) -> Result<KeyEntry, StoreError> {
-        let newest = self.content().keys.iter().filter(|held| held.key.key == *key).map(StoredKey::entry).next_back();
-        let epoch = match (placement, newest) {
-            (Placement::New, None) => 1,
-            (Placement::New, Some(_)) => return Err(StoreError::KeyExists(key.clone())),
-            (Placement::Rotate, None) => return Err(StoreError::NothingToRotate(key.clone())),
-            (Placement::Rotate, Some(newest)) if newest.attributes.algorithm != algorithm => {
-                return Err(StoreError::OtherAlgorithm { key: key.clone(), known: newest.attributes.algorithm });
-            }
-            (Placement::Rotate, Some(newest)) => newest.key.epoch + 1,
-        };
+        let epoch = self.next_epoch(key, algorithm, placement)?;
+        if self.newest(key).is_some_and(|newest| newest.attributes.origin == KeyOrigin::Derived) {
+            return Err(StoreError::OtherDerivation(key.clone()));
+        }
         let attributes = KeyAttributes { algorithm, origin, extractable: true };
         let key = KeyRef { key: key.clone(), epoch };
-        self.insert(StoredKey { key, attributes, secret: LockedBytes::new(secret) })
+        self.insert(StoredKey { key, attributes, secret: LockedBytes::new(secret), derivation: None })
     }
 
     fn insert(&self, key: StoredKey) -> Result<KeyEntry, StoreError> {
@@ -259,8 +321,20 @@ impl SoftwareStore {
         self.with_key(key, compute)?
     }
 
+    /// Where a derived key comes from, with its master's witness; none for any other key.
+    fn derivation(&self, key: &KeyRef) -> Result<Option<(Derivation, key_derivation::Witness)>, StoreError> {
+        let Some(derivation) = self.with_key(key, |held| held.derivation.clone())? else { return Ok(None) };
+        let witness = self.with_key(&derivation.master, |held| {
+            held.secret.expose(|secret| key_derivation::Witness::new(held.attributes.algorithm, secret))
+        })??;
+        Ok(Some((derivation, witness)))
+    }
+
     /// What proves `instance`, a canonical encoding, for a claim in `trust_domain`.
     fn witness_of(&self, key: &KeyRef, trust_domain: &TrustDomain, instance: &[u8]) -> Result<Witness, StoreError> {
+        if let Some((_, witness)) = self.derivation(key)? {
+            return Ok(witness.into());
+        }
         if !self.algorithm(key)?.is_cmac() {
             return Ok(self.witness(key)?.into());
         }
@@ -323,6 +397,15 @@ impl KeyStore for SoftwareStore {
         trust_domain: &TrustDomain,
         suites: &[Suite],
     ) -> Result<Vec<Instance>, StoreError> {
+        if let Some((derivation, witness)) = self.derivation(key)? {
+            if derivation.trust_domain != *trust_domain {
+                let why = "the key was derived for another trust domain";
+                return Err(Error::WitnessRefused(why).into());
+            }
+            let algorithm = self.algorithm(key)?;
+            let target = key_derivation::Target { key: key.key.clone(), algorithm, epoch: key.epoch };
+            return Ok(vec![witness.instance(trust_domain, &target)?.into()]);
+        }
         let algorithm = self.algorithm(key)?;
         if algorithm.is_cmac() {
             let message = tagged_key::identifier_message(trust_domain);
