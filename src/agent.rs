@@ -44,12 +44,12 @@ impl Place {
     pub(crate) fn agent(
         &self,
         global: &Global,
-        store: Arc<SoftwareStore>,
+        store: Arc<dyn KeyStore>,
         config: AgentConfig,
     ) -> anyhow::Result<Agent> {
         let client = self.address.client(global)?;
         let parameters = self.parameters(global)?;
-        let agent = Agent::new(Arc::clone(&store) as Arc<dyn KeyStore>, client, parameters, config)?;
+        let agent = Agent::new(Arc::clone(&store), client, parameters, config)?;
         let agent = agent.with_observer(narrator(global.json));
         if !is_enrolled(&*store) {
             let (Some(hsm), Some(file)) = (&self.hsm, &self.join_token_file) else {
@@ -113,7 +113,7 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let stop = Stop::new();
     output::stop_on_signal(&stop)?;
-    let store = Arc::new(args.place.store.open(Access::Write)?);
+    let store = args.place.store.open(Access::Write)?.shared();
     let listener = args.channel.map(listen).transpose()?;
     if args.channel_url.is_none() && args.channel.is_some_and(|address| address.ip().is_unspecified()) {
         anyhow::bail!("clients cannot be told to come to 0.0.0.0: give --channel-url URL, the address as they see it");
@@ -142,7 +142,7 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 fn serve(
     agent: &Agent,
-    store: Arc<SoftwareStore>,
+    store: Arc<dyn KeyStore>,
     clients: &[IdentityKey],
     listener: TcpListener,
 ) -> anyhow::Result<ChannelServer> {
@@ -199,14 +199,14 @@ pub(crate) struct Hsm {
 impl Launch<'_> {
     /// Enrols the HSM where that is needed, and starts it.
     pub(crate) fn start(self, stop: &Stop) -> anyhow::Result<Hsm> {
-        let store = Arc::new(self.store);
+        let store: Arc<dyn KeyStore> = Arc::new(self.store);
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let config = AgentConfig {
             channel_url: Some(format!("http://{}", listener.local_addr()?)),
             journal: Some(self.journal),
             ..AgentConfig::default()
         };
-        let agent = Agent::new(Arc::clone(&store) as Arc<dyn KeyStore>, self.client, self.parameters, config)?;
+        let agent = Agent::new(Arc::clone(&store), self.client, self.parameters, config)?;
         if let Some(join_token) = &self.join_token {
             agent.enrol(&self.name, join_token)?;
         }

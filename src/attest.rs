@@ -1,6 +1,6 @@
 //! `keywitness attest`: attest keys once, now.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use keywitness_circuits::KeyId;
 use keywitness_prover::{Access, AgentConfig};
@@ -28,10 +28,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let store = Arc::new(args.place.store.open(Access::Write)?);
+    let store = args.place.store.open(Access::Write)?.shared();
     let config =
         AgentConfig { journal: args.journal.clone(), envelopes: args.envelopes.clone(), ..AgentConfig::default() };
-    let agent = args.place.agent(global, store, config)?;
+    let agent = args.place.agent(global, Arc::clone(&store), config)?;
     let wanted = |key: &KeyId| args.keys.is_empty() || args.keys.contains(key);
     let spinner = output::spinner(global.json, "attesting");
     let reports = agent.attest_once(|entry, _| wanted(&entry.key.key))?;
@@ -48,7 +48,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         output::json(&documents)?;
     }
     match (reports.len(), refused) {
-        (0, _) => Err(output::No("the store holds no such key".to_owned()).into()),
+        (0, _) => {
+            let names: BTreeSet<_> = store.keys().into_iter().map(|entry| entry.key.key.to_string()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { Vec::from_iter(names).join(", ") };
+            Err(output::No(format!("the store holds no such key to attest; it has {names}")).into())
+        }
         (_, 0) => Ok(()),
         (all, refused) => Err(output::No(format!("{refused} of {all} attestations failed")).into()),
     }

@@ -6,15 +6,22 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 use keywitness_circuits::{KeyAlgorithm, KeyId, KeyOrigin, TrustDomain};
-use keywitness_prover::{Access, KeyEntry, KeyStore, Placement};
+use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, TokenKey, TokenStore};
+use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
 
-use crate::{Global, output, store::StoreArgs};
+use crate::{
+    Global, output,
+    store::{Opened, StoreArgs},
+};
 
 /// Generate, import, derive or list the keys of a key store.
 ///
 /// A store is one file, encrypted under a passphrase (Argon2id) or a key file. The first key makes it, together with
 /// the HSM's identity key and channel key.
+///
+/// With --pkcs11-module, keys are generated in a PKCS#11 token instead, and cannot leave it; the store's file keeps the
+/// HSM's identity. In a token, a key's name is its CKA_LABEL, and a CKA_ID of four bytes is its epoch.
 #[derive(clap::Args)]
 #[command(after_help = "Example: keywitness key generate --store hsm-1/store --key signing-1 --algorithm ed25519")]
 pub(crate) struct Args {
@@ -31,7 +38,7 @@ enum Command {
         #[command(flatten)]
         new: NewKey,
     },
-    /// Import a key: PKCS#8 PEM, hexadecimal text, or raw bytes. Weak keys are refused
+    /// Import a key into the store's file: PKCS#8 PEM, hexadecimal text, or raw bytes. Weak keys are refused
     Import {
         #[command(flatten)]
         store: StoreArgs,
@@ -54,7 +61,7 @@ enum Command {
         #[arg(long)]
         trust_domain: Option<TrustDomain>,
     },
-    /// List the keys, without their secrets
+    /// List the keys, without their secrets: where each lives, and whether it can leave that place
     List {
         #[command(flatten)]
         store: StoreArgs,
@@ -82,16 +89,21 @@ impl NewKey {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let entries = match &args.command {
-        Command::Generate { store, new } => {
-            vec![store.open_or_create()?.generate(&new.key, new.algorithm, new.placement())?]
-        }
+    let rows = match &args.command {
+        Command::Generate { store, new } => vec![match store.open_or_create()? {
+            Opened::Software(store) => Row::software(store.generate(&new.key, new.algorithm, new.placement())?),
+            Opened::Token(store) => Row::token(&store, store.generate(&new.key, new.algorithm, new.placement())?),
+        }],
+        Command::Import { store, .. } if store.names_token() => anyhow::bail!(
+            "keys are not imported into a token: generate them there, or bring them in with the token's own tools"
+        ),
         Command::Import { store, new, file } => {
             let material = read(file)?;
-            vec![store.open_or_create()?.import(&new.key, new.algorithm, &material, new.placement())?]
+            let store = store.open_or_create_file()?;
+            vec![Row::software(store.import(&new.key, new.algorithm, &material, new.placement())?)]
         }
         Command::Derive { store, master, new, trust_domain } => {
-            let store = store.open(Access::Write)?;
+            let store = store.open_file(Access::Write)?;
             let enrolled = store.membership().map(|membership| membership.audience.trust_domain);
             let trust_domain = match (enrolled, trust_domain) {
                 (Some(enrolled), Some(named)) if enrolled != *named => {
@@ -101,32 +113,92 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
                 (None, Some(named)) => named.clone(),
                 (None, None) => bail!("the store is not enrolled yet: name the trust domain with --trust-domain"),
             };
-            vec![store.derive(master, &new.key, new.algorithm, &trust_domain, new.placement())?]
+            vec![Row::software(store.derive(master, &new.key, new.algorithm, &trust_domain, new.placement())?)]
         }
-        Command::List { store } => store.open(Access::Read)?.keys(),
+        Command::List { store } => match store.open(Access::Read)? {
+            Opened::Software(store) => store.keys().into_iter().map(Row::software).collect(),
+            Opened::Token(store) => {
+                let of_file = store.software().keys().into_iter().map(Row::software);
+                of_file.chain(store.token().keys()?.into_iter().map(|key| Row::token(&store, key))).collect()
+            }
+        },
     };
-    print(global, &entries)
+    print(global, &rows)
 }
 
-fn print(global: &Global, entries: &[KeyEntry]) -> anyhow::Result<()> {
+/// A key as it is listed.
+struct Row {
+    key: KeyRef,
+    algorithm: &'static str,
+    origin: KeyOrigin,
+    place: String,
+    extractable: bool,
+    /// Only a token knows.
+    never_extractable: Option<bool>,
+    refusal: Option<String>,
+}
+
+impl Row {
+    fn software(KeyEntry { key, attributes }: KeyEntry) -> Self {
+        Self {
+            key,
+            algorithm: attributes.algorithm.name(),
+            origin: attributes.origin,
+            place: "software".to_owned(),
+            extractable: attributes.extractable,
+            never_extractable: None,
+            refusal: None,
+        }
+    }
+
+    fn token(store: &TokenStore, key: TokenKey) -> Self {
+        Self {
+            algorithm: key.algorithm.name(),
+            origin: key.origin,
+            place: format!("token {}", store.token().label()),
+            extractable: key.extractable,
+            never_extractable: Some(key.never_extractable),
+            refusal: key.refusal,
+            key: key.key,
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "key": self.key.key, "epoch": self.key.epoch, "place": self.place,
+            "attributes": { "algorithm": self.algorithm, "origin": self.origin, "extractable": self.extractable },
+            "never_extractable": self.never_extractable, "refusal": self.refusal,
+        })
+    }
+}
+
+fn print(global: &Global, rows: &[Row]) -> anyhow::Result<()> {
     if global.json {
-        let entries: Vec<_> = entries
-            .iter()
-            .map(|entry| serde_json::json!({ "key": entry.key.key, "epoch": entry.key.epoch, "attributes": entry.attributes }))
-            .collect();
-        return output::json(&entries);
+        return output::json(&rows.iter().map(Row::json).collect::<Vec<_>>());
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["key", "epoch", "algorithm", "origin"]);
-    for KeyEntry { key, attributes } in entries {
-        let origin = match attributes.origin {
+    let header = ["key", "epoch", "algorithm", "origin", "place", "extractable"];
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
+    for row in rows {
+        let origin = match row.origin {
             KeyOrigin::Generated => "generated",
             KeyOrigin::Imported => "imported",
             KeyOrigin::Derived => "derived",
         };
-        table.add_row([key.key.as_str(), &key.epoch.to_string(), attributes.algorithm.name(), origin]);
+        let extractable = match (row.extractable, row.never_extractable) {
+            (true, _) => "yes",
+            (false, Some(true)) => "never was",
+            (false, _) => "no",
+        };
+        let (name, epoch) = (row.key.key.as_str(), row.key.epoch.to_string());
+        table.add_row([name, &epoch, row.algorithm, origin, &output::printable(&row.place), extractable]);
     }
     say!("{table}");
+    for row in rows {
+        if let Some(why) = &row.refusal {
+            eprintln!("not attested: {} at epoch {}: {why}", row.key.key, row.key.epoch);
+        }
+    }
     Ok(())
 }
 

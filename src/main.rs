@@ -48,8 +48,8 @@ Exit codes:
   3  nobody answered at the address
   4  something on this machine failed: a file, a key store, a port
 
-Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE, and
-KEYWITNESS_LOG for what is logged (such as info or debug).";
+Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE,
+KEYWITNESS_PKCS11_PIN, and KEYWITNESS_LOG for what is logged (such as info or debug).";
 
 /// What every subcommand understands.
 #[derive(clap::Args)]

@@ -7,3 +7,4 @@ mod snarkjs;
 mod statements;
 mod support;
 mod takeover;
+mod token;

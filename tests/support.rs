@@ -34,9 +34,16 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// A command line of the program.
+pub(crate) fn program(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keywitness"));
+    command.arg("--data").arg(data).args(arguments);
+    command
+}
+
 /// Runs the program to its end.
 pub(crate) fn keywitness(data: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_keywitness")).arg("--data").arg(data).args(arguments).output().unwrap()
+    program(data, arguments).output().unwrap()
 }
 
 /// Runs the program, expects success, and reads its JSON.
@@ -51,8 +58,10 @@ pub(crate) struct Running(Child);
 
 impl Running {
     pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keywitness"));
-        command.arg("--data").arg(data).args(arguments);
+        Self::spawn(program(data, arguments))
+    }
+
+    pub(crate) fn spawn(mut command: Command) -> Self {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 

@@ -1,6 +1,7 @@
 //! The SECRET side: key stores, proving, the agent, and the channel on which a client reaches an HSM.
 //!
-//! - [`store`]: where keys live. [`KeyStore`] is the seam; [`SoftwareStore`] is one encrypted file.
+//! - [`store`]: where keys live. [`KeyStore`] is the seam; [`SoftwareStore`] is one encrypted file, [`TokenStore`] puts
+//!   the keys of a PKCS#11 token beside one.
 //! - [`agent`]: enrols an HSM, attests its keys, and attests them again before the records expire.
 //! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
 //! - [`memory`]: locked memory, the only unsafe code of this crate.
@@ -21,6 +22,6 @@ pub use channel::Channel;
 pub use clock::{Clock, Stop, SystemClock};
 pub use http::{ChannelServer, serve};
 pub use store::{
-    Access, KeyEntry, KeyStore, Membership, PassphraseCost, Placement, SoftwareStore, StoreError, Unlock,
-    create_key_file,
+    Access, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, Placement, SoftwareStore, StoreError, Token,
+    TokenChoice, TokenError, TokenKey, TokenStore, Unlock, create_key_file,
 };

@@ -135,6 +135,9 @@ pub enum StoreError {
     /// The proof system refuses.
     #[error(transparent)]
     Proof(#[from] keywitness_circuits::Error),
+    /// The token refuses, or fails.
+    #[error(transparent)]
+    Token(#[from] super::pkcs11::TokenError),
     /// The cipher or the generator failed.
     #[error("the store cannot be sealed: {0}")]
     Sealing(&'static str),

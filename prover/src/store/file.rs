@@ -129,7 +129,8 @@ pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
+/// Refuses a file that others may read or write.
+pub(super) fn check_private(file: &File, path: &Path) -> Result<(), StoreError> {
     #[cfg(unix)]
     {
         let metadata = file.metadata().map_err(StoreError::io(path))?;

@@ -1,7 +1,7 @@
 //! Where keys live.
 //!
 //! [`KeyStore`] is the seam between the agent and whatever holds keys; [`SoftwareStore`] holds them in one
-//! encrypted file. A store belongs to one HSM: it keeps that HSM's identity key, its channel key and its
+//! encrypted file, [`TokenStore`] in a PKCS#11 token beside such a file. A store belongs to one HSM: it keeps that HSM's identity key, its channel key and its
 //! [`Membership`] in a trust domain.
 
 mod content;
@@ -10,6 +10,7 @@ mod derived_tests;
 mod error;
 mod file;
 pub mod import;
+pub mod pkcs11;
 mod seal;
 mod sign;
 mod software;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use error::StoreError;
 pub use file::create_key_file;
 pub(crate) use file::{beside, private, sync_directory};
+pub use pkcs11::{Pin, Token, TokenChoice, TokenError, TokenKey, TokenStore};
 pub use seal::{PassphraseCost, Unlock};
 pub use software::{Access, Placement, SoftwareStore};
 

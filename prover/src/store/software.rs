@@ -47,6 +47,27 @@ pub enum Placement {
     Rotate,
 }
 
+impl Placement {
+    /// The epoch of a new key where `newest` is what the store has of that name.
+    pub(super) fn epoch(
+        self,
+        key: &KeyId,
+        algorithm: KeyAlgorithm,
+        newest: Option<KeyEntry>,
+    ) -> Result<u32, StoreError> {
+        match (self, newest) {
+            (Self::New, None) => Ok(1),
+            (Self::New, Some(_)) => Err(StoreError::KeyExists(key.clone())),
+            (Self::Rotate, None) => Err(StoreError::NothingToRotate(key.clone())),
+            (Self::Rotate, Some(newest)) if newest.attributes.algorithm != algorithm => {
+                Err(StoreError::OtherAlgorithm { key: key.clone(), known: newest.attributes.algorithm })
+            }
+            // A token's key may have any epoch.
+            (Self::Rotate, Some(newest)) => newest.key.epoch.checked_add(1).ok_or(StoreError::KeyExists(key.clone())),
+        }
+    }
+}
+
 /// A software key store: secrets in locked memory, at rest in one encrypted file.
 ///
 /// Its keys can be copied to another store of the cluster ([`SoftwareStore::export_to`]), so its attributes call
@@ -226,15 +247,7 @@ impl SoftwareStore {
     }
 
     fn next_epoch(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<u32, StoreError> {
-        match (placement, self.newest(key)) {
-            (Placement::New, None) => Ok(1),
-            (Placement::New, Some(_)) => Err(StoreError::KeyExists(key.clone())),
-            (Placement::Rotate, None) => Err(StoreError::NothingToRotate(key.clone())),
-            (Placement::Rotate, Some(newest)) if newest.attributes.algorithm != algorithm => {
-                Err(StoreError::OtherAlgorithm { key: key.clone(), known: newest.attributes.algorithm })
-            }
-            (Placement::Rotate, Some(newest)) => Ok(newest.key.epoch + 1),
-        }
+        placement.epoch(key, algorithm, self.newest(key))
     }
 
     fn place(

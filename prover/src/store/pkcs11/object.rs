@@ -1,0 +1,323 @@
+//! Key objects: their names, what their attributes say, and which keys may be attested.
+
+use cryptoki::{
+    mechanism::MechanismType,
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+};
+use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin};
+use keywitness_verifier::wire::KeyRef;
+
+/// Curve edwards25519 as CKA_EC_PARAMS names it: PrintableString "edwards25519" (PKCS#11 3.0, section 2.3.5).
+pub(super) const EDWARDS25519: [u8; 14] = *b"\x13\x0cedwards25519";
+
+/// The same by object identifier: id-Ed25519 (RFC 8410), and the older 1.3.6.1.4.1.11591.15.1.
+const ED25519_OIDS: [&[u8]; 2] =
+    [&[0x06, 0x03, 0x2b, 0x65, 0x70], &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x0f, 0x01]];
+
+/// Header of a DER OCTET STRING of 32 bytes.
+const OCTET_STRING_32: [u8; 2] = [0x04, 0x20];
+
+/// The only mechanism that keys of this algorithm are used with in a token; none for one whose keys are not.
+pub(super) fn mechanism(algorithm: KeyAlgorithm) -> Option<MechanismType> {
+    match algorithm {
+        KeyAlgorithm::Ed25519 => Some(MechanismType::EDDSA),
+        _ if algorithm.is_cmac() => Some(MechanismType::AES_CMAC),
+        _ => None,
+    }
+}
+
+/// A key inside a token, and what the token says about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenKey {
+    /// Name and epoch: CKA_LABEL and CKA_ID.
+    pub key: KeyRef,
+    /// What it is for: Ed25519, or AES-CMAC with a key of some size.
+    pub algorithm: KeyAlgorithm,
+    /// Generated in the token (CKA_LOCAL), or brought in from outside.
+    pub origin: KeyOrigin,
+    /// Whether the key can leave the token wrapped, or, unless it is sensitive, in plain (CKA_EXTRACTABLE).
+    pub extractable: bool,
+    /// Whether its value is never shown in plain (CKA_SENSITIVE).
+    pub sensitive: bool,
+    /// Whether it was never extractable (CKA_NEVER_EXTRACTABLE).
+    pub never_extractable: bool,
+    /// Why the key is not attested, where it is not.
+    pub refusal: Option<String>,
+}
+
+impl TokenKey {
+    /// What a claim says about the key.
+    pub fn attributes(&self) -> KeyAttributes {
+        KeyAttributes { algorithm: self.algorithm, origin: self.origin, extractable: self.extractable }
+    }
+}
+
+/// What is read of every key object. A token that knows no such attribute leaves it out.
+const READ: [AttributeType; 17] = [
+    AttributeType::Label,
+    AttributeType::Id,
+    AttributeType::KeyType,
+    AttributeType::EcParams,
+    AttributeType::ValueLen,
+    AttributeType::Extractable,
+    AttributeType::Sensitive,
+    AttributeType::NeverExtractable,
+    AttributeType::Local,
+    AttributeType::Sign,
+    AttributeType::Encrypt,
+    AttributeType::Decrypt,
+    AttributeType::Wrap,
+    AttributeType::Unwrap,
+    AttributeType::Derive,
+    AttributeType::AlwaysAuthenticate,
+    AttributeType::AllowedMechanisms,
+];
+
+/// A key object that was found.
+pub(super) struct Found {
+    pub(super) handle: ObjectHandle,
+    pub(super) id: Option<Vec<u8>>,
+    pub(super) key: TokenKey,
+}
+
+/// What is said of an object that is no key of ours.
+pub(super) struct Foreign(pub(super) String);
+
+/// The token's private and secret keys; those with `label` alone, where one is given.
+///
+/// # Errors
+/// Where the token does not answer. An object that cannot be read is a [`Foreign`] one.
+pub(super) fn keys(
+    session: &Session,
+    label: Option<&str>,
+) -> Result<(Vec<Found>, Vec<Foreign>), cryptoki::error::Error> {
+    let (mut found, mut foreign) = (Vec::new(), Vec::new());
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::SECRET_KEY] {
+        let mut template = vec![Attribute::Token(true), Attribute::Class(class)];
+        template.extend(label.map(|label| Attribute::Label(label.into())));
+        for handle in session.find_objects(&template)? {
+            match session.get_attributes(handle, &READ) {
+                Ok(attributes) => match describe(class, &Attributes(attributes)) {
+                    Ok((id, key)) => found.push(Found { handle, id, key }),
+                    Err(other) => foreign.push(other),
+                },
+                Err(error) => foreign.push(Foreign(format!("an object that cannot be read ({error:?})"))),
+            }
+        }
+    }
+    found.sort_by(|one, other| one.key.key.cmp(&other.key.key));
+    Ok((found, foreign))
+}
+
+/// A key's attributes, as far as the token told them. What it did not tell counts as the worse answer.
+struct Attributes(Vec<Attribute>);
+
+impl Attributes {
+    fn find<T>(&self, pick: impl Fn(&Attribute) -> Option<T>) -> Option<T> {
+        self.0.iter().find_map(pick)
+    }
+
+    /// Whether a flag is said to be set.
+    fn is(&self, flag: &Attribute) -> bool {
+        self.0.contains(flag)
+    }
+}
+
+/// A key object's CKA_ID, and the key.
+fn describe(class: ObjectClass, attributes: &Attributes) -> Result<(Option<Vec<u8>>, TokenKey), Foreign> {
+    let label = attributes.find(|attribute| match attribute {
+        Attribute::Label(label) => Some(String::from_utf8_lossy(label).into_owned()),
+        _ => None,
+    });
+    let label = label.unwrap_or_default();
+    let Ok(name) = label.parse() else { return Err(Foreign(format!("{label:?} (its label is no key name)"))) };
+    let Some(algorithm) = algorithm(class, attributes) else {
+        return Err(Foreign(format!("{label:?} (of another algorithm)")));
+    };
+    let id = attributes.find(|attribute| match attribute {
+        Attribute::Id(id) => Some(id.clone()),
+        _ => None,
+    });
+    let local = attributes.is(&Attribute::Local(true));
+    let key = TokenKey {
+        key: KeyRef { key: name, epoch: epoch(id.as_deref()) },
+        algorithm,
+        origin: if local { KeyOrigin::Generated } else { KeyOrigin::Imported },
+        extractable: !attributes.is(&Attribute::Extractable(false)),
+        sensitive: attributes.is(&Attribute::Sensitive(true)),
+        never_extractable: attributes.is(&Attribute::NeverExtractable(true)),
+        refusal: refusal(algorithm, attributes),
+    };
+    Ok((id, key))
+}
+
+fn algorithm(class: ObjectClass, attributes: &Attributes) -> Option<KeyAlgorithm> {
+    let key_type = attributes.find(|attribute| match attribute {
+        Attribute::KeyType(key_type) => Some(*key_type),
+        _ => None,
+    })?;
+    if class == ObjectClass::PRIVATE_KEY && key_type == KeyType::EC_EDWARDS {
+        let curve = attributes.find(|attribute| match attribute {
+            Attribute::EcParams(parameters) => Some(parameters.clone()),
+            _ => None,
+        })?;
+        let known = curve == EDWARDS25519 || ED25519_OIDS.contains(&curve.as_slice());
+        return known.then_some(KeyAlgorithm::Ed25519);
+    }
+    if class == ObjectClass::SECRET_KEY && key_type == KeyType::AES {
+        let length = attributes.find(|attribute| match attribute {
+            Attribute::ValueLen(length) => usize::try_from(**length).ok(),
+            _ => None,
+        })?;
+        return KeyAlgorithm::ALL.into_iter().find(|algorithm| algorithm.is_cmac() && algorithm.secret_len() == length);
+    }
+    None
+}
+
+/// Why a key of these attributes is not used.
+///
+/// A CMAC key does nothing but CMAC: ECB, CBC with a chosen IV and CTR each compute the block cipher on chosen blocks,
+/// and E_k(0) gives the CMAC's subkeys away (RFC 4493, section 2.3); unwrapping and derivation hide the same. A token
+/// whose keys carry a list of allowed mechanisms must list CMAC alone, since CBC-MAC needs no flag but CKA_SIGN; of a
+/// token without such lists only the flags are seen.
+fn refusal(algorithm: KeyAlgorithm, attributes: &Attributes) -> Option<String> {
+    if !attributes.is(&Attribute::Sign(true)) {
+        return Some("it may not sign (CKA_SIGN)".to_owned());
+    }
+    if attributes.is(&Attribute::AlwaysAuthenticate(true)) {
+        return Some("it wants the PIN at each use (CKA_ALWAYS_AUTHENTICATE)".to_owned());
+    }
+    let allowed = attributes.find(|attribute| match attribute {
+        Attribute::AllowedMechanisms(list) if !list.is_empty() => Some(list.clone()),
+        _ => None,
+    });
+    if algorithm == KeyAlgorithm::Ed25519 {
+        let able = allowed.is_none_or(|list| mechanism(algorithm).is_some_and(|own| list.contains(&own)));
+        return (!able).then(|| "EdDSA is not among its allowed mechanisms".to_owned());
+    }
+    let uses = [
+        (Attribute::Encrypt(false), "encrypt"),
+        (Attribute::Decrypt(false), "decrypt"),
+        (Attribute::Wrap(false), "wrap"),
+        (Attribute::Unwrap(false), "unwrap"),
+        (Attribute::Derive(false), "derive"),
+    ];
+    let more: Vec<_> = uses.iter().filter(|(never, _)| !attributes.is(never)).map(|(_, what)| *what).collect();
+    if !more.is_empty() {
+        return Some(format!(
+            "it may also {}, which would give away what its CMACs rest on; a key that is attested does CMAC and nothing \
+             else",
+            more.join(", ")
+        ));
+    }
+    let only = allowed.is_none_or(|list| list.iter().all(|allowed| Some(*allowed) == mechanism(algorithm)));
+    (!only).then(|| "its allowed mechanisms are not AES-CMAC alone".to_owned())
+}
+
+/// The epoch that a CKA_ID stands for: four bytes, big-endian and not zero, or else 1.
+fn epoch(id: Option<&[u8]>) -> u32 {
+    let number = id.and_then(|id| id.try_into().ok()).map(u32::from_be_bytes);
+    number.filter(|epoch| *epoch != 0).unwrap_or(1)
+}
+
+/// The CKA_ID of an epoch.
+pub(super) fn id_of(epoch: u32) -> Vec<u8> {
+    epoch.to_be_bytes().to_vec()
+}
+
+/// The Ed25519 public key that stands beside a private key: the one public object with its label and CKA_ID.
+pub(super) fn public_point(
+    session: &Session,
+    found: &Found,
+) -> Result<Result<Vec<u8>, &'static str>, cryptoki::error::Error> {
+    let mut template = vec![
+        Attribute::Token(true),
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::KeyType(KeyType::EC_EDWARDS),
+        Attribute::Label(found.key.key.key.as_str().into()),
+    ];
+    template.extend(found.id.clone().map(Attribute::Id));
+    let [handle] = *session.find_objects(&template)? else { return Ok(Err("there is not exactly one")) };
+    let attributes = session.get_attributes(handle, &[AttributeType::EcPoint])?;
+    let point = attributes.into_iter().find_map(|attribute| match attribute {
+        Attribute::EcPoint(point) => Some(point),
+        _ => None,
+    });
+    Ok(point.as_deref().and_then(unwrap_point).ok_or("its CKA_EC_POINT is no point of edwards25519"))
+}
+
+/// The 32 bytes of a CKA_EC_POINT: a DER OCTET STRING (PKCS#11 3.0), or the bytes alone, as some tokens give them.
+fn unwrap_point(point: &[u8]) -> Option<Vec<u8>> {
+    let raw = point.strip_prefix(&OCTET_STRING_32).filter(|raw| raw.len() == 32).unwrap_or(point);
+    (raw.len() == 32).then(|| raw.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn an_id_of_four_bytes_is_an_epoch_and_any_other_is_the_first() {
+        assert_eq!(epoch(None), 1);
+        assert_eq!(epoch(Some(&[])), 1);
+        assert_eq!(epoch(Some(&[0, 0, 0, 0])), 1);
+        assert_eq!(epoch(Some(&[7; 20])), 1);
+        assert_eq!(epoch(Some(&[0, 0, 1, 2])), 258);
+        for number in [1, 2, u32::MAX] {
+            assert_eq!(epoch(Some(&id_of(number))), number);
+        }
+    }
+
+    #[test]
+    fn points_come_wrapped_or_raw() {
+        let point: Vec<u8> = (0..32).collect();
+        let wrapped = [&OCTET_STRING_32, point.as_slice()].concat();
+        assert_eq!(unwrap_point(&point), Some(point.clone()));
+        assert_eq!(unwrap_point(&wrapped), Some(point.clone()));
+        assert_eq!(unwrap_point(&wrapped[..33]), None);
+        assert_eq!(unwrap_point(&[wrapped.as_slice(), &[0]].concat()), None);
+        // A raw point that begins as the wrapper does.
+        let odd = [&OCTET_STRING_32, &point[..30]].concat();
+        assert_eq!(unwrap_point(&odd), Some(odd.clone()));
+    }
+
+    #[test]
+    fn what_a_token_does_not_say_counts_as_the_worse_answer() {
+        let silent = Attributes(vec![
+            Attribute::Label(b"k".to_vec()),
+            Attribute::KeyType(KeyType::EC_EDWARDS),
+            Attribute::EcParams(EDWARDS25519.to_vec()),
+        ]);
+        let (_, key) = describe(ObjectClass::PRIVATE_KEY, &silent).map_err(|other| other.0).unwrap();
+        assert_eq!((key.origin, key.extractable), (KeyOrigin::Imported, true));
+        assert!(!key.sensitive && !key.never_extractable && key.refusal.is_some());
+    }
+
+    #[test]
+    fn a_cmac_key_does_nothing_else() {
+        let cmac = |more: &[Attribute]| {
+            let mut attributes = vec![Attribute::Sign(true)];
+            attributes.extend_from_slice(more);
+            refusal(KeyAlgorithm::Aes128Cmac, &Attributes(attributes))
+        };
+        let none = [
+            Attribute::Encrypt(false),
+            Attribute::Decrypt(false),
+            Attribute::Wrap(false),
+            Attribute::Unwrap(false),
+            Attribute::Derive(false),
+        ];
+        assert_eq!(cmac(&none), None);
+        for (at, what) in ["encrypt", "decrypt", "wrap", "unwrap", "derive"].into_iter().enumerate() {
+            let mut silent = none.to_vec();
+            silent.remove(at);
+            assert!(cmac(&silent).unwrap().contains(what), "{what}");
+        }
+        let listed =
+            |list: &[MechanismType]| cmac(&[&none[..], &[Attribute::AllowedMechanisms(list.to_vec())]].concat());
+        assert_eq!(listed(&[MechanismType::AES_CMAC]), None);
+        assert!(listed(&[MechanismType::AES_CMAC, MechanismType::AES_ECB]).is_some());
+    }
+}

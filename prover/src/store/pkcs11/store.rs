@@ -1,0 +1,251 @@
+//! A key store whose keys live in a token, beside a software store for the HSM's identity.
+
+use std::sync::{Mutex, PoisonError};
+
+use keywitness_circuits::{
+    ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyId, Kind, Nonce, Parameters, Suite, TrustDomain,
+    codec::Canonical, key_knowledge::eddsa, registry, tagged_key,
+};
+use keywitness_verifier::{
+    channel::AnswerKey,
+    identity::IdentityKey,
+    operation::{self, OperationError, OperationRequest},
+    wire::KeyRef,
+};
+
+use super::{Token, TokenError, TokenKey};
+use crate::store::{KeyEntry, KeyStore, Membership, Placement, SoftwareStore, StoreError};
+
+/// A token's keys and a software store's.
+///
+/// The software store keeps the identity key, the channel key and the membership, and may hold keys of its own. The
+/// two hold no key of the same name and epoch.
+#[derive(Debug)]
+pub struct TokenStore {
+    software: SoftwareStore,
+    token: Token,
+    /// The token's keys as it listed them last.
+    listed: Mutex<Vec<TokenKey>>,
+}
+
+impl TokenStore {
+    /// Joins a token to a software store.
+    ///
+    /// # Errors
+    /// [`TokenError::Refused`] where both hold a key of one name and epoch; where the token does not answer.
+    pub fn new(software: SoftwareStore, token: Token) -> Result<Self, StoreError> {
+        let listed = token.keys()?;
+        let known = software.keys();
+        if let Some(twice) = listed.iter().find(|key| known.iter().any(|entry| entry.key == key.key)) {
+            return Err(TokenError::Refused {
+                key: twice.key.clone(),
+                why: format!("both token {} and the store's file hold it", token.label()),
+            }
+            .into());
+        }
+        Ok(Self { software, token, listed: Mutex::new(listed) })
+    }
+
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// The software store.
+    pub fn software(&self) -> &SoftwareStore {
+        &self.software
+    }
+
+    /// Generates a key in the token. A key of the software store can be rotated into it.
+    ///
+    /// # Errors
+    /// [`TokenError::NoSuchAlgorithm`], [`StoreError::KeyExists`], [`StoreError::NothingToRotate`],
+    /// [`StoreError::OtherAlgorithm`]; where the token does not answer.
+    pub fn generate(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<TokenKey, StoreError> {
+        self.refresh()?;
+        let newest = self.keys().into_iter().rfind(|entry| entry.key.key == *key);
+        let epoch = placement.epoch(key, algorithm, newest)?;
+        self.token.generate(&KeyRef { key: key.clone(), epoch }, algorithm)
+    }
+
+    /// Asks the token for its keys.
+    fn refresh(&self) -> Result<(), StoreError> {
+        let keys = self.token.keys()?;
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    fn is_software(&self, key: &KeyRef) -> bool {
+        self.software.keys().iter().any(|entry| entry.key == *key)
+    }
+}
+
+/// The statements about a token's keys: which instances a key has, and how the token proves one.
+impl TokenStore {
+    fn token_instances(&self, key: &KeyRef, trust_domain: &TrustDomain) -> Result<Vec<Instance>, StoreError> {
+        let algorithm = self.token.key(key)?.algorithm;
+        if !algorithm.is_cmac() {
+            return Ok(vec![self.token.public_key(key)?]);
+        }
+        let tag = self.token.cmac(key, &tagged_key::identifier_message(trust_domain))?;
+        Ok(vec![tagged_key::Instance::enrolled(trust_domain, algorithm, &tag)?.into()])
+    }
+
+    /// The tags that a CMAC key computes in the round that `beacon` opens.
+    fn tags(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        beacon: &Nonce,
+    ) -> Result<tagged_key::Witness, StoreError> {
+        let identifier = self.token.cmac(key, &tagged_key::identifier_message(trust_domain))?;
+        let round = self.token.cmac(key, &tagged_key::round_message(trust_domain, beacon))?;
+        Ok(tagged_key::Witness::from_tags(&identifier, &round))
+    }
+
+    /// The tags of the round that `instance` names, opened in zero knowledge.
+    fn prove_tagged(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        key: &KeyRef,
+    ) -> Result<Vec<u8>, StoreError> {
+        let wrong = |why| StoreError::from(Error::WrongInstance(why));
+        let Instance::TaggedKey(round) = Instance::from_bytes(instance)? else {
+            return Err(wrong("the key is attested by its tags alone"));
+        };
+        let beacon = round.beacon().ok_or(wrong("it names no beacon that the key could answer"))?;
+        let tags = self.tags(key, &context.trust_domain, beacon)?;
+        Ok(registry::prove(parameters, context, instance, &tags.into())?)
+    }
+
+    /// EdDSA over the context, as `key_knowledge` asks of an Ed25519 key. The context is checked before the token signs,
+    /// and the signature before it is handed out.
+    fn prove_ed25519(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        key: &KeyRef,
+    ) -> Result<Vec<u8>, StoreError> {
+        let own = self.token.public_key(key)?;
+        let about_it = context.statement == Kind::KeyKnowledgeEd25519.name() && context.instance == own.digest();
+        if !about_it || own.to_bytes() != instance {
+            return Err(StoreError::ForeignClaim);
+        }
+        let signature = self.token.eddsa(key, &eddsa::attest_message(context))?;
+        registry::verify(parameters, context, instance, &signature)?;
+        Ok(signature.to_vec())
+    }
+}
+
+impl KeyStore for TokenStore {
+    fn identity(&self) -> IdentityKey {
+        self.software.identity()
+    }
+
+    fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError> {
+        self.software.sign_with_identity(message)
+    }
+
+    fn channel_key(&self) -> [u8; 32] {
+        self.software.channel_key()
+    }
+
+    fn open_request(
+        &self,
+        trust_domain: &TrustDomain,
+        hsm: &HsmId,
+        sealed: &[u8],
+    ) -> Result<(OperationRequest, AnswerKey), OperationError> {
+        self.software.open_request(trust_domain, hsm, sealed)
+    }
+
+    fn membership(&self) -> Option<Membership> {
+        self.software.membership()
+    }
+
+    fn set_membership(&self, membership: Membership) -> Result<(), StoreError> {
+        self.software.set_membership(membership)
+    }
+
+    /// The software store's keys and the token's, without those that are refused. Where the token does not answer, its
+    /// keys are those that it listed last, so that attesting them fails, and is told, rather than not happen.
+    fn keys(&self) -> Vec<KeyEntry> {
+        if let Err(error) = self.refresh() {
+            tracing::warn!(%error, "the token does not list its keys");
+        }
+        let mut entries = self.software.keys();
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable =
+            listed.iter().filter(|key| key.refusal.is_none() && entries.iter().all(|known| known.key != key.key));
+        let of_token: Vec<_> =
+            usable.map(|key| KeyEntry { key: key.key.clone(), attributes: key.attributes() }).collect();
+        entries.extend(of_token);
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+        entries
+    }
+
+    fn instances(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        suites: &[Suite],
+    ) -> Result<Vec<Instance>, StoreError> {
+        if self.is_software(key) {
+            return self.software.instances(key, trust_domain, suites);
+        }
+        self.token_instances(key, trust_domain)
+    }
+
+    fn tagged_instance(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        beacon: &Nonce,
+    ) -> Result<Instance, StoreError> {
+        if self.is_software(key) {
+            return self.software.tagged_instance(key, trust_domain, beacon);
+        }
+        let algorithm = self.token.key(key)?.algorithm;
+        if !algorithm.is_cmac() {
+            return Err(StoreError::NotACmacKey(algorithm));
+        }
+        Ok(self.tags(key, trust_domain, beacon)?.instance(trust_domain, algorithm, beacon)?.into())
+    }
+
+    fn prove(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        key: &KeyRef,
+    ) -> Result<Vec<u8>, StoreError> {
+        if self.is_software(key) {
+            return self.software.prove(parameters, context, instance, key);
+        }
+        match context.keys.as_slice() {
+            [claim] if claim.key == key.key && claim.epoch == key.epoch => {}
+            _ => return Err(StoreError::ForeignClaim),
+        }
+        if self.token.key(key)?.algorithm.is_cmac() {
+            self.prove_tagged(parameters, context, instance, key)
+        } else {
+            self.prove_ed25519(parameters, context, instance, key)
+        }
+    }
+
+    /// As of a software key: the protocol's own messages are refused first, since an Ed25519 key's attestation *is* a
+    /// signature.
+    fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
+        operation::check_message(message).map_err(|_| StoreError::ReservedMessage)?;
+        if self.is_software(key) {
+            return self.software.sign(key, message);
+        }
+        self.token.eddsa(key, message).map_err(|error| match error {
+            StoreError::Token(TokenError::WrongAlgorithm { algorithm, .. }) => StoreError::NotASigningKey(algorithm),
+            other => other,
+        })
+    }
+}
