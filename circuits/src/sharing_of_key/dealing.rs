@@ -151,8 +151,8 @@ impl Instance {
     /// Every opening is checked first; [`Instance::check_opening`] names the culprits one by one.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for two openings of one holder; [`Error::WitnessRefused`] for too few openings, for one that
-    /// is not its commitment's, and where what comes out is not the key of the fingerprint.
+    /// [`Error::Malformed`] for two openings of one holder; [`Error::WitnessRefused`] for too few openings, for one
+    /// that is not its commitment's, and where what comes out is not the key of the fingerprint.
     pub fn reconstruct(&self, trust_domain: &TrustDomain, openings: &[Opening]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let mut openings: Vec<&Opening> = openings.iter().collect();
         openings.sort_by_key(|opening| opening.x);
