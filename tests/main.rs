@@ -4,7 +4,9 @@
 mod ceremony;
 mod program;
 mod snarkjs;
+mod soundness;
 mod statements;
 mod support;
 mod takeover;
 mod token;
+mod vectors;

@@ -22,9 +22,9 @@ pub(crate) fn parameters() -> &'static Parameters {
     PARAMETERS.get_or_init(|| Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap()))
 }
 
-struct Case {
-    context: ClaimContext,
-    instance: Vec<u8>,
+pub(crate) struct Case {
+    pub(crate) context: ClaimContext,
+    pub(crate) instance: Vec<u8>,
     witness: Witness,
 }
 
@@ -100,7 +100,7 @@ fn share(scheme: Scheme, secret: u8) -> Subject {
     }
 }
 
-fn case(kind: Kind, secret: u8) -> Case {
+pub(crate) fn case(kind: Kind, secret: u8) -> Case {
     let trust_domain: TrustDomain = "acme.example".parse().unwrap();
     let Subject { attributes, instance, witness } = subject(kind, secret, &trust_domain);
     let instance = instance.to_bytes();
@@ -124,12 +124,12 @@ fn case(kind: Kind, secret: u8) -> Case {
 }
 
 impl Case {
-    fn prove(&self) -> Vec<u8> {
+    pub(crate) fn prove(&self) -> Vec<u8> {
         registry::prove(parameters(), &self.context, &self.instance, &self.witness).unwrap()
     }
 }
 
-fn verify(context: &ClaimContext, instance: &[u8], proof: &[u8]) -> Result<(), Error> {
+pub(crate) fn verify(context: &ClaimContext, instance: &[u8], proof: &[u8]) -> Result<(), Error> {
     registry::verify(parameters(), context, instance, proof).map(drop)
 }
 

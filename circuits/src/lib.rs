@@ -20,11 +20,15 @@ pub mod key;
 pub mod key_derivation;
 pub mod key_knowledge;
 pub mod params;
+#[cfg(all(test, feature = "prove"))]
+mod pins;
 pub mod registry;
 pub mod share_correctness;
 pub mod sharing_of_key;
 pub mod sigma;
 pub mod snarkjs;
+#[cfg(all(test, feature = "prove"))]
+mod soundness;
 pub mod statement;
 pub mod tagged_key;
 pub mod transcript;

@@ -109,6 +109,7 @@ pub(crate) struct DerivationCircuit {
 impl Halo2Circuit for DerivationCircuit {
     const KIND: Kind = Kind::KeyDerivationHalo2;
     const K: u32 = K;
+    const PUBLIC: usize = PublicInputs::COUNT;
     const PROOF_LEN: usize = PROOF_LEN;
 }
 

@@ -64,9 +64,18 @@ pub(crate) struct KeyCircuit {
     limbs: Option<KeyLimbs<Fp>>,
 }
 
+#[cfg(all(test, feature = "prove"))]
+impl KeyCircuit {
+    /// The circuit with a witness in it.
+    pub(crate) fn new(limbs: KeyLimbs<Fp>) -> Self {
+        Self { limbs: Some(limbs) }
+    }
+}
+
 impl Halo2Circuit for KeyCircuit {
     const KIND: Kind = Kind::KeyKnowledgeHalo2;
     const K: u32 = K;
+    const PUBLIC: usize = PublicInputs::<Fp>::COUNT;
     const PROOF_LEN: usize = PROOF_LEN;
 }
 
@@ -116,6 +125,9 @@ impl ProofSystem for Halo2 {
         KEYS.prove(KeyCircuit { limbs: Some(limbs) }, &public.row())
     }
 }
+
+#[cfg(all(test, feature = "prove"))]
+mod soundness;
 
 #[cfg(all(test, feature = "prove"))]
 mod tests {

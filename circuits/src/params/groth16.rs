@@ -112,6 +112,37 @@ impl Groth16Parameters {
         })
     }
 
+    /// The verifying key alone, from its compressed encoding: enough for whoever only verifies. Nothing can be proven
+    /// with it, and it cannot be written as a parameter file.
+    ///
+    /// # Errors
+    /// [`Error::Parameters`] for anything but a verifying key of this circuit.
+    pub fn for_verifying(origin: Origin, verifying_key: &[u8]) -> Result<Self, Error> {
+        let verifying = read_verifying_key(verifying_key).map_err(|why| Error::Parameters(why.to_owned()))?;
+        Ok(Self {
+            origin,
+            file_digest: Digest::of(label::PARAMETERS, verifying_key),
+            key_digest: verifying_key_digest(verifying_key),
+            prepared: prepare_verifying_key(&verifying),
+            #[cfg(feature = "prove")]
+            proving: ProvingKey {
+                vk: verifying,
+                beta_g1: AffineRepr::zero(),
+                delta_g1: AffineRepr::zero(),
+                a_query: Vec::new(),
+                b_g1_query: Vec::new(),
+                b_g2_query: Vec::new(),
+                h_query: Vec::new(),
+                l_query: Vec::new(),
+            },
+        })
+    }
+
+    /// The verifying key's compressed encoding.
+    pub fn verifying_key(&self) -> Vec<u8> {
+        compressed(&self.prepared.vk)
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() as u64 > MAX_FILE {
             return Err("it is too large".to_owned());
@@ -167,9 +198,10 @@ impl Groth16Parameters {
     /// Writes a parameter file, whole or not at all, in place of what was there.
     ///
     /// # Errors
-    /// [`Error::Parameters`] where the file cannot be written.
+    /// [`Error::Parameters`] where the file cannot be written, [`Error::MissingParameters`] where there is no proving key.
     #[cfg(feature = "prove")]
     pub fn write(&self, path: &Path) -> Result<(), Error> {
+        check_shape(&self.proving).map_err(|_| Error::MissingParameters("Groth16 proving"))?;
         self.persist(path, true).map(|_| ())
     }
 
@@ -395,5 +427,21 @@ mod tests {
         let mut verifying = parameters.prepared.vk.clone();
         verifying.gamma_abc_g1.pop();
         assert!(read_verifying_key(&compressed(&verifying)).is_err());
+    }
+
+    #[test]
+    fn a_verifying_key_alone_verifies_and_no_more() {
+        let made = Groth16Parameters::develop().unwrap();
+        let bytes = made.verifying_key();
+        let alone = Groth16Parameters::for_verifying(Origin::Development, &bytes).unwrap();
+        assert_eq!(alone.verifying_key_digest(), made.verifying_key_digest());
+        assert_eq!(alone.verifying_key(), bytes);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("groth16.params");
+        assert_eq!(alone.write(&path), Err(Error::MissingParameters("Groth16 proving")));
+        assert!(!path.exists());
+        for wrong in [&bytes[..bytes.len() - 1], &[bytes.as_slice(), &[0]].concat(), &[]] {
+            assert!(Groth16Parameters::for_verifying(Origin::Development, wrong).is_err());
+        }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) trait Halo2Circuit: Circuit<Fp> + Default {
     const KIND: Kind;
     /// The circuit has 2^K rows.
     const K: u32;
+    /// Values in the instance column.
+    const PUBLIC: usize;
     /// Bytes of every proof.
     const PROOF_LEN: usize;
 }
@@ -34,6 +36,14 @@ const MAX_K: u32 = 16;
 fn commitment(k: u32) -> &'static Params<EqAffine> {
     static BASES: [OnceLock<Params<EqAffine>>; MAX_K as usize + 1] = [const { OnceLock::new() }; MAX_K as usize + 1];
     BASES.get(k as usize).expect("no circuit is larger").get_or_init(|| Params::new(k))
+}
+
+fn check_length<C: Halo2Circuit>(public: &[Fp]) -> Result<(), Error> {
+    if public.len() == C::PUBLIC {
+        Ok(())
+    } else {
+        Err(Error::WrongInstance("the circuit has another number of inputs"))
+    }
 }
 
 /// The keys of one circuit, generated on first use and then shared by the whole process.
@@ -69,9 +79,14 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
 
     /// Checks a proof for the values of the instance column.
     ///
+    /// halo2 fills the column up with zeros, so a row with surplus zeros, or without its last ones, is the same row to
+    /// it. Here there is one row.
+    ///
     /// # Errors
-    /// [`Error::Malformed`] for a wrong length, [`Error::ProofRefused`].
+    /// [`Error::WrongInstance`] for a row of another length, [`Error::Malformed`] for a proof of another length,
+    /// [`Error::ProofRefused`].
     pub(crate) fn verify(&self, public: &[Fp], proof: &[u8]) -> Result<(), Error> {
+        check_length::<C>(public)?;
         if proof.len() != C::PROOF_LEN {
             return Err(Error::malformed("halo2 proof", "it has the wrong length"));
         }
@@ -85,12 +100,14 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
     /// Makes a proof; the circuit's witness must satisfy the relation, or the proof will not verify.
     ///
     /// # Errors
-    /// [`Error::WitnessRefused`] where the circuit cannot be filled in.
+    /// [`Error::WrongInstance`] for a row of another length, [`Error::WitnessRefused`] where the circuit cannot be filled
+    /// in.
     #[cfg(feature = "prove")]
     pub(crate) fn prove(&self, circuit: C, public: &[Fp]) -> Result<Vec<u8>, Error> {
         use halo2_proofs::{plonk::create_proof, transcript::Blake2bWrite};
         use rand_halo2::{rand_core::UnwrapErr, rngs::SysRng};
 
+        check_length::<C>(public)?;
         let mut transcript = Blake2bWrite::<_, EqAffine, Challenge255<_>>::init(Vec::with_capacity(C::PROOF_LEN));
         let (key, bases) = (self.proving_key(), commitment(C::K));
         create_proof(bases, key, &[circuit], &[&[public]], UnwrapErr(SysRng), &mut transcript)

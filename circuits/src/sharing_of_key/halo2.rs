@@ -195,6 +195,7 @@ impl SharingConfig {
 impl Halo2Circuit for SharingCircuit {
     const KIND: Kind = Kind::SharingOfKeyHalo2;
     const K: u32 = K;
+    const PUBLIC: usize = row::slot(MAX_HOLDERS);
     const PROOF_LEN: usize = PROOF_LEN;
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct TagCircuit {
 impl Halo2Circuit for TagCircuit {
     const KIND: Kind = Kind::TaggedKeyHalo2;
     const K: u32 = K;
+    const PUBLIC: usize = 6;
     const PROOF_LEN: usize = PROOF_LEN;
 }
 

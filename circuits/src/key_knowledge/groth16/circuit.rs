@@ -42,7 +42,7 @@ impl KeyCircuit {
     ///
     /// The last bit is given all that remains of the limb, so that a limb out of range is refused by
     /// its constraint and is never cut short on the way in.
-    fn number(
+    pub(super) fn number(
         &self,
         cs: &ConstraintSystemRef<Fr>,
         bits: usize,
@@ -133,6 +133,9 @@ pub(super) fn prove_row(
     public: PublicInputs<Fr>,
     limbs: KeyLimbs<Fr>,
 ) -> Result<Proof<Bn254>, Error> {
+    if key.a_query.len() != VARIABLES {
+        return Err(Error::MissingParameters("Groth16 proving"));
+    }
     let refused = |_| Error::WitnessRefused("the circuit could not be filled in");
     let mut values = assignment(public, limbs).map_err(refused)?;
     let (r, s) = (Fr::rand(&mut OsRng), Fr::rand(&mut OsRng));
