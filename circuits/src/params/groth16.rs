@@ -143,6 +143,14 @@ impl Groth16Parameters {
         compressed(&self.prepared.vk)
     }
 
+    /// Checks the bytes of a parameter file.
+    ///
+    /// # Errors
+    /// [`Error::Parameters`], as [`Self::read`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        Self::parse(bytes).map_err(|why| Error::Parameters(format!("it is not usable: {why}")))
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() as u64 > MAX_FILE {
             return Err("it is too large".to_owned());
@@ -195,6 +203,14 @@ impl Groth16Parameters {
         writer.into_bytes()
     }
 
+    /// The bytes of a parameter file.
+    #[cfg(feature = "prove")]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.body();
+        bytes.extend_from_slice(&self.file_digest.0);
+        bytes
+    }
+
     /// Writes a parameter file, whole or not at all, in place of what was there.
     ///
     /// # Errors
@@ -208,9 +224,7 @@ impl Groth16Parameters {
     /// Whether the file was written; it is not where it exists already and may not be replaced.
     #[cfg(feature = "prove")]
     fn persist(&self, path: &Path, replace: bool) -> Result<bool, Error> {
-        let mut bytes = self.body();
-        bytes.extend_from_slice(&self.file_digest.0);
-        super::file::persist(path, &bytes, replace).map_err(|error| failed(path, "cannot be written", &error))
+        super::file::persist(path, &self.to_bytes(), replace).map_err(|error| failed(path, "cannot be written", &error))
     }
 
     /// Digest of the whole file, the digest that the file ends with.
