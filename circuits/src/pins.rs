@@ -13,14 +13,16 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     KeyAlgorithm, Kind, Parameters,
     codec::Writer,
+    key_derivation,
     key_knowledge::{
         groth16::{self, soundness::matrices},
         halo2::KeyCircuit,
         symmetric::{PublicInputs, SuiteField, tests as common},
     },
     params::Halo2Circuit,
-    registry,
+    registry, sharing_of_key,
     soundness::halo2::{Shape, shape},
+    tagged_key,
 };
 
 fn path() -> PathBuf {
@@ -76,6 +78,18 @@ fn circuit(kind: Kind) -> Value {
             halo2(&KeyCircuit::new(limbs), &public.row())
         }
         Kind::KeyKnowledgeGroth16 => groth16(),
+        Kind::TaggedKeyHalo2 => {
+            let (circuit, row) = tagged_key::halo2::soundness::honest();
+            halo2(&circuit, &row)
+        }
+        Kind::KeyDerivationHalo2 => {
+            let (circuit, row) = key_derivation::halo2::soundness::honest(KeyAlgorithm::Aes256, KeyAlgorithm::Aes256);
+            halo2(&circuit, &row)
+        }
+        Kind::SharingOfKeyHalo2 => {
+            let (circuit, column) = sharing_of_key::halo2::soundness::honest(KeyAlgorithm::Aes256, 3, 5);
+            halo2(&circuit, &column)
+        }
         other => {
             let has_circuit = ["halo2", "groth16"].iter().any(|system| other.name().contains(system));
             assert!(!has_circuit, "{other}: give its circuit an arm here, so that its shape is pinned");

@@ -180,6 +180,9 @@ impl ProofSystem for DerivationHalo2 {
 }
 
 #[cfg(all(test, feature = "prove"))]
+pub(crate) mod soundness;
+
+#[cfg(all(test, feature = "prove"))]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use ff::Field;
@@ -217,13 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn circuit_refuses_every_strategy() {
+    fn circuit_accepts_what_holds() {
         for (master, derived) in common::pairs() {
             let (public, expansion) = common::satisfied(master, derived);
             assert!(accepted(&public, expansion), "{derived} from {master}");
-        }
-        for (name, public, expansion) in common::strategies() {
-            assert!(!accepted(&public, expansion), "{name}");
         }
     }
 
@@ -249,16 +249,5 @@ mod tests {
         let other = Witness::new(KeyAlgorithm::Aes128, &[9; 16]).unwrap();
         let refused = DerivationHalo2::prove(&Parameters::default(), &context, &instance, &other);
         assert!(matches!(refused, Err(Error::WitnessRefused(_))));
-        // Forced past the check, the prover's output does not verify.
-        let forced = ["first_output_plus_the_modulus", "second_output_plus_the_modulus", "aes128_with_a_high_limb"];
-        let strategies = common::strategies().into_iter().filter(|(name, ..)| forced.contains(name));
-        let mut refused = 0;
-        for (name, public, expansion) in strategies {
-            let circuit = DerivationCircuit { expansion: Some(expansion) };
-            let proof = KEYS.prove(circuit, &public.row()).unwrap();
-            assert!(KEYS.verify(&public.row(), &proof).is_err(), "{name}");
-            refused += 1;
-        }
-        assert_eq!(refused, forced.len());
     }
 }

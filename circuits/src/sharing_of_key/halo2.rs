@@ -304,4 +304,6 @@ impl ProofSystem for Halo2 {
 }
 
 #[cfg(all(test, feature = "prove"))]
+pub(crate) mod soundness;
+#[cfg(all(test, feature = "prove"))]
 mod tests;

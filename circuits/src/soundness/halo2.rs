@@ -7,12 +7,12 @@ use halo2_proofs::{dev::MockProver, pasta::Fp, plonk::Circuit};
 pub(crate) use super::system::Shape;
 use super::{
     mock::{Change, Perturbed},
-    record::Record,
-    system::System,
+    record::{At, Record},
+    system::{System, Tangents},
 };
 use crate::params::{Halo2Circuit, Halo2Keys};
 
-/// Cells that halo2's own checker is asked about in [`assert_constrained`].
+/// Cells that halo2's own checker is asked about in [`assert_constrained`]; of large circuits a quarter as many.
 const SAMPLE: usize = 48;
 /// Largest K for which redundant rows are traced.
 const SMALL: u32 = 8;
@@ -20,7 +20,7 @@ const SMALL: u32 = 8;
 const CHANGES: [Change; 4] = [Change::One, Change::MinusOne, Change::Limb, Change::Random(0x9e37_79b9_7f4a_7c15)];
 
 /// What a circuit leaves open on purpose.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Allowed<'a> {
     /// Rows of the instance column that are no function of the witness: domains, lengths, context. All others
     /// (fingerprints, commitments) are set free together in the second search for tangents. Listing a row here that
@@ -28,8 +28,21 @@ pub(crate) struct Allowed<'a> {
     pub(crate) inputs: &'a [usize],
     /// Dimensions of the witness that are left when those are free: secrets that may be any field element.
     pub(crate) freedom: usize,
+    /// How many of those dimensions are left when all that is public is fixed. To first order one equation determines
+    /// one of the secrets in it, so a commitment to several with a blinder leaves the others open.
+    pub(crate) hidden: usize,
     /// Cells that may hold anything, by a part of their names, each with the reason why that does no harm.
     pub(crate) cells: &'a [(&'a str, &'a str)],
+    /// Copies, by parts of the names of the two cells, at which the circuit is cut into parts that are searched as well.
+    ///
+    /// Where a value is computed on one side and taken apart into isolated values on the other, it is determined twice,
+    /// and a constraint that is missing on one side leaves no tangent. Cut there, each side must stand alone.
+    pub(crate) cuts: &'a [(&'a str, &'a str)],
+}
+
+impl Allowed<'_> {
+    /// Nothing.
+    pub(crate) const CLOSED: Self = Self { inputs: &[], freedom: 0, hidden: 0, cells: &[], cuts: &[] };
 }
 
 /// What the searches found.
@@ -42,7 +55,22 @@ pub(crate) struct Report {
 }
 
 fn system<C: Circuit<Fp>>(k: u32, circuit: &C, public: &[Fp]) -> System {
-    let (description, record) = Record::of(k, circuit, public);
+    parts(k, circuit, public, &[])
+}
+
+/// The circuit without the copies at which it is cut.
+fn parts<C: Circuit<Fp>>(k: u32, circuit: &C, public: &[Fp], cuts: &[(&str, &str)]) -> System {
+    let (description, mut record) = Record::of(k, circuit, public);
+    for (left, right) in cuts {
+        let before = record.copies.len();
+        let kept = |copy: &(At, At)| {
+            let names = [&copy.0, &copy.1].map(|at| record.name(at));
+            !(names.iter().any(|name| name.contains(left)) && names.iter().any(|name| name.contains(right)))
+        };
+        let copies = record.copies.iter().copied().filter(kept).collect();
+        record.copies = copies;
+        assert_eq!(record.copies.len() + 1, before, "{left} = {right} is one copy");
+    }
     System::new(k, description, record)
 }
 
@@ -75,19 +103,32 @@ pub(super) fn search(system: &System, allowed: &Allowed<'_>, trace: bool) -> Rep
     findings.extend(stale.into_iter().map(|name| format!("declared free, and is not: {name}")));
     findings.extend(system.unbound().into_iter().map(|row| format!("public input {row} is in no constraint")));
 
-    let public = system.shape().public;
-    let outputs: Vec<usize> = (0..public).filter(|row| !allowed.inputs.contains(row)).collect();
-    let fixed = system.tangents(&[], &pinned, false);
-    let freed = system.tangents(&outputs, &pinned, trace);
+    let (directions, redundant) = directions(system, allowed, &pinned, trace);
+    findings.extend(directions);
+    Report { shape: system.shape(), findings, redundant }
+}
+
+/// The two searches for tangents, and which rows of gates follow from others.
+fn directions(
+    system: &System,
+    allowed: &Allowed<'_>,
+    pinned: &BTreeSet<usize>,
+    trace: bool,
+) -> (Vec<String>, Vec<(usize, usize)>) {
+    let outputs: Vec<usize> = (0..system.shape().public).filter(|row| !allowed.inputs.contains(row)).collect();
+    let freed = system.tangents(&outputs, pinned, trace);
+    // Whatever is left with the outputs fixed is left with them free.
+    let fixed = if freed.dimension == 0 { Tangents::default() } else { system.tangents(&[], pinned, false) };
+    let mut findings = Vec::new();
     for (found, expected, what) in
-        [(&fixed, 0, "the public inputs fixed"), (&freed, allowed.freedom, "the public outputs free")]
+        [(&fixed, allowed.hidden, "the public inputs fixed"), (&freed, allowed.freedom, "the public outputs free")]
     {
         if found.dimension != expected {
             findings.push(format!("{} directions are left with {what}, not {expected}; they move", found.dimension));
             findings.extend(found.moved.iter().take(12).map(|class| format!("  {}", system.describe(*class))));
         }
     }
-    Report { shape: system.shape(), findings, redundant: freed.redundant.into_iter().collect() }
+    (findings, freed.redundant.into_iter().collect())
 }
 
 /// Puts a circuit through every search, and prints what it is made of.
@@ -100,8 +141,15 @@ pub(crate) fn assert_constrained<C: Halo2Circuit>(circuit: C, public: &[Fp], all
     let system = system(C::K, &circuit, public);
     let report = search(&system, allowed, C::K <= SMALL);
     assert!(report.findings.is_empty(), "{}:\n{}", C::KIND, report.findings.join("\n"));
+    if !allowed.cuts.is_empty() {
+        assert!(allowed.cells.is_empty(), "which cells are free is found in the whole circuit");
+        let parts = parts(C::K, &circuit, public, allowed.cuts);
+        let (findings, _) = directions(&parts, allowed, &BTreeSet::new(), false);
+        assert!(findings.is_empty(), "{}, cut:\n{}", C::KIND, findings.join("\n"));
+    }
     let searched = start.elapsed();
-    let checked = ask_halo2(C::K, circuit, public, &system, allowed, SAMPLE);
+    let sample = if C::K <= 9 { SAMPLE } else { SAMPLE / 4 };
+    let checked = ask_halo2(C::K, circuit, public, &system, allowed, sample);
     println!("{}: {:?}", C::KIND, report.shape);
     println!("  redundant to first order, (polynomial, rows): {:?}", report.redundant);
     println!("  searched in {searched:.1?}; halo2's checker refused {checked} changed cells, {:.1?}", start.elapsed());
@@ -183,32 +231,31 @@ pub(crate) fn assert_refused<C: Halo2Circuit>(
     assert!(count > 0, "{}: no strategy", C::KIND);
 }
 
-/// Takes each enabled selector and each copy away in turn, and lists those that the searches do not miss.
-pub(crate) fn weakened<C: Halo2Circuit>(circuit: &C, public: &[Fp], allowed: &Allowed<'_>) -> Vec<String> {
-    let (_, record) = system(C::K, circuit, public).into_parts();
-    let found = |weaken: &mut dyn FnMut(&mut Record)| {
-        let (description, mut record) = Record::of(C::K, circuit, public);
+/// Takes enabled selectors and copies away in turn, every `step`th of them, and lists those that the searches miss
+/// neither in the circuit's parts nor in the whole.
+pub(crate) fn weakened<C: Halo2Circuit>(circuit: &C, public: &[Fp], allowed: &Allowed<'_>, step: usize) -> Vec<String> {
+    let system_without = |cuts, weaken: &dyn Fn(&mut Record)| {
+        let (description, mut record) = parts(C::K, circuit, public, cuts).into_parts();
         weaken(&mut record);
-        !search(&System::new(C::K, description, record), allowed, false).findings.is_empty()
+        System::new(C::K, description, record)
     };
-    let selectors = record.selectors.iter().filter(|on| {
-        !found(&mut |record| {
+    let missed = |weaken: &dyn Fn(&mut Record)| {
+        let in_parts = || {
+            let parts = system_without(allowed.cuts, weaken);
+            !directions(&parts, allowed, &BTreeSet::new(), false).0.is_empty()
+        };
+        (!allowed.cuts.is_empty() && in_parts())
+            || !search(&system_without(&[], weaken), allowed, false).findings.is_empty()
+    };
+    let (_, whole) = system(C::K, circuit, public).into_parts();
+    let selectors = whole.selectors.iter().step_by(step).filter(|on| {
+        !missed(&|record| {
             record.selectors.remove(*on);
         })
     });
-    let copies = (0..record.copies.len()).filter(|index| {
-        !found(&mut |record| {
-            record.copies.remove(*index);
-        })
-    });
+    let copies =
+        whole.copies.iter().step_by(step).filter(|copy| !missed(&|record| record.copies.retain(|of| of != *copy)));
     let selectors = selectors.map(|(selector, row)| format!("selector {selector} on row {row}"));
-    let copies = copies.map(|index| {
-        let name = |at: &super::record::At| match record.advice.get(&(at.1, at.2)) {
-            Some((_, name)) if at.0 == halo2_proofs::plonk::Any::Advice => name.clone(),
-            _ => format!("{at:?}"),
-        };
-        let (left, right) = &record.copies[index];
-        format!("copy {} = {}", name(left), name(right))
-    });
+    let copies = copies.map(|(left, right)| format!("copy {} = {}", whole.name(left), whole.name(right)));
     selectors.chain(copies).collect()
 }

@@ -86,6 +86,14 @@ impl Record {
         (kind, index, row)
     }
 
+    /// What its region calls an advice cell; another cell's place.
+    pub(crate) fn name(&self, at: &At) -> String {
+        match self.advice.get(&(at.1, at.2)) {
+            Some((_, name)) if at.0 == Any::Advice => name.clone(),
+            _ => format!("{at:?}"),
+        }
+    }
+
     fn in_range(&self, row: usize) -> Result<(), Error> {
         if row < self.usable { Ok(()) } else { Err(Error::BoundsFailure) }
     }

@@ -93,6 +93,9 @@ impl ProofSystem for TaggedHalo2 {
 }
 
 #[cfg(all(test, feature = "prove"))]
+pub(crate) mod soundness;
+
+#[cfg(all(test, feature = "prove"))]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use ff::Field;
@@ -127,12 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn circuit_refuses_every_strategy() {
+    fn circuit_accepts_what_holds() {
         let (public, tags) = common::satisfied();
         assert!(accepted(&public, tags));
-        for (name, public, tags) in common::strategies() {
-            assert!(!accepted(&public, tags), "{name}");
-        }
     }
 
     #[test]
@@ -161,12 +161,6 @@ mod tests {
         let other = Witness::from_tags(&[9; 16], &[9; 16]);
         let refused = TaggedHalo2::prove(&Parameters::default(), &context, &instance, &other);
         assert!(matches!(refused, Err(Error::WitnessRefused(_))));
-        // Forced past the check, the prover's output does not verify.
-        for (name, public, tags) in common::strategies().into_iter().step_by(4) {
-            if let Ok(proof) = KEYS.prove(TagCircuit { tags: Some(tags) }, &public.row()) {
-                assert!(KEYS.verify(&public.row(), &proof).is_err(), "{name}");
-            }
-        }
     }
 
     #[test]
