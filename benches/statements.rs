@@ -11,10 +11,17 @@ use std::{
 use comfy_table::{Table, presets};
 use ed25519_dalek::Signer as _;
 use keywitness_circuits::{
-    ClaimContext, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp,
-    codec::Canonical, context, key_knowledge::Witness, params::Groth16Parameters, registry,
+    ClaimContext, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite,
+    Timestamp, TrustDomain, Witness,
+    codec::Canonical,
+    context, key_derivation, key_knowledge,
+    params::Groth16Parameters,
+    registry,
+    share_correctness::{self, Commitments, Scheme},
+    sharing_of_key, tagged_key,
 };
 use keywitness_verifier::operation;
+use rand::rngs::OsRng;
 
 /// Median of several runs, each long enough to be timed.
 fn median(mut work: impl FnMut()) -> Duration {
@@ -76,11 +83,25 @@ fn peer(algorithm: KeyAlgorithm) -> Option<(&'static str, Duration)> {
     }
 }
 
-fn main() {
-    let parameters = Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap());
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["statement kind", "proof bytes", "prove", "verify", "peer", "peer's time", "peer / verify"]);
+/// Something to prove: a row of the table.
+struct Subject {
+    /// What tells it from others of its kind; empty where there is one.
+    form: &'static str,
+    kind: Kind,
+    algorithm: KeyAlgorithm,
+    instance: Instance,
+    witness: Witness,
+}
+
+const KEY: &str = "k";
+const BEACON: Nonce = Nonce([6; 32]);
+
+fn trust_domain() -> TrustDomain {
+    "acme.example".parse().unwrap()
+}
+
+/// Keys, known or as shares, derived and tagged.
+fn subjects() -> Vec<Subject> {
     let algorithms = [
         KeyAlgorithm::Ed25519,
         KeyAlgorithm::Ristretto255,
@@ -88,60 +109,121 @@ fn main() {
         KeyAlgorithm::Secp256k1,
         KeyAlgorithm::Aes256,
     ];
-    for algorithm in algorithms {
-        for kind in algorithm.kinds(&[Suite::Halo2Pasta, Suite::Groth16Bn254]) {
-            let suite = match kind {
-                Kind::KeyKnowledgeHalo2 => Suite::Halo2Pasta,
-                Kind::KeyKnowledgeGroth16 => Suite::Groth16Bn254,
-                _ => Suite::PublicKey,
-            };
-            let witness = Witness::new(algorithm, &[5; 32]).unwrap();
-            let trust_domain = "acme.example".parse().unwrap();
-            let instance = witness.instance(&trust_domain, suite).unwrap().to_bytes();
-            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
-            let context = ClaimContext {
-                statement: kind.name().to_owned(),
-                verifying_key: registry::verifying_key(&parameters, kind).unwrap(),
-                trust_domain,
-                manager: "manager-1".parse().unwrap(),
-                cluster: "payments".parse().unwrap(),
-                hsm: "hsm-1".parse().unwrap(),
-                enrolment: 1,
-                keys: vec![KeyClaim { key: "k".parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
-                instance: context::instance_digest(&instance),
-                challenge: Nonce([7; 32]),
-                not_before: Timestamp(0),
-                not_after: Timestamp(1),
-                checkpoint: None,
-                evidence: None,
-            };
-            let witness = witness.into();
-            let make = || registry::prove(&parameters, &context, &instance, &witness).unwrap();
-            let proof = make();
-            let prove = median(|| {
-                black_box(make());
-            });
-            let verify = median(|| {
-                black_box(registry::verify(&parameters, &context, &instance, &proof).unwrap());
-            });
-            let (name, time, ratio) = match peer(algorithm) {
-                Some((name, time)) => (
-                    name.to_owned(),
-                    format!("{time:.1?}"),
-                    format!("{:.2}x", time.as_secs_f64() / verify.as_secs_f64()),
-                ),
-                None => ("-".to_owned(), "-".to_owned(), "-".to_owned()),
-            };
-            table.add_row([
-                kind.to_string(),
-                proof.len().to_string(),
-                format!("{prove:.1?}"),
-                format!("{verify:.1?}"),
-                name,
-                time,
-                ratio,
-            ]);
-        }
+    let kinds = |algorithm: &KeyAlgorithm| {
+        let algorithm = *algorithm;
+        algorithm.kinds(&[Suite::Halo2Pasta, Suite::Groth16Bn254]).into_iter().map(move |kind| (kind, algorithm))
+    };
+    let mut subjects: Vec<_> =
+        algorithms.iter().flat_map(kinds).map(|(kind, algorithm)| known(kind, algorithm)).collect();
+    subjects.extend([shared("3 of 5", 3), shared("t = 67", 67), tagged(), derived(), sharing()]);
+    subjects
+}
+
+fn known(kind: Kind, algorithm: KeyAlgorithm) -> Subject {
+    let suite = match kind {
+        Kind::KeyKnowledgeHalo2 => Suite::Halo2Pasta,
+        Kind::KeyKnowledgeGroth16 => Suite::Groth16Bn254,
+        _ => Suite::PublicKey,
+    };
+    let witness = key_knowledge::Witness::new(algorithm, &[5; 32]).unwrap();
+    let instance = witness.instance(&trust_domain(), suite).unwrap().into();
+    Subject { form: "", kind, algorithm, instance, witness: witness.into() }
+}
+
+/// The share at 3 of a dealing with t coefficients.
+fn shared(form: &'static str, threshold: u8) -> Subject {
+    use curve25519_dalek::{RistrettoPoint, Scalar};
+    let polynomial: Vec<Scalar> = (1..=threshold).map(Scalar::from).collect();
+    let points = polynomial.iter().map(|a| RistrettoPoint::mul_base(a).compress().to_bytes()).collect();
+    let share = polynomial.iter().rev().fold(Scalar::ZERO, |sum, a| sum * Scalar::from(3u8) + a);
+    let commitments = Commitments::new(Scheme::Feldman, points).unwrap();
+    let instance = share_correctness::Instance::new(commitments, 3).unwrap();
+    Subject {
+        form,
+        kind: Kind::ShareCorrectnessFeldman,
+        algorithm: instance.algorithm(),
+        instance: instance.into(),
+        witness: share_correctness::Witness::new(Scheme::Feldman, share.as_bytes()).unwrap().into(),
+    }
+}
+
+fn tagged() -> Subject {
+    let algorithm = KeyAlgorithm::Aes256Cmac;
+    let witness = tagged_key::Witness::of_key(algorithm, &[5; 32], &trust_domain(), &BEACON).unwrap();
+    let instance = witness.instance(&trust_domain(), algorithm, &BEACON).unwrap().into();
+    Subject { form: "", kind: Kind::TaggedKeyHalo2, algorithm, instance, witness: witness.into() }
+}
+
+fn derived() -> Subject {
+    let algorithm = KeyAlgorithm::Aes256;
+    let witness = key_derivation::Witness::new(algorithm, &[5; 32]).unwrap();
+    let target = key_derivation::Target { key: KEY.parse().unwrap(), algorithm, epoch: 1 };
+    let instance = witness.instance(&trust_domain(), &target).unwrap().into();
+    Subject { form: "", kind: Kind::KeyDerivationHalo2, algorithm, instance, witness: witness.into() }
+}
+
+fn sharing() -> Subject {
+    let (algorithm, points) = (KeyAlgorithm::Aes256, [1, 2, 3, 4, 5]);
+    let (instance, witness, _) =
+        sharing_of_key::Witness::deal(algorithm, &[5; 32], &trust_domain(), 3, &points, &mut OsRng).unwrap();
+    Subject {
+        form: "3 of 5",
+        kind: Kind::SharingOfKeyHalo2,
+        algorithm,
+        instance: instance.into(),
+        witness: witness.into(),
+    }
+}
+
+fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, instance: &[u8]) -> ClaimContext {
+    let origin = if kind == Kind::KeyDerivationHalo2 { KeyOrigin::Derived } else { KeyOrigin::Generated };
+    let attributes = KeyAttributes { algorithm, origin, extractable: false };
+    ClaimContext {
+        statement: kind.name().to_owned(),
+        verifying_key: registry::verifying_key(parameters, kind).unwrap(),
+        trust_domain: trust_domain(),
+        manager: "manager-1".parse().unwrap(),
+        cluster: "payments".parse().unwrap(),
+        hsm: "hsm-1".parse().unwrap(),
+        enrolment: 1,
+        keys: vec![KeyClaim { key: KEY.parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
+        instance: context::instance_digest(instance),
+        challenge: Nonce([7; 32]),
+        not_before: Timestamp(0),
+        not_after: Timestamp(1),
+        checkpoint: None,
+        evidence: None,
+    }
+}
+
+fn main() {
+    let parameters = Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap());
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["statement kind", "proof bytes", "prove", "verify", "peer", "peer's time", "peer / verify"]);
+    for Subject { form, kind, algorithm, instance, witness } in subjects() {
+        let instance = instance.to_bytes();
+        let context = claim(&parameters, kind, algorithm, &instance);
+        let make = || registry::prove(&parameters, &context, &instance, &witness).unwrap();
+        let proof = make();
+        let prove = median(|| {
+            black_box(make());
+        });
+        let verify = median(|| {
+            black_box(registry::verify(&parameters, &context, &instance, &proof).unwrap());
+        });
+        // Only a proof about one public key has a signature for a peer.
+        let peer = if proof.len() < 256 && form.is_empty() { peer(algorithm) } else { None };
+        let (name, time, ratio) = match peer {
+            Some((name, time)) => {
+                (name, format!("{time:.1?}"), format!("{:.2}x", time.as_secs_f64() / verify.as_secs_f64()))
+            }
+            None => ("-", "-".to_owned(), "-".to_owned()),
+        };
+        let label = if form.is_empty() { kind.to_string() } else { format!("{kind}, {form}") };
+        let times = [prove, verify].map(|time| format!("{time:.1?}"));
+        let [prove, verify] = times;
+        table.add_row([label, proof.len().to_string(), prove, verify, name.to_owned(), time, ratio]);
     }
     println!("{table}");
 }
