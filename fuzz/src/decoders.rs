@@ -3,10 +3,10 @@
 use std::{fmt::Display, str::FromStr};
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Digest, Envelope, HsmId, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Kind, ManagerId,
-    Nonce, Timestamp, TrustDomain,
+    ClaimContext, ClusterId, Digest, Envelope, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Kind,
+    ManagerId, Nonce, Timestamp, TrustDomain,
     codec::Canonical,
-    key_knowledge::Instance,
+    key_knowledge,
     params::Groth16Parameters,
     snarkjs::{Proof, PublicSignals, VerifyingKey},
     transcript::label,
@@ -58,7 +58,7 @@ pub(crate) fn targets(world: &'static World) -> Vec<Target> {
     ]
 }
 
-fn canonical<T: Canonical>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn canonical<T: Canonical>(bytes: &[u8]) -> Option<T> {
     let value = T::from_bytes(bytes).ok()?;
     assert_eq!(value.to_bytes(), bytes, "{}: a second encoding is accepted", T::WHAT);
     Some(value)
@@ -254,7 +254,7 @@ fn snarkjs(bytes: &[u8]) {
 
 fn snarkjs_seeds(world: &World) -> Vec<Vec<u8>> {
     let (_, envelope) = world.claims.iter().find(|(kind, _)| *kind == Kind::KeyKnowledgeGroth16).unwrap();
-    let instance = Instance::from_bytes(&envelope.instance).unwrap();
+    let instance = key_knowledge::Instance::from_bytes(&envelope.instance).unwrap();
     let key = VerifyingKey::of_parameters(world.parameters.groth16().unwrap());
     let texts = [
         Proof::from_bytes(&envelope.proof).unwrap().to_json(),

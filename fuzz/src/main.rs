@@ -7,6 +7,7 @@
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "here a panic is a finding")]
 
+mod custody;
 mod decoders;
 mod proofs;
 mod secrets;
@@ -37,6 +38,7 @@ impl Target {
 
 fn targets(world: &'static World) -> Vec<Target> {
     let mut targets = decoders::targets(world);
+    targets.extend(custody::targets(world));
     targets.extend(proofs::targets(world));
     targets.extend(tokens::targets(world));
     targets.extend(secrets::targets(world));
