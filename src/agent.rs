@@ -14,7 +14,7 @@ use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
 };
-use keywitness_verifier::{client::ManagerClient, identity::IdentityKey};
+use keywitness_verifier::{client::ManagerClient, identity::IdentityKey, wire::ComplaintVerdict};
 
 use crate::{Global, ceremony, connection::Address, data, output, store::StoreArgs};
 
@@ -159,6 +159,19 @@ fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync> {
         AgentEvent::Enrolled(enrolment) => eprintln!("enrolled as {} in cluster {}", enrolment.hsm, enrolment.cluster),
         AgentEvent::Announced(url) => eprintln!("channel at {url}"),
         AgentEvent::Attesting { .. } => {}
+        AgentEvent::Dealing { holder, sealing_key } => {
+            eprintln!(
+                "sealing a share to {holder}, whose sealing key is {}",
+                data_encoding::HEXLOWER.encode(*sealing_key)
+            );
+        }
+        AgentEvent::ShareReceived { key, dealer } => eprintln!("received share {} from {dealer}", key.key),
+        AgentEvent::Complained { dealer, verdict } => match verdict {
+            ComplaintVerdict::DealerFaulty { fault, .. } => eprintln!("{dealer} dealt a bad share: {fault}"),
+            ComplaintVerdict::Unfounded { why, .. } => {
+                eprintln!("the manager holds a share of {dealer} for good: {why}")
+            }
+        },
         AgentEvent::Attested { record, .. } => {
             eprintln!("attested {} under {} for {}", record.key.key, record.statement, duration(&record.expires_at));
         }

@@ -13,6 +13,7 @@ mod key;
 mod manager;
 mod proof;
 mod revoke;
+mod sharing;
 mod sign;
 mod status;
 mod store;
@@ -75,6 +76,7 @@ enum Command {
     Token(token::Args),
     Sign(sign::Args),
     Revoke(revoke::Args),
+    Sharing(sharing::Args),
     Verify(verify::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::Token(args) => token::run(global, args),
         Command::Sign(args) => sign::run(global, args),
         Command::Revoke(args) => revoke::run(global, args),
+        Command::Sharing(args) => sharing::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),

@@ -1,11 +1,11 @@
-//! `keywitness revoke`: revoke a key or an HSM.
+//! `keywitness revoke`: revoke a key, a sharing or an HSM.
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId};
-use keywitness_verifier::wire::{RevocationTarget, RevokeRequest};
+use keywitness_verifier::wire::{KeyRef, RevocationTarget, RevokeRequest};
 
 use crate::{Global, connection::Connection, output};
 
-/// Revoke a key or an HSM, for good (operator).
+/// Revoke a key, a sharing or an HSM, for good (operator).
 ///
 /// From then on no token is issued for it and no proof of it is accepted. A token that was issued before
 /// stays good until it expires, five minutes at most by default.
@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// The key's cluster
     #[arg(long, conflicts_with = "hsm")]
     cluster: Option<ClusterId>,
+    /// Revoke only the sharing of the key at this epoch: every share of it, and not the key
+    #[arg(long, value_name = "EPOCH", requires = "key")]
+    sharing: Option<u32>,
     /// Why; recorded, and shown to whoever is refused
     #[arg(long, allow_hyphen_values = true)]
     reason: String,
@@ -32,7 +35,12 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let target = match (&args.hsm, &args.key, &args.cluster) {
         (Some(hsm), None, None) => RevocationTarget::Hsm(hsm.clone()),
-        (None, Some(key), Some(cluster)) => RevocationTarget::Key { cluster: cluster.clone(), key: key.clone() },
+        (None, Some(key), Some(cluster)) => match args.sharing {
+            Some(epoch) => {
+                RevocationTarget::Sharing { cluster: cluster.clone(), key: KeyRef { key: key.clone(), epoch } }
+            }
+            None => RevocationTarget::Key { cluster: cluster.clone(), key: key.clone() },
+        },
         _ => anyhow::bail!("give --hsm HSM, or --cluster CLUSTER --key KEY"),
     };
     let request = RevokeRequest { target, reason: args.reason.clone() };
@@ -40,9 +48,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if global.json {
         return output::json(&revocation);
     }
-    match &revocation.target {
-        RevocationTarget::Hsm(hsm) => say!("revoked HSM {hsm}: {}", revocation.reason),
-        RevocationTarget::Key { cluster, key } => say!("revoked key {key} of {cluster}: {}", revocation.reason),
-    }
+    say!("revoked {}: {}", revocation.target, revocation.reason);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `keywitness status`: who has proven what.
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId};
-use keywitness_verifier::wire::{KeyQuery, RevocationTarget};
+use keywitness_verifier::wire::KeyQuery;
 
 use crate::{Global, connection::Connection, output};
 
@@ -41,12 +41,9 @@ fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     say!("{}", output::status_table(&status.keys, status.now));
     for revocation in &status.revocations {
-        let what = match &revocation.target {
-            RevocationTarget::Hsm(hsm) => format!("HSM {hsm}"),
-            RevocationTarget::Key { cluster, key } => format!("key {key} of {cluster}"),
-        };
         say!(
-            "revoked: {what}, {} ago: {}",
+            "revoked: {}, {} ago: {}",
+            revocation.target,
             output::duration(status.now.since(revocation.at)),
             output::printable(&revocation.reason)
         );

@@ -3,6 +3,7 @@
 
 mod ceremony;
 mod program;
+mod shares;
 mod snarkjs;
 mod soundness;
 mod statements;

@@ -127,6 +127,22 @@ fn a_key_in_a_token_is_attested_and_used() {
 }
 
 #[test]
+fn a_cmac_key_in_a_token_answers_the_beacon() {
+    let manager = Manager::start(&[]);
+    let data = manager.data.as_path();
+    let hsm = TokenHsm::new();
+    assert_eq!(exit(hsm.command(data, &["key", "generate", "--key", "mac", "--algorithm", "aes256-cmac"])).0, 0);
+    let join_token = hsm.path("join-token");
+    let invited = program(data, &["join-token", "--cluster", "payments", "--hsm", "hsm-1"]).output().unwrap();
+    std::fs::write(&join_token, &invited.stdout).unwrap();
+    let reports = hsm.json(data, &["attest", "--hsm", "hsm-1", "--join-token-file", &join_token]);
+    assert_eq!(reports[0]["statement"], "tagged-key/halo2-pasta/1", "{reports}");
+    let status = manager.operator().status().unwrap();
+    assert!(status.keys[0].statements[0].agreement.unwrap().is_self_asserted());
+    assert!(manager.fraud().is_empty());
+}
+
+#[test]
 fn the_key_is_in_the_token_and_nowhere_else() {
     let directory = tempfile::tempdir().unwrap();
     let (data, hsm) = (directory.path(), TokenHsm::new());

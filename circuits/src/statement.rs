@@ -68,6 +68,11 @@ impl Kind {
         }
     }
 
+    /// Whether a claim of this kind answers the beacon of the round that is open.
+    pub const fn needs_beacon(self) -> bool {
+        matches!(self, Self::TaggedKeyHalo2)
+    }
+
     /// What stands for a verifying key where the proof system has none: the digest of the kind's name.
     pub(crate) fn name_digest(self) -> Digest {
         Digest::of(label::VERIFYING_KEY, self.name().as_bytes())

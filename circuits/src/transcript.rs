@@ -92,6 +92,8 @@ pub mod label {
     pub const CREDENTIAL: &str = "keywitness/v1/credential";
     /// A leaf of the manager's log.
     pub const LOG_LEAF: &str = "keywitness/v1/log-leaf";
+    /// What the key that shares are sealed to is derived from, with the channel secret.
+    pub const SEALING_KEY: &str = "keywitness/v1/sealing-key";
     /// What every label begins with. A key that signs messages for others refuses such messages.
     pub const RESERVED_PREFIX: &str = "keywitness/";
 }

@@ -224,6 +224,7 @@ fn command_seeds(world: &World) -> Vec<Vec<u8>> {
             statement: Kind::KeyKnowledgeP256.name().to_owned(),
             keys: vec![key],
             nonce: Nonce([2; 32]),
+            beacon: Nonce([3; 32]),
         },
         Command::Attest {
             envelope: envelope.to_bytes(),

@@ -143,6 +143,8 @@ impl Config {
             failure_window: self.failure_window,
             revoked_grace: self.revoked_grace,
             revoked_attempts: self.revoked_attempts,
+            // Every HSM attests at least once while its record lasts, and so at least once in a round.
+            beacon_period: self.record_ttl,
         })
     }
 }
@@ -228,7 +230,7 @@ mod tests {
         let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
         let configuration = halo2.configuration(&parameters).unwrap();
         assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
-        assert_eq!(configuration.statements.len(), 7);
+        assert_eq!(configuration.statements.len(), 9);
         for wrong in [
             Config { suites: vec![], ..halo2.clone() },
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },

@@ -8,7 +8,7 @@ use keywitness_circuits::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Base64, KeyRef};
+use crate::wire::{Agreement, Base64, KeyRef};
 
 /// The EAT profile of draft-ietf-rats-ear-04.
 pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
@@ -140,8 +140,23 @@ pub struct KeyAttestation {
     pub algorithm: KeyAlgorithm,
     /// One entry for each proven statement.
     pub statements: Vec<ProvenStatement>,
+    /// For a tagged key, how far its record is agreed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
+    /// For a derived key, what it is derived from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<DerivedFrom>,
     /// Where the key lives, as far as evidence says: `not-evidenced`, since a proof shows access and not residence.
     pub residence: String,
+}
+
+/// The key that a derived key is derived from, attested by the same HSM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DerivedFrom {
+    /// The key.
+    pub key: KeyRef,
+    /// One entry for each statement proven of it.
+    pub statements: Vec<ProvenStatement>,
 }
 
 /// One proven statement.
@@ -269,7 +284,10 @@ pub fn verify(
     {
         return Err(TokenError::TrustDomain(claims.iss));
     }
-    if attestation.statements.is_empty() || attestation.statements.iter().any(|proven| proven.expires_at < claims.exp) {
+    let masters = attestation.derived_from.iter().flat_map(|master| &master.statements);
+    if attestation.statements.is_empty()
+        || attestation.statements.iter().chain(masters).any(|proven| proven.expires_at < claims.exp)
+    {
         return malformed("it outlives the records it rests on");
     }
     if claims.cnf.jwk.key().is_none() {

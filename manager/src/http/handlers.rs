@@ -87,6 +87,43 @@ pub(super) async fn enrol_key(manager: Data<Manager>, request: HttpRequest, payl
     done()
 }
 
+/// HSM: says which key shares are sealed to.
+pub(super) async fn announce_sealing_key(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body(payload).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    run(&manager, move |manager| manager.announce_sealing_key(&caller, &asked)).await?;
+    done()
+}
+
+/// HSM: who can hold shares.
+pub(super) async fn holders(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    hsm(&manager, &request, &body(payload).await?).await?;
+    answer(&run(&manager, Manager::holders).await?)
+}
+
+/// HSM: enrols a sharing that it dealt.
+pub(super) async fn enrol_sharing(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body(payload).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    answer(&run(&manager, move |manager| manager.enrol_sharing(&caller, &asked)).await?)
+}
+
+/// HSM: the dealings with a share for it.
+pub(super) async fn dealings(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = hsm(&manager, &request, &body(payload).await?).await?;
+    answer(&run(&manager, move |manager| manager.dealings(&caller)).await?)
+}
+
+/// HSM: complains about the share that it was dealt.
+pub(super) async fn complain(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body(payload).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    answer(&run(&manager, move |manager| manager.complain(&caller, &asked)).await?)
+}
+
 /// HSM: asks for a challenge.
 pub(super) async fn challenge(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let bytes = body(payload).await?;

@@ -110,6 +110,9 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::HSMS, web::post().to(handlers::enrol));
     route(path::CHANNEL, web::put().to(handlers::announce));
     route(path::KEYS, web::post().to(handlers::enrol_key));
+    route(path::SEALING_KEY, web::put().to(handlers::announce_sealing_key));
+    route(path::HOLDERS, web::get().to(handlers::holders));
+    route(path::COMPLAINTS, web::post().to(handlers::complain));
     route(path::CHALLENGES, web::post().to(handlers::challenge));
     route(path::ATTESTATIONS, web::post().to(handlers::attest));
     route(path::ATTESTED, web::get().to(handlers::attested));
@@ -117,5 +120,11 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::REVOCATIONS, web::post().to(handlers::revoke));
     route(path::STATUS, web::get().to(handlers::status));
     route(path::EVENTS, web::get().to(handlers::events));
+    app.service(
+        web::resource(path::SHARINGS)
+            .route(web::post().to(handlers::enrol_sharing))
+            .route(web::get().to(handlers::dealings))
+            .default_service(refuse()),
+    );
     app.app_data(web::Data::from(Arc::clone(manager))).default_service(web::to(problem::nothing_here));
 }

@@ -3,9 +3,14 @@
 use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, Suite, Timestamp};
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
-    wire::{Challenge, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget, Role, StatementInfo},
+    wire::{
+        Challenge, ComplaintVerdict, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget, Role,
+        StatementInfo,
+    },
 };
 use serde::{Deserialize, Serialize};
+
+use super::state::SharingId;
 
 /// The policy that deterministic rules read: part of the state, so that a replay reads the same.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -30,6 +35,8 @@ pub struct Configuration {
     pub revoked_grace: u64,
     /// How many attempts after that are a fraud event.
     pub revoked_attempts: u32,
+    /// How long a beacon round lasts, in seconds.
+    pub beacon_period: u64,
 }
 
 impl Configuration {
@@ -108,6 +115,37 @@ pub enum Command {
         /// Base URL.
         url: String,
     },
+    /// Says which key shares are sealed to that are dealt to an HSM that signed the request.
+    AnnounceSealingKey {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// A P-256 public key, compressed SEC1.
+        key: Vec<u8>,
+    },
+    /// Enrols the sharing that an HSM dealt, which signed the request.
+    EnrolSharing {
+        /// Digest of the signed request.
+        request: Digest,
+        /// The dealer.
+        hsm: HsmId,
+        /// The dealing, canonically encoded.
+        dealing: Vec<u8>,
+    },
+    /// Enters a complaint that was judged, of an HSM that signed the request.
+    Complain {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who complains.
+        hsm: HsmId,
+        /// About a share of which sharing.
+        sharing: SharingId,
+        /// The complaint, canonically encoded.
+        complaint: Vec<u8>,
+        /// What judging it came to.
+        verdict: ComplaintVerdict,
+    },
     /// Gives a challenge to an HSM that signed the request.
     IssueChallenge {
         /// Digest of the signed request.
@@ -120,6 +158,8 @@ pub enum Command {
         keys: Vec<KeyRef>,
         /// The challenge, drawn before.
         nonce: Nonce,
+        /// The beacon of the next round, drawn before: used where the claim needs one and the round is over.
+        beacon: Nonce,
     },
     /// Judges an envelope whose identity signature verifies.
     Attest {
@@ -153,6 +193,9 @@ impl Command {
             Self::EnrolHsm { .. } => "enrol-hsm",
             Self::EnrolKey { .. } => "enrol-key",
             Self::AnnounceChannel { .. } => "announce-channel",
+            Self::AnnounceSealingKey { .. } => "announce-sealing-key",
+            Self::EnrolSharing { .. } => "enrol-sharing",
+            Self::Complain { .. } => "complain",
             Self::IssueChallenge { .. } => "issue-challenge",
             Self::Attest { .. } => "attest",
             Self::Revoke { .. } => "revoke",
@@ -171,6 +214,8 @@ pub enum Outcome {
     Challenge(Challenge),
     /// A proof was accepted.
     Recorded(Record),
+    /// A complaint was judged.
+    Judged(ComplaintVerdict),
     /// A revocation is in force.
     Revoked(Revocation),
     /// Refused.

@@ -49,6 +49,10 @@ rows! {
     SightingRow => Sightings;
     FirstProof => FirstProofs;
     DriftSeen => Drifts;
+    BeaconRound => Beacons;
+    TagRow => Tags;
+    SharingRow => Sharings;
+    ShareholderRow => Shareholders;
 }
 
 /// How far the ledger is.
@@ -99,6 +103,8 @@ pub struct HsmRow {
     pub identity_key: IdentityKey,
     /// Its X25519 channel key.
     pub channel_key: Digest,
+    /// The P-256 key that shares are sealed to, once it was announced.
+    pub sealing_key: Option<Vec<u8>>,
     /// Where its channel is.
     pub channel_url: Option<String>,
     /// When.
@@ -116,6 +122,10 @@ pub struct KeyRow {
     pub attributes: KeyAttributes,
     /// What claims are checked against, in the order of kinds.
     pub instances: Vec<EnrolledInstance>,
+    /// The key of the same HSM that it is derived from.
+    pub master: Option<KeyRef>,
+    /// The sharing that it is a share of.
+    pub sharing: Option<SharingId>,
     /// When.
     pub enrolled_at: Timestamp,
 }
@@ -166,10 +176,72 @@ pub struct ChallengeRow {
     pub not_before: Timestamp,
     /// The claim's `not_after`.
     pub not_after: Timestamp,
+    /// For a tagged key: the round whose beacon the claim must answer.
+    pub round: Option<BeaconRound>,
     /// Who consumed it. Set once.
     pub consumed: Option<Consumption>,
     /// Whether a replay of it was told already.
     pub replay_told: bool,
+}
+
+/// Names a sharing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SharingId {
+    /// The cluster of the shared key.
+    pub cluster: ClusterId,
+    /// The shared key, at the sharing's epoch.
+    pub key: KeyRef,
+}
+
+/// A sharing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SharingRow {
+    /// Its name.
+    pub id: SharingId,
+    /// Who dealt it.
+    pub dealer: HsmId,
+    /// The dealing, canonically encoded.
+    pub dealing: Vec<u8>,
+    /// When.
+    pub enrolled_at: Timestamp,
+}
+
+/// That an HSM was dealt a share.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShareholderRow(pub SharingId);
+
+/// A beacon round of the trust domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BeaconRound {
+    /// Counts from 1.
+    pub number: u64,
+    /// The beacon, which nobody could foresee before the round.
+    pub beacon: Nonce,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+}
+
+/// The tags that one HSM has shown of one key, oldest round first; never more than [`TagRow::ROUNDS`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TagRow {
+    /// The tags.
+    pub shown: Vec<ShownTag>,
+}
+
+impl TagRow {
+    /// How many rounds are remembered: while HSMs move on to a new round, they still agree on the one before.
+    pub const ROUNDS: usize = 2;
+}
+
+/// A tag that was proven in one round.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShownTag {
+    /// The round's number.
+    pub round: u64,
+    /// The fingerprint of the tag of the round's beacon.
+    pub tag: Digest,
+    /// Digest of the envelope.
+    pub envelope: Digest,
 }
 
 /// Who consumed a challenge, and with what.
@@ -335,9 +407,25 @@ impl State<'_> {
     /// # Errors
     /// [`Fault`]
     pub fn key_revocation(&self, hsm: &HsmRow, key: &KeyRow) -> Result<Option<Revocation>, Fault> {
-        match self.revocation(hsm, [&key.key.key])? {
-            Some(revocation) => Ok(Some(revocation)),
-            None => self.revoked_material(&key.instances),
+        if let Some(revocation) = self.revocation(hsm, [&key.key.key])? {
+            return Ok(Some(revocation));
+        }
+        if let Some(revocation) = self.revoked_material(&key.instances)? {
+            return Ok(Some(revocation));
+        }
+        if let Some(SharingId { cluster, key }) = &key.sharing {
+            let shared = RevocationTarget::Key { cluster: cluster.clone(), key: key.key.clone() };
+            let sharing = RevocationTarget::Sharing { cluster: cluster.clone(), key: key.clone() };
+            for target in [sharing, shared] {
+                if let Some(revocation) = self.get(&key::target(&target))? {
+                    return Ok(Some(revocation));
+                }
+            }
+        }
+        // Whoever has the master key has every key that was ever derived from it.
+        match &key.master {
+            Some(master) => self.key_revocation(hsm, &self.need(&key::epoch(&hsm.hsm, master))?),
+            None => Ok(None),
         }
     }
 

@@ -112,6 +112,14 @@ tables! {
     Events = 22, "events";
     /// Fingerprint -> the revocation of a key that it is of.
     RevokedFingerprints = 23, "revoked-fingerprints";
+    /// One row: the beacon round that is open.
+    Beacons = 24, "beacons";
+    /// HSM, key, epoch -> the tags that the HSM has shown of it, in the latest beacon rounds.
+    Tags = 25, "tags";
+    /// Cluster, key, epoch -> its sharing.
+    Sharings = 26, "sharings";
+    /// Holder, cluster, key, epoch: who was dealt a share.
+    Shareholders = 27, "shareholders";
 }
 
 /// A row: key and value.

@@ -12,7 +12,10 @@ use super::{
     tables::Row,
 };
 use crate::{
-    service::testing::{TestHsm, TestKey, World, refused, submit},
+    service::{
+        testing::{TestHsm, TestKey, World, refused, submit},
+        tests::{sharing, statements},
+    },
     store::{FILE, Redb},
 };
 
@@ -53,7 +56,8 @@ fn bustle(world: &World) -> (TestHsm, TestKey) {
 
 #[test]
 fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
-    let world = World::on_disk();
+    let world = sharing::bustle(World::on_disk());
+    statements::bustle(&world);
     bustle(&world);
     let disk = world.store.view().unwrap();
     let mut memory = Memory::default();

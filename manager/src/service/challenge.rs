@@ -22,6 +22,7 @@ impl Manager {
             statement: request.statement.clone(),
             keys: request.keys.clone(),
             nonce: Nonce::random(),
+            beacon: Nonce::random(),
         };
         match self.submit(command)? {
             Outcome::Challenge(challenge) => Ok(challenge),

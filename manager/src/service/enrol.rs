@@ -142,7 +142,7 @@ impl Manager {
         self.done(Command::AnnounceChannel { request, hsm, url: url.clone() })
     }
 
-    fn done(&self, command: Command) -> Result<(), Problem> {
+    pub(super) fn done(&self, command: Command) -> Result<(), Problem> {
         match self.submit(command)? {
             Outcome::Done => Ok(()),
             other => Err(unexpected(&other)),

@@ -7,11 +7,12 @@ mod attest;
 mod challenge;
 mod enrol;
 mod revoke;
+mod sharing;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 
 use std::{

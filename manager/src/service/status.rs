@@ -10,7 +10,9 @@ use keywitness_verifier::wire::{
 
 use super::Manager;
 use crate::ledger::{
-    Configuration, Fault, log,
+    Configuration, Fault,
+    apply::beacon,
+    log,
     state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, key},
 };
 
@@ -24,6 +26,8 @@ pub(super) struct Evidence {
     pub(super) status: HsmKeyStatus,
     /// The records in force, one for each required statement when the key is attested.
     pub(super) records: Vec<Record>,
+    /// The key that a derived key is derived from, in the same HSM.
+    pub(super) master: Option<Box<Evidence>>,
     pub(super) revocation: Option<Revocation>,
 }
 
@@ -59,6 +63,10 @@ fn weigh(
             kind: *kind,
             proven_at: in_force.as_ref().map(|record| record.proven_at),
             expires_at: in_force.as_ref().map(|record| record.expires_at),
+            agreement: match kind.needs_beacon() {
+                true => beacon::agreement(state, configuration, (&hsm, &key), now)?,
+                false => None,
+            },
         });
         records.extend(in_force);
     }
@@ -76,6 +84,18 @@ fn weigh(
     } else {
         AttestationState::Attested
     };
+    let master = match &key.master {
+        Some(master) => {
+            let row = state.need(&key::epoch(&hsm.hsm, master))?;
+            Some(Box::new(weigh(state, configuration, hsm.clone(), row, (now, max_age))?))
+        }
+        None => None,
+    };
+    // A derived key stands no better than the key it is derived from.
+    let verdict = match &master {
+        Some(master) if verdict == AttestationState::Attested => master.status.state,
+        _ => verdict,
+    };
     let status = HsmKeyStatus {
         hsm: hsm.hsm.clone(),
         cluster: hsm.cluster.clone(),
@@ -85,7 +105,7 @@ fn weigh(
         statements,
         failure: failure.map(|row| row.failure),
     };
-    Ok(Evidence { hsm, key, status, records, revocation })
+    Ok(Evidence { hsm, key, status, records, master, revocation })
 }
 
 impl Manager {

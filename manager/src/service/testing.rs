@@ -211,6 +211,51 @@ impl TestKey {
     }
 }
 
+/// Anything that can be attested: what is enrolled of it, and what a claim is made with.
+pub(crate) struct Subject {
+    pub(crate) key: KeyRef,
+    pub(crate) attributes: KeyAttributes,
+    pub(crate) enrolled: Instance,
+}
+
+impl Subject {
+    pub(crate) fn enrol(&self, world: &World, hsm: &TestHsm) -> Result<(), Problem> {
+        let request = EnrolKeyRequest {
+            key: self.key.key.clone(),
+            epoch: self.key.epoch,
+            attributes: self.attributes.clone(),
+            instances: vec![Base64(self.enrolled.to_bytes())],
+        };
+        world.manager.enrol_key(&hsm.call(world), &request)
+    }
+
+    pub(crate) fn challenge(&self, world: &World, hsm: &TestHsm) -> Result<Challenge, Problem> {
+        let statement = self.enrolled.kind().unwrap().name().to_owned();
+        let request = ChallengeRequest { statement, keys: vec![self.key.clone()] };
+        world.manager.challenge(&hsm.call(world), &request)
+    }
+
+    /// Answers a challenge with an instance and what proves it.
+    pub(crate) fn answer(
+        &self,
+        (world, hsm, cluster): (&World, &TestHsm, &str),
+        challenge: &Challenge,
+        (instance, witness): (&Instance, &keywitness_circuits::Witness),
+    ) -> Result<Record, Problem> {
+        let kind = self.enrolled.kind().unwrap();
+        let stand_in = TestKey::ed25519("stand-in", 1);
+        let mut context = hsm.context(world, cluster, &stand_in, challenge);
+        let KeyRef { key, epoch } = self.key.clone();
+        context.keys = vec![KeyClaim { key, epoch, attributes: self.attributes.digest() }];
+        context.statement = kind.name().to_owned();
+        context.verifying_key = registry::verifying_key(&parameters(), kind).unwrap();
+        context.instance = instance.digest();
+        let instance = instance.to_bytes();
+        let proof = registry::prove(&parameters(), &context, &instance, witness).unwrap();
+        submit(world, &Envelope::seal(context, instance, proof, |message| hsm.sign(message)))
+    }
+}
+
 /// An HSM in a test.
 pub(crate) struct TestHsm {
     pub(crate) id: HsmId,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use keywitness_circuits::{Fingerprint, HsmId, Instance, KeyAlgorithm, Nonce, Suite, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     token::{
-        Appraisal, ChannelJwk, Claims, Confirmation, KeyAttestation, PROFILE, ProvenStatement, PublicKeyClaim, Tier,
-        VerifierId, issuer,
+        Appraisal, ChannelJwk, Claims, Confirmation, DerivedFrom, KeyAttestation, PROFILE, ProvenStatement,
+        PublicKeyClaim, Tier, VerifierId, issuer,
     },
     wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
@@ -119,8 +119,8 @@ impl Manager {
     }
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
-        let records = evidence.records.iter();
-        records.fold(now.plus(self.config.token_ttl), |expiry, record| {
+        let masters = evidence.master.iter().flat_map(|master| &master.records);
+        evidence.records.iter().chain(masters).fold(now.plus(self.config.token_ttl), |expiry, record| {
             let stale_at = max_age.map_or(record.expires_at, |age| record.proven_at.plus(age));
             expiry.min(record.expires_at).min(stale_at)
         })
@@ -135,15 +135,19 @@ impl Manager {
     ) -> Result<Claims, Problem> {
         let audience = self.audience();
         let development = development_parameters(&self.parameters);
-        let statements = evidence.records.iter().map(|record| ProvenStatement {
-            kind: record.statement,
-            development_parameters: development && record.fingerprint.suite == Suite::Groth16Bn254,
-            verifying_key: record.verifying_key,
-            fingerprint: record.fingerprint,
-            envelope: record.envelope,
-            proven_at: record.proven_at,
-            expires_at: record.expires_at,
-        });
+        let proven = |evidence: &Evidence| {
+            let statements = evidence.records.iter().map(|record| ProvenStatement {
+                kind: record.statement,
+                development_parameters: development && record.fingerprint.suite == Suite::Groth16Bn254,
+                verifying_key: record.verifying_key,
+                fingerprint: record.fingerprint,
+                envelope: record.envelope,
+                proven_at: record.proven_at,
+                expires_at: record.expires_at,
+            });
+            statements.collect()
+        };
+        let agreement = evidence.status.statements.iter().find_map(|statement| statement.agreement);
         let attestation = KeyAttestation {
             trust_domain: audience.trust_domain.clone(),
             manager: audience.manager.clone(),
@@ -152,11 +156,20 @@ impl Manager {
             enrolment: evidence.hsm.revision,
             key: evidence.key.key.clone(),
             algorithm: evidence.key.attributes.algorithm,
-            statements: statements.collect(),
+            statements: proven(evidence),
+            agreement,
+            derived_from: evidence
+                .master
+                .as_ref()
+                .map(|master| DerivedFrom { key: master.key.key.clone(), statements: proven(master) }),
             residence: "not-evidenced".to_owned(),
         };
         let appraisal = Appraisal {
-            ear_status: Tier::Affirming,
+            // Nobody else vouches that the tags are a key's.
+            ear_status: match agreement {
+                Some(agreement) if agreement.is_self_asserted() => Tier::Warning,
+                _ => Tier::Affirming,
+            },
             ear_trustworthiness_vector: BTreeMap::from([("instance-identity".to_owned(), INSTANCE_KNOWN)]),
             ear_appraisal_policy_ids: vec![POLICY.to_owned()],
             ear_veraison_key_attestation: public_key(evidence)?,

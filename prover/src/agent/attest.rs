@@ -51,6 +51,15 @@ impl Session<'_> {
         found.ok_or_else(|| AttestError::NoInstance { key: key.clone(), kind: subject.kind })
     }
 
+    /// The instance that answers `challenge`: for a tagged key, that of the challenge's beacon.
+    fn asked_instance(&self, subject: &Subject<'_>, challenge: &Challenge) -> Result<Instance, AttestError> {
+        if !subject.kind.needs_beacon() {
+            return self.instance(subject);
+        }
+        let beacon = challenge.beacon.as_ref().ok_or(AttestError::Challenge("it carries no beacon"))?;
+        Ok(self.store.tagged_instance(&subject.entry.key, &self.audience.trust_domain, beacon)?)
+    }
+
     /// Tells the manager of a key, with all its instances. Telling it again changes nothing.
     pub(super) fn enrol_key(&self, entry: &KeyEntry) -> Result<(), AttestError> {
         let instances = self.store.instances(&entry.key, &self.audience.trust_domain, &self.info.suites)?;
@@ -66,12 +75,12 @@ impl Session<'_> {
     /// Asks for a challenge, proves, signs, submits.
     pub(super) fn attest(&self, subject: &Subject<'_>) -> Result<Record, AttestError> {
         let verifying_key = agreed_verifying_key(self.parameters, self.info, subject.kind)?;
-        let instance = self.instance(subject)?;
         let request =
             ChallengeRequest { statement: subject.kind.name().to_owned(), keys: vec![subject.entry.key.clone()] };
         let asked = self.clock.now();
         let challenge = insist(self.stop, || self.client.challenge(self, &request))?;
         check_challenge(&challenge, self.clock.now())?;
+        let instance = self.asked_instance(subject, &challenge)?;
         let claim = Claim { audience: self.audience, enrolment: self.enrolment, subject, verifying_key };
         let envelope = self.seal(&claim, &instance, &challenge)?;
         // The second bound holds where the manager's clock is ahead.

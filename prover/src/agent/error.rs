@@ -36,6 +36,12 @@ pub enum AgentError {
         /// Who answered.
         found: Audience,
     },
+    /// A holder cannot be dealt a share.
+    #[error("HSM {0} has told the manager no sealing key; run its agent once, or choose another holder")]
+    NoSealingKey(HsmId),
+    /// What was asked of the manager on the way.
+    #[error(transparent)]
+    Attest(#[from] Box<AttestError>),
     /// The manager answered an enrolment with another name.
     #[error("the manager enrolled HSM {0} instead; report this to its operator")]
     ForeignEnrolment(HsmId),

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use keywitness_circuits::{Kind, Timestamp};
-use keywitness_verifier::wire::{Enrolment, KeyRef, Record};
+use keywitness_circuits::{HsmId, Kind, Timestamp};
+use keywitness_verifier::wire::{ComplaintVerdict, Enrolment, KeyRef, Record};
 
 use super::{AgentError, AttestError, journal};
 
@@ -71,6 +71,27 @@ pub enum AgentEvent<'a> {
         error: &'a AttestError,
         /// When the agent tries again, if it goes on running.
         retry_at: Option<Timestamp>,
+    },
+    /// A share is about to be sealed to a holder.
+    Dealing {
+        /// The holder.
+        holder: &'a HsmId,
+        /// The key it is sealed to, as the manager says: P-256, compressed.
+        sealing_key: &'a [u8; 33],
+    },
+    /// A share arrived, and is what its dealing says.
+    ShareReceived {
+        /// The share.
+        key: &'a KeyRef,
+        /// Who dealt it.
+        dealer: &'a HsmId,
+    },
+    /// A share arrived that is not what its dealing says.
+    Complained {
+        /// Who dealt it.
+        dealer: &'a HsmId,
+        /// What the manager says of the complaint.
+        verdict: &'a ComplaintVerdict,
     },
     /// The manager does not answer, or not as one.
     ManagerAway {

@@ -75,8 +75,13 @@ fn info() -> Answer {
 
 fn challenge() -> Answer {
     let now = SystemClock.now();
-    let challenge =
-        Challenge { nonce: Nonce::random(), expires_at: now.plus(60), not_before: now, not_after: now.plus(600) };
+    let challenge = Challenge {
+        nonce: Nonce::random(),
+        expires_at: now.plus(60),
+        not_before: now,
+        not_after: now.plus(600),
+        beacon: None,
+    };
     Some((201, serde_json::to_value(challenge).unwrap()))
 }
 

@@ -9,16 +9,17 @@ pub mod journal;
 mod loopback_tests;
 mod run;
 pub mod schedule;
+pub mod sharing;
 mod standing;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
-use keywitness_circuits::{Kind, Parameters, Suite, Timestamp};
+use keywitness_circuits::{KeyOrigin, Kind, Parameters, Suite, Timestamp};
 use keywitness_verifier::{
     client::ManagerClient,
     identity::Audience,
@@ -51,6 +52,7 @@ pub struct Agent {
     info: Mutex<Option<(Timestamp, TrustDomainInfo)>>,
     known_keys: Mutex<BTreeSet<(KeyRef, Vec<Suite>)>>,
     journal: Mutex<Option<Journal>>,
+    sealing_key_told: AtomicBool,
 }
 
 /// An HSM that the manager knows.
@@ -82,6 +84,7 @@ impl Agent {
             info: Mutex::default(),
             known_keys: Mutex::default(),
             journal: Mutex::new(journal),
+            sealing_key_told: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +138,9 @@ impl Agent {
         let enrolled = self.enrolled()?;
         let info = self.info(&enrolled.audience)?;
         let stop = Stop::new();
+        if let Err(error) = self.receive_shares(&self.session(&enrolled, &info, &stop)) {
+            tracing::warn!(error = printable(&error), "shares cannot be received now");
+        }
         let mut work: Vec<(Kind, KeyEntry)> = self.work(&info);
         work.retain(|(kind, entry)| filter(entry, *kind));
         work.sort_by(|(kind, entry), (other, other_entry)| (kind, &entry.key).cmp(&(other, &other_entry.key)));
@@ -181,15 +187,30 @@ impl Agent {
         let session = self.session(enrolled, info, stop);
         let known = (entry.key.clone(), info.suites.clone());
         let result = (|| {
-            if !lock(&self.known_keys).contains(&known) {
-                session.enrol_key(entry)?;
-                lock(&self.known_keys).insert(known.clone());
-            }
+            self.introduce(&session, entry)?;
             session.attest(&Subject { entry, kind })
         })();
         self.learn(&known, &result);
         self.write_journal(&enrolled.enrolment, &entry.key, kind, &result);
         result
+    }
+
+    /// Tells the manager of a key that it was not told of yet; of a derived key, after the keys that it may be derived
+    /// from.
+    fn introduce(&self, session: &Session<'_>, entry: &KeyEntry) -> Result<(), AttestError> {
+        let known = (entry.key.clone(), session.info.suites.clone());
+        if lock(&self.known_keys).contains(&known) {
+            return Ok(());
+        }
+        if entry.attributes.origin == KeyOrigin::Derived {
+            let masters = current_keys(&*self.store);
+            for master in masters.iter().filter(|key| key.attributes.origin != KeyOrigin::Derived) {
+                self.introduce(session, master)?;
+            }
+        }
+        session.enrol_key(entry)?;
+        lock(&self.known_keys).insert(known);
+        Ok(())
     }
 
     /// Takes what an answer tells about attestation and revocation, and forgets what a refusal calls in question.

@@ -16,6 +16,9 @@ use crate::clock::Stop;
 /// Longest sleep: then the agent looks for new keys.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// How often the agent asks for shares that were dealt to its HSM, in seconds.
+const SHARES: u64 = 30;
+
 impl Agent {
     /// Attests, and attests again before each record expires, until `stop` is raised.
     ///
@@ -28,7 +31,7 @@ impl Agent {
         let records = self.records(&enrolled)?;
         self.remember(&records);
         let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
-        let (mut away, mut begun) = (0_u32, false);
+        let (mut away, mut begun, mut shares_due) = (0_u32, false, Timestamp(0));
         while !stop.is_stopped() {
             let info = match self.info(&enrolled.audience) {
                 Ok(info) => info,
@@ -41,6 +44,7 @@ impl Agent {
             };
             (away, begun) = (0, true);
             self.announce(&enrolled, &info, &mut announcement, stop);
+            self.look_for_shares(&enrolled, &info, &mut shares_due, stop);
             let work = self.work(&info);
             let tasks: Vec<Task> =
                 work.iter().map(|(kind, entry)| Task { kind: *kind, key: entry.key.clone() }).collect();
@@ -67,6 +71,18 @@ impl Agent {
         tracing::warn!(error = printable(error), wait, "the manager cannot be used now");
         (self.observer)(&AgentEvent::ManagerAway { error, retry_at: self.clock.now().plus(wait) });
         stop.wait(Duration::from_secs(wait));
+    }
+
+    /// Takes the shares that were dealt to this HSM, now and then.
+    fn look_for_shares(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
+        let now = self.clock.now();
+        if *due > now {
+            return;
+        }
+        *due = now.plus(SHARES);
+        if let Err(error) = self.receive_shares(&self.session(enrolled, info, stop)) {
+            tracing::warn!(error = printable(&error), wait = SHARES, "shares cannot be received now");
+        }
     }
 
     /// Tells the manager where the channel is, until it has heard.

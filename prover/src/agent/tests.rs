@@ -42,7 +42,8 @@ fn info() -> TrustDomainInfo {
 }
 
 fn challenge() -> Challenge {
-    Challenge { nonce: Nonce([9; 32]), expires_at: NOW.plus(60), not_before: NOW, not_after: NOW.plus(3600) }
+    let (not_before, not_after) = (NOW, NOW.plus(3600));
+    Challenge { nonce: Nonce([9; 32]), expires_at: NOW.plus(60), not_before, not_after, beacon: None }
 }
 
 fn with_session<R>(store: &dyn KeyStore, use_it: impl FnOnce(&Session<'_>) -> R) -> R {

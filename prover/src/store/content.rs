@@ -31,7 +31,7 @@ pub(super) struct StoredKey {
     /// What the store says about it; encoded canonically, so that the order of an enum is no part of the format.
     #[serde(with = "canonical")]
     pub(super) attributes: KeyAttributes,
-    /// A seed, a scalar or a symmetric key.
+    /// A seed, a scalar or a symmetric key; of a share, the share and then the encoding of its instance.
     #[serde(with = "locked")]
     pub(super) secret: LockedBytes,
     /// The master that a derived key comes from, and the trust domain that it was derived for; of format 1 by a list

@@ -109,6 +109,18 @@ pub enum StoreError {
     /// The key is of an algorithm that computes no CMAC.
     #[error("a {0} key computes no CMAC, so there is no beacon that it could answer")]
     NotACmacKey(KeyAlgorithm),
+    /// A key of that algorithm cannot be shared.
+    #[error("a {0} key cannot be dealt: only ristretto255 keys are shared among holders")]
+    NotDealt(KeyAlgorithm),
+    /// What needs a place in a trust domain.
+    #[error("this store is not enrolled")]
+    NotEnrolled,
+    /// A share belongs to one holder.
+    #[error("share {0} was dealt to this HSM alone, and is not copied to another")]
+    ShareStays(KeyId),
+    /// A sharing does not work out.
+    #[error(transparent)]
+    Custody(#[from] keywitness_custody::Error),
     /// A share is a part of another secret: it is dealt to its holder, with the dealing that fixes it.
     #[error("a {0} is dealt, with its commitments: it cannot be generated or imported as a key")]
     ShareIsDealt(KeyAlgorithm),

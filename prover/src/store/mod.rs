@@ -12,6 +12,7 @@ mod file;
 pub mod import;
 pub mod pkcs11;
 mod seal;
+mod share;
 mod sign;
 mod software;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tagged_tests;
 mod tests;
 
 use keywitness_circuits::{ClaimContext, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain};
+use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::{Audience, IdentityKey},
@@ -33,6 +35,7 @@ pub use file::create_key_file;
 pub(crate) use file::{beside, private, sync_directory};
 pub use pkcs11::{Pin, Token, TokenChoice, TokenError, TokenKey, TokenStore};
 pub use seal::{PassphraseCost, Unlock};
+pub use share::Received;
 pub use software::{Access, Placement, SoftwareStore};
 
 /// A key that a store holds, without its secret.
@@ -113,6 +116,25 @@ pub trait KeyStore: Send + Sync {
     /// [`StoreError::NoSuchKey`], [`StoreError::NotACmacKey`], or that the key cannot be used now.
     fn tagged_instance(&self, key: &KeyRef, trust_domain: &TrustDomain, beacon: &Nonce)
     -> Result<Instance, StoreError>;
+
+    /// The public key that shares are sealed to which are dealt to this HSM.
+    ///
+    /// # Errors
+    /// Where the store cannot read its secrets.
+    fn sealing_key(&self) -> Result<SealingKey, StoreError>;
+
+    /// Deals a ristretto255 key under `terms`, signed with the identity key.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::NotDealt`], or what the terms lack.
+    fn deal(&self, key: &KeyRef, terms: Terms, scheme: Scheme) -> Result<Dealing, StoreError>;
+
+    /// Opens the share that `dealing`, signed by `dealer`, has for this HSM, and keeps it as a key; complains where it
+    /// is bad.
+    ///
+    /// # Errors
+    /// Where the dealing is not authentic or has no share for this HSM, or the share cannot be kept.
+    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError>;
 
     /// Proves the claim that `context` makes about `instance`, a canonical encoding. The context names the same key.
     ///

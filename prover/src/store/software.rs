@@ -10,6 +10,7 @@ use keywitness_circuits::{
     ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters, Suite,
     TrustDomain, Witness, codec::Canonical, key_derivation, key_knowledge, registry, tagged_key,
 };
+use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::{self, AnswerKey},
     identity::IdentityKey,
@@ -25,6 +26,7 @@ use super::{
     file::{self, WriteLock},
     import, seal,
     seal::FileKey,
+    share::Received,
     sign,
 };
 use crate::memory::LockedBytes;
@@ -212,6 +214,9 @@ impl SoftwareStore {
     /// [`StoreError::KeyDiffers`] where the other store has another key of that name and epoch; what the file system
     /// says.
     pub fn export_to(&self, key: &KeyRef, other: &Self) -> Result<KeyEntry, StoreError> {
+        if self.algorithm(key)?.is_share() {
+            return Err(StoreError::ShareStays(key.key.clone()));
+        }
         let (attributes, secret, derivation) = self.with_key(key, |held| {
             let origin = if held.derivation.is_some() { KeyOrigin::Derived } else { KeyOrigin::Imported };
             let attributes = KeyAttributes { origin, ..held.attributes.clone() };
@@ -267,7 +272,7 @@ impl SoftwareStore {
         self.insert(StoredKey { key, attributes, secret: LockedBytes::new(secret), derivation: None })
     }
 
-    fn insert(&self, key: StoredKey) -> Result<KeyEntry, StoreError> {
+    pub(super) fn insert(&self, key: StoredKey) -> Result<KeyEntry, StoreError> {
         let entry = key.entry();
         self.change(|content| {
             let place = content.keys.binary_search_by(|held| held.key.cmp(&entry.key));
@@ -293,11 +298,11 @@ impl SoftwareStore {
         written.and_then(|sealed| file::replace(&self.path, &sealed)).inspect_err(|_| undo(&mut content))
     }
 
-    fn content(&self) -> RwLockReadGuard<'_, Content> {
+    pub(super) fn content(&self) -> RwLockReadGuard<'_, Content> {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_key<R>(&self, key: &KeyRef, use_it: impl FnOnce(&StoredKey) -> R) -> Result<R, StoreError> {
+    pub(super) fn with_key<R>(&self, key: &KeyRef, use_it: impl FnOnce(&StoredKey) -> R) -> Result<R, StoreError> {
         let content = self.content();
         let held = content.keys.iter().find(|held| held.key == *key);
         held.map(use_it).ok_or_else(|| StoreError::NoSuchKey(key.clone()))
@@ -346,6 +351,9 @@ impl SoftwareStore {
     /// What proves `instance`, a canonical encoding, for a claim in `trust_domain`.
     fn witness_of(&self, key: &KeyRef, trust_domain: &TrustDomain, instance: &[u8]) -> Result<Witness, StoreError> {
         if let Some((_, witness)) = self.derivation(key)? {
+            return Ok(witness.into());
+        }
+        if let Some((_, witness)) = self.held_share(key)? {
             return Ok(witness.into());
         }
         if !self.algorithm(key)?.is_cmac() {
@@ -419,6 +427,9 @@ impl KeyStore for SoftwareStore {
             let target = key_derivation::Target { key: key.key.clone(), algorithm, epoch: key.epoch };
             return Ok(vec![witness.instance(trust_domain, &target)?.into()]);
         }
+        if let Some((instance, _)) = self.held_share(key)? {
+            return Ok(vec![instance.into()]);
+        }
         let algorithm = self.algorithm(key)?;
         if algorithm.is_cmac() {
             let message = tagged_key::identifier_message(trust_domain);
@@ -442,6 +453,18 @@ impl KeyStore for SoftwareStore {
     ) -> Result<Instance, StoreError> {
         let tags = self.tags(key, trust_domain, beacon)?;
         Ok(tags.instance(trust_domain, self.algorithm(key)?, beacon)?.into())
+    }
+
+    fn sealing_key(&self) -> Result<SealingKey, StoreError> {
+        Ok(*self.holder_key()?.public())
+    }
+
+    fn deal(&self, key: &KeyRef, terms: Terms, scheme: Scheme) -> Result<Dealing, StoreError> {
+        self.deal_key(key, terms, scheme)
+    }
+
+    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError> {
+        self.take_share(dealing, dealer)
     }
 
     fn prove(

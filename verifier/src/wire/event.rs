@@ -45,6 +45,17 @@ pub enum EventKind {
         /// Which enrolment of it.
         revision: u32,
     },
+    /// A sharing was enrolled.
+    SharingEnrolled {
+        /// The key that is shared.
+        key: KeyRef,
+        /// Who dealt it.
+        dealer: HsmId,
+        /// How many shares restore the key.
+        threshold: u32,
+        /// How many shares there are.
+        shares: u32,
+    },
     /// Something was revoked.
     Revoked {
         /// What.
@@ -65,6 +76,35 @@ pub enum EventKind {
         earlier: Sighting,
         /// The later one.
         later: Sighting,
+    },
+    /// Fraud: one tagged key was proven with two tags of one beacon: at least one of the two HSMs does not hold it.
+    TagsDiffer {
+        /// The earlier proof.
+        earlier: Sighting,
+        /// The later one.
+        later: Sighting,
+        /// The beacon.
+        beacon: Nonce,
+    },
+    /// Fraud: a dealer dealt a bad share, as its holder's complaint proves.
+    FaultyDealing {
+        /// The dealer.
+        dealer: HsmId,
+        /// The key that was to be shared.
+        key: KeyRef,
+        /// Who complained.
+        holder: HsmId,
+        /// Digest of the complaint.
+        complaint: Digest,
+    },
+    /// Fraud: a holder complained of a share that is good.
+    UnfoundedComplaint {
+        /// Who complained.
+        holder: HsmId,
+        /// The key that is shared.
+        key: KeyRef,
+        /// Digest of the complaint.
+        complaint: Digest,
     },
     /// Fraud: an HSM keeps failing.
     RepeatedFailures {
@@ -105,9 +145,12 @@ impl EventKind {
     /// Whether this is a fraud event.
     pub const fn is_fraud(&self) -> bool {
         match self {
-            Self::HsmEnrolled { .. } | Self::Revoked { .. } => false,
+            Self::HsmEnrolled { .. } | Self::SharingEnrolled { .. } | Self::Revoked { .. } => false,
             Self::ForeignCluster { .. }
             | Self::Drift { .. }
+            | Self::TagsDiffer { .. }
+            | Self::FaultyDealing { .. }
+            | Self::UnfoundedComplaint { .. }
             | Self::RepeatedFailures { .. }
             | Self::Replay { .. }
             | Self::RevokedPersists { .. } => true,

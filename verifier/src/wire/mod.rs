@@ -5,9 +5,14 @@
 
 mod event;
 mod problem;
+mod sharing;
 
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use problem::{Problem, ProblemKind};
+pub use sharing::{
+    ComplaintRequest, ComplaintVerdict, Dealings, Dealt, EnrolSharingRequest, Holder, Holders, SealingKeyAnnouncement,
+    ShareStatus, Sharing, share_name,
+};
 
 use std::{fmt, str::FromStr};
 
@@ -47,6 +52,14 @@ pub mod path {
     pub const CHANNEL: &str = "/v1/channel";
     /// `POST`, HSM: [`super::EnrolKeyRequest`].
     pub const KEYS: &str = "/v1/keys";
+    /// `PUT`, HSM: [`super::SealingKeyAnnouncement`].
+    pub const SEALING_KEY: &str = "/v1/sealing-key";
+    /// `GET`, HSM: [`super::Holders`].
+    pub const HOLDERS: &str = "/v1/holders";
+    /// `POST`, HSM: [`super::EnrolSharingRequest`] to [`super::Sharing`]. `GET`, HSM: [`super::Dealings`].
+    pub const SHARINGS: &str = "/v1/sharings";
+    /// `POST`, HSM: [`super::ComplaintRequest`] to [`super::ComplaintVerdict`].
+    pub const COMPLAINTS: &str = "/v1/complaints";
     /// `POST`, HSM: [`super::ChallengeRequest`] to [`super::Challenge`].
     pub const CHALLENGES: &str = "/v1/challenges";
     /// `POST`, HSM: an envelope to [`super::Record`].
@@ -267,6 +280,9 @@ pub struct Challenge {
     pub not_before: Timestamp,
     /// The claim's `not_after`: when the record will expire.
     pub not_after: Timestamp,
+    /// For a tagged key, the beacon of the round: unpredictable, and the same for every HSM of the trust domain.
+    #[serde(default)]
+    pub beacon: Option<Nonce>,
 }
 
 /// An attestation record: the HSM proved the key under the statement.
@@ -379,6 +395,60 @@ pub struct StatementStatus {
     pub proven_at: Option<Timestamp>,
     /// When the record expires.
     pub expires_at: Option<Timestamp>,
+    /// For a tagged key, how far its record is agreed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
+}
+
+/// How many HSMs of a cluster, with records in force, have shown the same tags of a key in one beacon round.
+///
+/// Nothing in a tagged key's proof ties its tags to a key; that others compute the same tag of a beacon that
+/// nobody could foresee does, but for HSMs that collude or pass the beacon on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Agreement(u32);
+
+impl Agreement {
+    /// Of `hsms`, the HSM itself among them; at least one.
+    pub const fn of(hsms: u32) -> Self {
+        Self(if hsms == 0 { 1 } else { hsms })
+    }
+
+    /// How many HSMs agree; 1 where the HSM stands alone.
+    pub const fn hsms(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the HSM stands alone.
+    pub const fn is_self_asserted(self) -> bool {
+        self.0 == 1
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_self_asserted() { f.pad("self-asserted") } else { f.pad(&format!("agreed({})", self.0)) }
+    }
+}
+
+impl From<Agreement> for String {
+    fn from(agreement: Agreement) -> Self {
+        agreement.to_string()
+    }
+}
+
+impl TryFrom<String> for Agreement {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self, Error> {
+        let number = text.strip_prefix("agreed(").and_then(|rest| rest.strip_suffix(')'));
+        let agreement = match number {
+            Some(number) => number.parse().ok().map(Self),
+            None => Some(Self(1)),
+        };
+        agreement
+            .filter(|agreement| agreement.to_string() == text)
+            .ok_or(Error::Malformed { what: "agreement", why: "use self-asserted or agreed(n), n at least 2" })
+    }
 }
 
 /// A failed attempt that was authenticated.
@@ -428,6 +498,25 @@ pub enum RevocationTarget {
         /// The key.
         key: KeyId,
     },
+    /// Every share of one sharing. The key that was shared stays what it is.
+    Sharing {
+        /// The cluster of the shared key.
+        cluster: ClusterId,
+        /// The shared key, at the sharing's epoch.
+        key: KeyRef,
+    },
+}
+
+impl fmt::Display for RevocationTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hsm(hsm) => write!(f, "HSM {hsm}"),
+            Self::Key { cluster, key } => write!(f, "key {key} of {cluster}"),
+            Self::Sharing { cluster, key } => {
+                write!(f, "the sharing of key {} of {cluster}, epoch {}", key.key, key.epoch)
+            }
+        }
+    }
 }
 
 /// Revokes.

@@ -1,7 +1,8 @@
 //! Challenges, and what becomes of the envelopes that answer them.
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, HsmId, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical, context::instance_digest,
+    ClaimContext, Digest, Envelope, HsmId, Instance, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical,
+    context::instance_digest,
 };
 use keywitness_verifier::wire::{
     Challenge, Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, Sighting,
@@ -12,8 +13,8 @@ use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
     fraud,
     state::{
-        ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow, State, corrupt,
-        key,
+        BeaconRound, ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow,
+        State, corrupt, key,
     },
     tables::{Fault, Table},
 };
@@ -24,6 +25,8 @@ pub(crate) struct Sound {
     key: KeyRef,
     kind: Kind,
     instance: EnrolledInstance,
+    /// For a tagged key: the tag of the round's beacon.
+    shown: Option<(BeaconRound, Digest)>,
 }
 
 /// An envelope that is not what was asked for.
@@ -105,9 +108,13 @@ pub(crate) fn examine(
         let why = format!("no statement kind {:?} is in force here", context.statement);
         return wrong(ProblemKind::UnknownStatement, why, Blame::Sender);
     }
-    let (expected, key, instance) = expect(state, &configuration, hsm, &challenge, &context.challenge)?;
-    if let Some(field) = difference(&expected, context).or((envelope.instance != instance.bytes).then_some("instance"))
-    {
+    let (mut expected, key, instance) = expect(state, &configuration, hsm, &challenge, &context.challenge)?;
+    let tag = challenge.round.and_then(|round| round_tag(&round, &instance, &envelope.instance));
+    if tag.is_some() {
+        expected.instance = instance_digest(&envelope.instance);
+    }
+    let asked = if challenge.round.is_some() { tag.is_some() } else { envelope.instance == instance.bytes };
+    if let Some(field) = difference(&expected, context).or((!asked).then_some("instance")) {
         let why = format!("field {field} is not what the challenge and the enrolment ask for");
         return wrong(ProblemKind::ContextMismatch, why, Blame::Sender);
     }
@@ -116,7 +123,16 @@ pub(crate) fn examine(
         let problem = revocation::problem(&revocation);
         return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocation) }));
     }
-    Ok(Ok(Sound { hsm: hsm.clone(), key, kind: challenge.statement, instance }))
+    let shown = challenge.round.zip(tag);
+    Ok(Ok(Sound { hsm: hsm.clone(), key, kind: challenge.statement, instance, shown }))
+}
+
+/// The tag that an instance shows, if it is the enrolled key's, of this round's beacon.
+fn round_tag(round: &BeaconRound, enrolled: &EnrolledInstance, instance: &[u8]) -> Option<Digest> {
+    let Ok(Instance::TaggedKey(instance)) = Instance::from_bytes(instance) else { return None };
+    let enrolled = Instance::from_bytes(&enrolled.bytes) == Ok(instance.identifier().into());
+    let tag = *instance.round_tag()?;
+    (enrolled && instance.beacon() == Some(&round.beacon)).then_some(tag)
 }
 
 /// The context that the challenge asks for, from what the manager knows and never from the message.
@@ -196,6 +212,7 @@ impl Apply<'_> {
         statement: &str,
         keys: &[KeyRef],
         nonce: &Nonce,
+        next_beacon: &Nonce,
     ) -> Result<Outcome, Fault> {
         if let Some(revocation) = self.state().revocation(hsm, keys.iter().map(|key| &key.key))? {
             fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
@@ -217,7 +234,7 @@ impl Apply<'_> {
             let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
             return Ok(refuse(ProblemKind::UnknownKey, why));
         };
-        if let Some(revocation) = self.state().revoked_material(&row.instances)? {
+        if let Some(revocation) = self.state().key_revocation(hsm, &row)? {
             fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
             return Ok(Outcome::Refused(revocation::problem(&revocation)));
         }
@@ -228,6 +245,10 @@ impl Apply<'_> {
             return Ok(refuse(ProblemKind::UnknownStatement, why));
         }
         let at = self.moment.at;
+        let round = match kind.needs_beacon() {
+            true => Some(self.beacon_round(&configuration, next_beacon)?),
+            false => None,
+        };
         let challenge = ChallengeRow {
             hsm: hsm.hsm.clone(),
             keys: keys.to_vec(),
@@ -236,13 +257,15 @@ impl Apply<'_> {
             expires_at: at.plus(configuration.challenge_ttl),
             not_before: at,
             not_after: at.plus(configuration.record_ttl),
+            round,
             consumed: None,
             replay_told: false,
         };
         self.put(&nonce.0, &challenge)?;
         self.forget_at(challenge.not_after.plus(RETENTION), Table::Challenges, &nonce.0)?;
         let ChallengeRow { expires_at, not_before, not_after, .. } = challenge;
-        Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after }))
+        let beacon = round.map(|round| round.beacon);
+        Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after, beacon }))
     }
 
     pub(super) fn attest(
@@ -305,7 +328,7 @@ impl Apply<'_> {
     }
 
     fn record(&mut self, sound: Sound, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
-        let Sound { hsm, key, kind, instance } = sound;
+        let Sound { hsm, key, kind, instance, shown } = sound;
         let record = Record {
             hsm: hsm.hsm,
             cluster: hsm.cluster,
@@ -328,6 +351,9 @@ impl Apply<'_> {
             envelope: *digest,
         };
         fraud::proven(self, &sighting)?;
+        if let Some((round, tag)) = shown {
+            self.show_tag(&sighting, &round, tag)?;
+        }
         Ok(Outcome::Recorded(record))
     }
 

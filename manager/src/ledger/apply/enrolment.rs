@@ -8,7 +8,7 @@ use keywitness_verifier::{
     wire::{Enrolment, EventKind, KeyRef, Problem, ProblemKind},
 };
 
-use super::{Apply, RETENTION, refuse};
+use super::{Apply, RETENTION, refuse, sharing};
 use crate::ledger::{
     command::{Configuration, Outcome},
     fraud,
@@ -58,6 +58,7 @@ impl Apply<'_> {
             revision: 1,
             identity_key: *identity_key,
             channel_key: *channel_key,
+            sealing_key: None,
             channel_url: None,
             enrolled_at: self.moment.at,
         };
@@ -114,6 +115,10 @@ impl Apply<'_> {
         if key.epoch == 0 {
             return Ok(refuse(ProblemKind::Malformed, "epochs begin with 1"));
         }
+        let master = match master(self.state(), hsm, key, &instances)? {
+            Ok(master) => master,
+            Err(problem) => return Ok(Outcome::Refused(problem)),
+        };
         if let Some(newest) = self.state().newest_key(&hsm.hsm, &key.key)?
             && newest.key.epoch >= key.epoch
         {
@@ -138,13 +143,54 @@ impl Apply<'_> {
             return Ok(refuse(ProblemKind::Malformed, why));
         }
         let enrolled_at = self.moment.at;
-        let row =
-            KeyRow { hsm: hsm.hsm.clone(), key: key.clone(), attributes: attributes.clone(), instances, enrolled_at };
+        let sharing = match sharing::shared(self.state(), hsm, key, attributes, &instances)? {
+            Ok(sharing) => sharing,
+            Err(problem) => return Ok(Outcome::Refused(problem)),
+        };
+        let row = KeyRow {
+            hsm: hsm.hsm.clone(),
+            key: key.clone(),
+            attributes: attributes.clone(),
+            instances,
+            master,
+            sharing,
+            enrolled_at,
+        };
+        if let Some(revocation) = self.state().key_revocation(hsm, &row)? {
+            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+            return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
+        }
         self.put(&key::epoch(&hsm.hsm, key), &row)?;
         let holder = HolderRow { key: key.key.clone(), cluster: hsm.cluster.clone(), hsm: hsm.hsm.clone() };
         self.put(&key::holder(&holder.key, &holder.cluster, &holder.hsm), &holder)?;
         Ok(Outcome::Done)
     }
+}
+
+/// The key of this HSM that a derived key is derived from: enrolled before it, and known by its fingerprint.
+fn master(
+    state: State<'_>,
+    hsm: &HsmRow,
+    key: &KeyRef,
+    instances: &[EnrolledInstance],
+) -> Result<Result<Option<KeyRef>, Problem>, Fault> {
+    for instance in instances {
+        let Ok(Instance::KeyDerivation(derivation)) = Instance::from_bytes(&instance.bytes) else { continue };
+        if derivation.epoch() != key.epoch {
+            let why = format!("key {} at epoch {} is derived for epoch {}", key.key, key.epoch, derivation.epoch());
+            return Ok(Err(Problem::new(ProblemKind::Malformed, why)));
+        }
+        let master = derivation.master();
+        let held = state.all::<KeyRow>(&key::hsm(&hsm.hsm))?.into_iter().find(|row| {
+            row.key != *key && row.master.is_none() && row.instances.iter().any(|held| held.fingerprint == master)
+        });
+        let Some(held) = held else {
+            let why = format!("{} has not enrolled the key that {} is derived from; enrol it first", hsm.hsm, key.key);
+            return Ok(Err(Problem::new(ProblemKind::UnknownKey, why)));
+        };
+        return Ok(Ok(Some(held.key)));
+    }
+    Ok(Ok(None))
 }
 
 /// How an HSM is let in.

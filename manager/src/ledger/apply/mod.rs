@@ -1,8 +1,10 @@
 //! The one deterministic function that changes the state: no clock, no randomness, no I/O.
 
 pub(crate) mod attestation;
+pub(crate) mod beacon;
 pub(crate) mod enrolment;
 pub(crate) mod revocation;
+pub(crate) mod sharing;
 
 use keywitness_circuits::{Digest, HsmId, Timestamp};
 use keywitness_verifier::{
@@ -75,8 +77,17 @@ impl Apply<'_> {
             Command::AnnounceChannel { request, hsm, url } => {
                 self.once(request, hsm, |apply, hsm| apply.announce_channel(hsm, url))
             }
-            Command::IssueChallenge { request, hsm, statement, keys, nonce } => {
-                self.once(request, hsm, |apply, hsm| apply.issue_challenge(&hsm, statement, keys, nonce))
+            Command::AnnounceSealingKey { request, hsm, key } => {
+                self.once(request, hsm, |apply, hsm| apply.announce_sealing_key(hsm, key))
+            }
+            Command::EnrolSharing { request, hsm, dealing } => {
+                self.once(request, hsm, |apply, hsm| apply.enrol_sharing(&hsm, dealing))
+            }
+            Command::Complain { request, hsm, sharing, complaint, verdict } => {
+                self.once(request, hsm, |apply, hsm| apply.complain(&hsm, sharing, complaint, verdict))
+            }
+            Command::IssueChallenge { request, hsm, statement, keys, nonce, beacon } => {
+                self.once(request, hsm, |apply, hsm| apply.issue_challenge(&hsm, statement, keys, nonce, beacon))
             }
             Command::Attest { envelope, digest, hsm, enrolment, verdict } => {
                 self.attest(envelope, digest, hsm, *enrolment, verdict)

@@ -5,7 +5,7 @@ use keywitness_verifier::wire::{EventKind, Problem, ProblemKind, Revocation, Rev
 use super::{Apply, refuse};
 use crate::ledger::{
     command::Outcome,
-    state::{HolderRow, KeyRow, RecordRow, RevokedFingerprint, SightingRow, key},
+    state::{HolderRow, KeyRow, RecordRow, RevokedFingerprint, SharingRow, SightingRow, key},
     tables::Fault,
 };
 
@@ -20,6 +20,10 @@ impl Apply<'_> {
             RevocationTarget::Key { cluster, key: id } => (
                 !self.state().all::<HolderRow>(&key::holders(id, Some(cluster)))?.is_empty(),
                 format!("no HSM of cluster {cluster} has enrolled a key named {id}"),
+            ),
+            RevocationTarget::Sharing { cluster, key } => (
+                self.state().get::<SharingRow>(&key::sharing(cluster, key))?.is_some(),
+                format!("cluster {cluster} has no sharing of key {} at epoch {}", key.key, key.epoch),
             ),
         };
         if !known {
@@ -68,6 +72,13 @@ pub(crate) fn problem(revocation: &Revocation) -> Problem {
         RevocationTarget::Key { cluster, key } => Problem::new(
             ProblemKind::KeyRevoked,
             format!("key {key} of cluster {cluster} is revoked: {}", revocation.reason),
+        ),
+        RevocationTarget::Sharing { cluster, key } => Problem::new(
+            ProblemKind::KeyRevoked,
+            format!(
+                "the sharing of key {} of cluster {cluster} at epoch {} is revoked: {}",
+                key.key, key.epoch, revocation.reason
+            ),
         ),
     }
 }

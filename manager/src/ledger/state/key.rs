@@ -56,11 +56,30 @@ pub fn holders(key: &KeyId, cluster: Option<&ClusterId>) -> Vec<u8> {
     cluster.map_or_else(|| join(&[key.as_str()]), |cluster| join(&[key.as_str(), cluster.as_str()]))
 }
 
+/// A sharing.
+pub fn sharing(cluster: &ClusterId, key: &KeyRef) -> Vec<u8> {
+    let mut bytes = join(&[cluster.as_str(), key.key.as_str()]);
+    bytes.extend_from_slice(&key.epoch.to_be_bytes());
+    bytes
+}
+
+/// A holder's share of a sharing; begins with [`hsm`] of the holder.
+pub fn shareholder(holder: &HsmId, cluster: &ClusterId, key: &KeyRef) -> Vec<u8> {
+    let mut bytes = hsm(holder);
+    bytes.extend_from_slice(&sharing(cluster, key));
+    bytes
+}
+
 /// A revocation.
 pub fn target(target: &RevocationTarget) -> Vec<u8> {
     match target {
         RevocationTarget::Hsm(hsm) => join(&["hsm", hsm.as_str()]),
         RevocationTarget::Key { cluster, key } => join(&["key", cluster.as_str(), key.as_str()]),
+        RevocationTarget::Sharing { cluster, key } => {
+            let mut bytes = join(&["sharing"]);
+            bytes.extend_from_slice(&sharing(cluster, key));
+            bytes
+        }
     }
 }
 

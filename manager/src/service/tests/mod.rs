@@ -5,5 +5,7 @@ mod attestation;
 mod enrolment;
 mod fraud;
 mod hardening;
+pub(crate) mod sharing;
+pub(crate) mod statements;
 mod status;
 mod token;

@@ -6,6 +6,7 @@ use keywitness_circuits::{
     ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyId, Kind, Nonce, Parameters, Suite, TrustDomain,
     codec::Canonical, key_knowledge::eddsa, registry, tagged_key,
 };
+use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::IdentityKey,
@@ -14,7 +15,7 @@ use keywitness_verifier::{
 };
 
 use super::{Token, TokenError, TokenKey};
-use crate::store::{KeyEntry, KeyStore, Membership, Placement, SoftwareStore, StoreError};
+use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError};
 
 /// A token's keys and a software store's.
 ///
@@ -151,6 +152,18 @@ impl KeyStore for TokenStore {
 
     fn channel_key(&self) -> [u8; 32] {
         self.software.channel_key()
+    }
+
+    fn sealing_key(&self) -> Result<SealingKey, StoreError> {
+        self.software.sealing_key()
+    }
+
+    fn deal(&self, key: &KeyRef, terms: Terms, scheme: Scheme) -> Result<Dealing, StoreError> {
+        self.software.deal(key, terms, scheme)
+    }
+
+    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError> {
+        self.software.receive_share(dealing, dealer)
     }
 
     fn open_request(

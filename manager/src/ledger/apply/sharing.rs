@@ -1,0 +1,178 @@
+//! Sharings: dealings, the shares that holders attest, and complaints.
+//!
+//! A share has the life of a key. Its holder enrols it as a key of its own, whose instance must be the one that the
+//! enrolled dealing fixes for that holder; from then on it has records, tokens and a status like any key. A share is
+//! revoked with its sharing, with the key that is shared, or by its own name.
+
+use keywitness_circuits::{
+    Digest, Instance, KeyAlgorithm, KeyAttributes, codec::Canonical, key_knowledge, transcript::label,
+};
+use keywitness_custody::{Dealing, Scheme};
+use keywitness_verifier::wire::{
+    ComplaintVerdict, EventKind, KeyRef, Problem, ProblemKind, RevocationTarget, share_name,
+};
+
+use super::{Apply, RETENTION, refuse, revocation};
+use crate::ledger::{
+    command::Outcome,
+    state::{EnrolledInstance, HsmRow, KeyRow, OutcomeRow, ShareholderRow, SharingId, SharingRow, State, key},
+    tables::{Fault, Table},
+};
+
+impl Apply<'_> {
+    pub(super) fn announce_sealing_key(&mut self, mut hsm: HsmRow, sealing_key: &[u8]) -> Result<Outcome, Fault> {
+        if let Some(revocation) = self.state().revocation(&hsm, [])? {
+            return Ok(Outcome::Refused(revocation::problem(&revocation)));
+        }
+        hsm.sealing_key = Some(sealing_key.to_vec());
+        self.put(&key::hsm(&hsm.hsm), &hsm)?;
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn enrol_sharing(&mut self, dealer: &HsmRow, bytes: &[u8]) -> Result<Outcome, Fault> {
+        let dealing = match Dealing::from_bytes(bytes) {
+            Ok(dealing) => dealing,
+            Err(error) => return Ok(refuse(ProblemKind::Malformed, error.to_string())),
+        };
+        let id = sharing_id(dealer, &dealing);
+        if let Some(row) = self.state().get::<SharingRow>(&key::sharing(&id.cluster, &id.key))? {
+            if row.dealing == bytes && row.dealer == dealer.hsm {
+                return Ok(Outcome::Done);
+            }
+            let why = format!("key {} at epoch {} is shared already, in another way", id.key.key, id.key.epoch);
+            return Ok(refuse(ProblemKind::KeyConflict, why));
+        }
+        if let Err(problem) = self.admit_dealing(dealer, &id, &dealing)? {
+            return Ok(Outcome::Refused(problem));
+        }
+        let enrolled_at = self.moment.at;
+        let row = SharingRow { id: id.clone(), dealer: dealer.hsm.clone(), dealing: bytes.to_vec(), enrolled_at };
+        self.put(&key::sharing(&id.cluster, &id.key), &row)?;
+        for member in &dealing.terms().members {
+            self.put(&key::shareholder(&member.holder, &id.cluster, &id.key), &ShareholderRow(id.clone()))?;
+        }
+        self.events.push(EventKind::SharingEnrolled {
+            key: id.key,
+            dealer: dealer.hsm.clone(),
+            threshold: dealing.terms().threshold.into(),
+            shares: dealing.terms().members.len() as u32,
+        });
+        Ok(Outcome::Done)
+    }
+
+    /// Whether this dealer may share this key among these holders.
+    fn admit_dealing(&self, dealer: &HsmRow, id: &SharingId, dealing: &Dealing) -> Result<Result<(), Problem>, Fault> {
+        let refused = |kind, why: String| Ok(Err(Problem::new(kind, why)));
+        let (terms, configuration) = (dealing.terms(), self.state().configuration()?);
+        if terms.sharing.trust_domain != configuration.audience.trust_domain || terms.dealer != dealer.hsm {
+            let why = "the dealing is of another trust domain or another dealer".to_owned();
+            return refused(ProblemKind::Malformed, why);
+        }
+        if let Err(error) = dealing.check(&dealer.identity_key) {
+            return refused(ProblemKind::Malformed, error.to_string());
+        }
+        let Some(row) = self.state().get::<KeyRow>(&key::epoch(&dealer.hsm, &id.key))? else {
+            let why = format!("{} has not enrolled key {} at epoch {}", dealer.hsm, id.key.key, id.key.epoch);
+            return refused(ProblemKind::UnknownKey, why);
+        };
+        if let Some(revocation) = self.state().key_revocation(dealer, &row)? {
+            return Ok(Err(revocation::problem(&revocation)));
+        }
+        if !shares_key(dealing, &row) {
+            let why = format!("the dealing's first commitment is not the public key of {}", id.key.key);
+            return refused(ProblemKind::Malformed, why);
+        }
+        for member in &dealing.terms().members {
+            let holder = self.state().hsm(&member.holder)?;
+            let announced = holder.as_ref().and_then(|holder| holder.sealing_key.as_deref());
+            if announced != Some(member.key.as_bytes().as_slice()) {
+                let why = format!("{} is not enrolled here with the sealing key that the dealing names", member.holder);
+                return refused(ProblemKind::Malformed, why);
+            }
+            if let Some(holder) = &holder
+                && let Some(revocation) = self.state().revocation(holder, [])?
+            {
+                return Ok(Err(revocation::problem(&revocation)));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// A complaint that was judged. Whoever dealt a bad share loses the whole sharing.
+    pub(super) fn complain(
+        &mut self,
+        holder: &HsmRow,
+        sharing: &SharingId,
+        complaint: &[u8],
+        verdict: &ComplaintVerdict,
+    ) -> Result<Outcome, Fault> {
+        let digest = Digest::of(label::COMPLAINT, complaint);
+        if let Some(OutcomeRow(outcome)) = self.state().get(&digest.0)? {
+            return Ok(outcome);
+        }
+        let (holder, key) = (holder.hsm.clone(), sharing.key.clone());
+        match verdict {
+            ComplaintVerdict::DealerFaulty { dealer, fault } => {
+                let (cluster, target_key) = (sharing.cluster.clone(), key.clone());
+                let target = RevocationTarget::Sharing { cluster, key: target_key };
+                let reason = format!("{dealer} dealt {holder} a bad share: {fault}");
+                if let Outcome::Refused(problem) = self.revoke(&target, &reason)? {
+                    return Ok(Outcome::Refused(problem));
+                }
+                let dealer = dealer.clone();
+                self.events.push(EventKind::FaultyDealing { dealer, key, holder, complaint: digest });
+            }
+            ComplaintVerdict::Unfounded { .. } => {
+                self.events.push(EventKind::UnfoundedComplaint { holder, key, complaint: digest });
+            }
+        }
+        let outcome = Outcome::Judged(verdict.clone());
+        self.put(&digest.0, &OutcomeRow(outcome.clone()))?;
+        self.forget_at(self.moment.at.plus(RETENTION), Table::Outcomes, &digest.0)?;
+        Ok(outcome)
+    }
+}
+
+/// The name of a dealing's sharing: the dealer's cluster, and the key.
+pub(crate) fn sharing_id(dealer: &HsmRow, dealing: &Dealing) -> SharingId {
+    let shared = &dealing.terms().sharing;
+    let key = KeyRef { key: shared.key.clone(), epoch: shared.epoch };
+    SharingId { cluster: dealer.cluster.clone(), key }
+}
+
+/// Whether a dealing shares an enrolled key. Feldman's first commitment is the public key; Pedersen's hides what is shared, so
+/// that such a sharing is of whatever its dealer says.
+fn shares_key(dealing: &Dealing, row: &KeyRow) -> bool {
+    let commitments = dealing.commitments();
+    commitments.scheme() == Scheme::Pedersen || row.instances.iter().any(|enrolled| {
+        matches!(Instance::from_bytes(&enrolled.bytes), Ok(Instance::KeyKnowledge(key_knowledge::Instance::PublicKey {
+                algorithm: KeyAlgorithm::Ristretto255, bytes,
+            })) if bytes == commitments.public_secret())
+    })
+}
+
+/// The sharing that a share is of. The instance must be what the dealing fixes for this holder, under the share's own name.
+pub(super) fn shared(
+    state: State<'_>,
+    hsm: &HsmRow,
+    key: &KeyRef,
+    attributes: &KeyAttributes,
+    instances: &[EnrolledInstance],
+) -> Result<Result<Option<SharingId>, Problem>, Fault> {
+    if !attributes.algorithm.is_share() {
+        return Ok(Ok(None));
+    }
+    for ShareholderRow(id) in state.all(&key::hsm(&hsm.hsm))? {
+        let row: SharingRow = state.need(&key::sharing(&id.cluster, &id.key))?;
+        let Ok(dealing) = Dealing::from_bytes(&row.dealing) else { continue };
+        for member in dealing.terms().members.iter().filter(|member| member.holder == hsm.hsm) {
+            let named = id.key.epoch == key.epoch && share_name(&id.key.key, member.index).as_ref() == Some(&key.key);
+            let fixed = dealing.instance(member.index).ok().map(|share| Instance::from(share).to_bytes());
+            if named && instances.iter().all(|instance| Some(&instance.bytes) == fixed.as_ref()) {
+                return Ok(Ok(Some(id)));
+            }
+        }
+    }
+    let why = format!("no sharing that is enrolled here gives {} the share {}", hsm.hsm, key.key);
+    Ok(Err(Problem::new(ProblemKind::UnknownKey, why)))
+}
