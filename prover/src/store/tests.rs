@@ -301,7 +301,7 @@ pub(super) fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &
 
 #[test]
 fn no_client_gets_an_attestation_signed() {
-    let (_directory, store) = store_of(KeyAlgorithm::ALL);
+    let (_directory, store) = store_of(generated());
     let signing = key("ed25519", 1);
     let instance = store.instances(&signing, &name("acme.example"), &[]).unwrap().remove(0);
     let context = context(instance.kind().unwrap(), &signing, &instance.to_bytes());
