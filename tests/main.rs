@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod ceremony;
+mod docs;
 mod program;
 mod shares;
 mod snarkjs;
