@@ -116,14 +116,26 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             vec![Row::software(store.derive(master, &new.key, new.algorithm, &trust_domain, new.placement())?)]
         }
         Command::List { store } => match store.open(Access::Read)? {
-            Opened::Software(store) => store.keys().into_iter().map(Row::software).collect(),
+            Opened::Software(store) => {
+                sealing_key(global, &*store)?;
+                store.keys().into_iter().map(Row::software).collect()
+            }
             Opened::Token(store) => {
+                sealing_key(global, &*store)?;
                 let of_file = store.software().keys().into_iter().map(Row::software);
                 of_file.chain(store.token().keys()?.into_iter().map(|key| Row::token(&store, key))).collect()
             }
         },
     };
     print(global, &rows)
+}
+
+/// Says which key shares are sealed to that are dealt to this HSM: a dealer compares it with what it is shown.
+fn sealing_key(global: &Global, store: &dyn KeyStore) -> anyhow::Result<()> {
+    if !global.json {
+        eprintln!("sealing key: {}", data_encoding::HEXLOWER.encode(store.sealing_key()?.as_bytes()));
+    }
+    Ok(())
 }
 
 /// A key as it is listed.

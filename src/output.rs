@@ -132,6 +132,10 @@ pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
                 (AttestationState::Unproven, Some(_)) => "proven".to_owned(),
                 (state, _) => state.to_string(),
             };
+            let state = match statement.agreement {
+                Some(agreement) => format!("{state}, {agreement}"),
+                None => state,
+            };
             let name = format!("{} @{}", key.key.key, key.key.epoch);
             let kind = statement.kind.name().trim_start_matches("key-knowledge/").to_owned();
             table.add_row([key.hsm.to_string(), name, kind, state, age, expiry]);

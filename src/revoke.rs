@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "hsm")]
     cluster: Option<ClusterId>,
     /// Revoke only the sharing of the key at this epoch: every share of it, and not the key
-    #[arg(long, value_name = "EPOCH", requires = "key")]
+    #[arg(long, value_name = "EPOCH", requires = "key", conflicts_with = "hsm")]
     sharing: Option<u32>,
     /// Why; recorded, and shown to whoever is refused
     #[arg(long, allow_hyphen_values = true)]

@@ -12,7 +12,7 @@ use crate::{Global, agent::Place, output};
 /// Deal a key to holders, who attest their shares from then on.
 ///
 /// Any THRESHOLD shares restore the key, and fewer say nothing about it. Each share is sealed to its holder; a holder that
-/// gets a bad one proves it to everyone, and the sharing is revoked. A share is a key of its holder, named KEY.INDEX: it
+/// gets a bad one proves it to everyone, and the sharing is revoked. A share is a key of its holder, named KEY.CLUSTER.INDEX: it
 /// has records, tokens and a status, and is revoked with `keywitness revoke`.
 #[derive(clap::Args)]
 #[command(

@@ -60,7 +60,7 @@ fn a_key_is_dealt_and_its_holders_attest_their_shares() {
     let deal = ["sharing", "deal", "--key", "root", "--threshold", "2"];
     let sharing = hsms[0].run(&[&deal[..], &holders].concat());
     assert_eq!(sharing["shares"].as_array().unwrap().len(), 3, "{sharing}");
-    for (hsm, share) in hsms.iter().zip(["root.1", "root.2", "root.3"]) {
+    for (hsm, share) in hsms.iter().zip(["root.payments.1", "root.payments.2", "root.payments.3"]) {
         let reports = hsm.attest();
         assert_eq!(statement(&reports, share), Some("share-correctness/ristretto255-feldman/1"), "{reports}");
         assert_eq!(status(&manager, &hsm.name, share).state, AttestationState::Attested);
@@ -69,7 +69,7 @@ fn a_key_is_dealt_and_its_holders_attest_their_shares() {
 
     let revoke = ["revoke", "--cluster", "payments", "--key", "root", "--sharing", "1", "--reason", "a new dealing"];
     keywitness_json(&manager.data, &revoke);
-    assert_eq!(status(&manager, "hsm-2", "root.2").state, AttestationState::Revoked);
+    assert_eq!(status(&manager, "hsm-2", "root.payments.2").state, AttestationState::Revoked);
     assert_eq!(status(&manager, "hsm-1", "root").state, AttestationState::Attested, "the key itself is not revoked");
 }
 

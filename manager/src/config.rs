@@ -89,7 +89,7 @@ impl Config {
         {
             let origin = match groth16.origin() {
                 Origin::Development => "were made by one party on one machine",
-                _ => "say that they come from a ceremony, which cannot be checked here yet",
+                _ => "say that they come from a ceremony, which nobody here has named",
             };
             return Err(StartError::Refused(format!(
                 "{address} can be reached from other machines, and these proving parameters {origin}; whoever made \
@@ -125,6 +125,16 @@ impl Config {
         }
         if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL {
             return refused("record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero");
+        }
+        if let (Some(pinned), Ok(groth16)) = (self.pinned_parameters, parameters.groth16())
+            && suites.contains(&Suite::Groth16Bn254)
+            && pinned != groth16.digest()
+        {
+            return Err(StartError::Refused(format!(
+                "the Groth16 parameters that were loaded are not the pinned ones: their digest is {}, and {pinned} is \
+                 pinned; give the right file with --groth16-parameters",
+                groth16.digest()
+            )));
         }
         if self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0 {
             return refused("token-ttl, failures, failure-window and revoked-attempts must not be zero");
@@ -221,6 +231,9 @@ mod tests {
         halo2.check_bind(open, &parameters).unwrap();
         assert_eq!(halo2.configuration(&parameters).unwrap().groth16_parameters, None);
         assert_eq!(plain.configuration(&parameters).unwrap().groth16_parameters, Some(digest));
+        // A pin holds on loopback too: a proxy may stand in front.
+        let mispinned = Config { pinned_parameters: Some(Digest([1; 32])), ..plain.clone() };
+        assert!(mispinned.configuration(&parameters).is_err_and(|error| error.to_string().contains("not the pinned")));
         Config { allow_development_parameters: true, ..plain }.check_bind(open, &parameters).unwrap();
     }
 

@@ -124,7 +124,7 @@ pub enum Command {
         /// A P-256 public key, compressed SEC1.
         key: Vec<u8>,
     },
-    /// Enrols the sharing that an HSM dealt, which signed the request.
+    /// Enrols the sharing that an HSM dealt, which signed the request; the dealing's own signature and proofs were checked.
     EnrolSharing {
         /// Digest of the signed request.
         request: Digest,

@@ -421,6 +421,12 @@ impl State<'_> {
                     return Ok(Some(revocation));
                 }
             }
+            // The shared key may have been revoked under another name.
+            let SharingRow { dealer, .. } = self.need(&key::sharing(cluster, key))?;
+            let shared: KeyRow = self.need(&key::epoch(&dealer, key))?;
+            if let Some(revocation) = self.revoked_material(&shared.instances)? {
+                return Ok(Some(revocation));
+            }
         }
         // Whoever has the master key has every key that was ever derived from it.
         match &key.master {

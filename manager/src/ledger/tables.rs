@@ -118,7 +118,7 @@ tables! {
     Tags = 25, "tags";
     /// Cluster, key, epoch -> its sharing.
     Sharings = 26, "sharings";
-    /// Holder, cluster, key, epoch: who was dealt a share.
+    /// Holder, share, epoch, cluster -> the sharing that it was dealt in.
     Shareholders = 27, "shareholders";
 }
 

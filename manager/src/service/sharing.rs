@@ -49,6 +49,11 @@ impl Manager {
     /// `unknown-key`; `key-conflict` where the key is shared already; `hsm-revoked`; `key-revoked`.
     pub fn enrol_sharing(&self, caller: &HsmCaller, request: &EnrolSharingRequest) -> Result<Sharing, Problem> {
         let dealing = Dealing::from_bytes(&request.dealing.0).map_err(malformed)?;
+        {
+            let rows = self.ledger.view()?;
+            let dealer = hsm(State(rows.as_ref()), caller.hsm())?;
+            dealing.check(&dealer.identity_key).map_err(malformed)?;
+        }
         let (hsm, bytes) = (caller.hsm().clone(), request.dealing.0.clone());
         self.done(Command::EnrolSharing { request: *caller.request(), hsm, dealing: bytes })?;
         let rows = self.ledger.view()?;
@@ -71,7 +76,7 @@ impl Manager {
             let target = RevocationTarget::Sharing { cluster: id.cluster, key: id.key };
             if state.get::<Revocation>(&key::target(&target))?.is_none() {
                 let dealer = hsm(state, &row.dealer)?.identity_key;
-                dealings.push(Dealt { dealing: Base64(row.dealing), dealer });
+                dealings.push(Dealt { dealing: Base64(row.dealing), dealer, cluster: row.id.cluster });
             }
         }
         Ok(Dealings { dealings })
@@ -161,7 +166,7 @@ fn sharing(state: State<'_>, row: SharingRow) -> Result<Sharing, Problem> {
     let dealing = Dealing::from_bytes(&row.dealing).map_err(malformed)?;
     let SharingId { cluster, key: shared } = row.id;
     let shares = dealing.terms().members.iter().filter_map(|member| {
-        let key = share_name(&shared.key, member.index)?;
+        let key = share_name(&shared.key, &cluster, member.index)?;
         Some(ShareStatus { index: member.index, holder: member.holder.clone(), key })
     });
     let target = RevocationTarget::Sharing { cluster: cluster.clone(), key: shared.clone() };

@@ -26,6 +26,8 @@ pub(super) struct Evidence {
     pub(super) status: HsmKeyStatus,
     /// The records in force, one for each required statement when the key is attested.
     pub(super) records: Vec<Record>,
+    /// Until when every HSM that agrees on a tagged key does so.
+    pub(super) agreed_until: Option<Timestamp>,
     /// The key that a derived key is derived from, in the same HSM.
     pub(super) master: Option<Box<Evidence>>,
     pub(super) revocation: Option<Revocation>,
@@ -41,6 +43,7 @@ fn weigh(
 ) -> Result<Evidence, Fault> {
     let required = key.attributes.kinds(&configuration.suites);
     let (mut statements, mut records) = (Vec::with_capacity(required.len()), Vec::with_capacity(required.len()));
+    let mut agreed_until = None;
     let (mut failure, mut failing): (Option<FailureRow>, bool) = (None, false);
     for kind in &required {
         let place = key::evidence(&hsm.hsm, &key.key, *kind);
@@ -59,14 +62,16 @@ fn weigh(
         };
         failing |= standing.as_ref().is_some_and(|failed| !harmless(failed));
         failure = [failure, standing].into_iter().flatten().max_by_key(|row| row.sequence);
+        let agreed = match kind.needs_beacon() {
+            true => beacon::agreement(state, configuration, (&hsm, &key), (now, max_age))?,
+            false => None,
+        };
+        agreed_until = agreed_until.into_iter().chain(agreed.and_then(|(_, until)| until)).min();
         statements.push(StatementStatus {
             kind: *kind,
             proven_at: in_force.as_ref().map(|record| record.proven_at),
             expires_at: in_force.as_ref().map(|record| record.expires_at),
-            agreement: match kind.needs_beacon() {
-                true => beacon::agreement(state, configuration, (&hsm, &key), now)?,
-                false => None,
-            },
+            agreement: agreed.map(|(agreement, _)| agreement),
         });
         records.extend(in_force);
     }
@@ -105,7 +110,7 @@ fn weigh(
         statements,
         failure: failure.map(|row| row.failure),
     };
-    Ok(Evidence { hsm, key, status, records, master, revocation })
+    Ok(Evidence { hsm, key, status, records, agreed_until, master, revocation })
 }
 
 impl Manager {

@@ -119,8 +119,9 @@ impl Manager {
     }
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
+        let agreed = evidence.agreed_until.into_iter().fold(now.plus(self.config.token_ttl), Ord::min);
         let masters = evidence.master.iter().flat_map(|master| &master.records);
-        evidence.records.iter().chain(masters).fold(now.plus(self.config.token_ttl), |expiry, record| {
+        evidence.records.iter().chain(masters).fold(agreed, |expiry, record| {
             let stale_at = max_age.map_or(record.expires_at, |age| record.proven_at.plus(age));
             expiry.min(record.expires_at).min(stale_at)
         })

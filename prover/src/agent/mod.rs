@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
-use keywitness_circuits::{KeyOrigin, Kind, Parameters, Suite, Timestamp};
+use keywitness_circuits::{Kind, Parameters, Suite, Timestamp};
 use keywitness_verifier::{
     client::ManagerClient,
     identity::Audience,
@@ -195,18 +195,17 @@ impl Agent {
         result
     }
 
-    /// Tells the manager of a key that it was not told of yet; of a derived key, after the keys that it may be derived
+    /// Tells the manager of a key that it was not told of yet; of a derived key, after the key that it is derived
     /// from.
     fn introduce(&self, session: &Session<'_>, entry: &KeyEntry) -> Result<(), AttestError> {
         let known = (entry.key.clone(), session.info.suites.clone());
         if lock(&self.known_keys).contains(&known) {
             return Ok(());
         }
-        if entry.attributes.origin == KeyOrigin::Derived {
-            let masters = current_keys(&*self.store);
-            for master in masters.iter().filter(|key| key.attributes.origin != KeyOrigin::Derived) {
-                self.introduce(session, master)?;
-            }
+        if let Some(master) = self.store.master(&entry.key)
+            && let Some(master) = self.store.keys().into_iter().find(|key| key.key == master)
+        {
+            self.introduce(session, &master)?;
         }
         session.enrol_key(entry)?;
         lock(&self.known_keys).insert(known);

@@ -67,9 +67,12 @@ impl Agent {
             members,
         };
         let dealing = self.store.deal(deal.key, terms, deal.scheme)?;
+        // A key is shared only by who attests it.
         let entry = self.store.keys().into_iter().find(|entry| entry.key == *deal.key);
-        if let Some(entry) = entry {
-            self.introduce(&session, &entry).map_err(Box::new)?;
+        for (kind, entry) in
+            entry.iter().flat_map(|entry| super::attest::kinds(entry, &info).into_iter().map(move |kind| (kind, entry)))
+        {
+            self.attest(&enrolled, &info, entry, kind, &stop).map_err(Box::new)?;
         }
         let request = EnrolSharingRequest { dealing: Base64(dealing.to_bytes()) };
         Ok(insist(&stop, || self.client.enrol_sharing(&session, &request))?)
@@ -90,7 +93,7 @@ impl Agent {
                     continue;
                 }
             };
-            match self.store.receive_share(&dealing, &dealt.dealer) {
+            match self.store.receive_share(&dealing, &dealt.dealer, &dealt.cluster) {
                 Ok(Received::Known) => {}
                 Ok(Received::Kept(entry)) => {
                     tracing::info!(share = %entry.key.key, dealer = %dealing.terms().dealer, "received a share");
@@ -98,7 +101,13 @@ impl Agent {
                 }
                 Ok(Received::Bad(complaint)) => {
                     let request = ComplaintRequest { complaint: Base64(complaint.to_bytes()) };
-                    let verdict = insist(session.stop, || self.client.complain(session, &request))?;
+                    let verdict = match insist(session.stop, || self.client.complain(session, &request)) {
+                        Ok(verdict) => verdict,
+                        Err(error) => {
+                            tracing::error!(error = printable(&error), "a bad share cannot be complained about now");
+                            continue;
+                        }
+                    };
                     tracing::warn!(dealer = %dealing.terms().dealer, ?verdict, "was dealt a bad share, and complained");
                     (self.observer)(&AgentEvent::Complained { dealer: &dealing.terms().dealer, verdict: &verdict });
                 }

@@ -20,7 +20,9 @@ mod tagged_tests;
 #[cfg(test)]
 mod tests;
 
-use keywitness_circuits::{ClaimContext, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain};
+use keywitness_circuits::{
+    ClaimContext, ClusterId, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain,
+};
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
@@ -117,6 +119,9 @@ pub trait KeyStore: Send + Sync {
     fn tagged_instance(&self, key: &KeyRef, trust_domain: &TrustDomain, beacon: &Nonce)
     -> Result<Instance, StoreError>;
 
+    /// The key that a derived key is derived from; none for any other key.
+    fn master(&self, key: &KeyRef) -> Option<KeyRef>;
+
     /// The public key that shares are sealed to which are dealt to this HSM.
     ///
     /// # Errors
@@ -129,12 +134,17 @@ pub trait KeyStore: Send + Sync {
     /// [`StoreError::NoSuchKey`], [`StoreError::NotDealt`], or what the terms lack.
     fn deal(&self, key: &KeyRef, terms: Terms, scheme: Scheme) -> Result<Dealing, StoreError>;
 
-    /// Opens the share that `dealing`, signed by `dealer`, has for this HSM, and keeps it as a key; complains where it
-    /// is bad.
+    /// Opens the share that `dealing`, signed by `dealer` of `cluster`, has for this HSM, and keeps it as a key; complains
+    /// where it is bad.
     ///
     /// # Errors
     /// Where the dealing is not authentic or has no share for this HSM, or the share cannot be kept.
-    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError>;
+    fn receive_share(
+        &self,
+        dealing: &Dealing,
+        dealer: &IdentityKey,
+        cluster: &ClusterId,
+    ) -> Result<Received, StoreError>;
 
     /// Proves the claim that `context` makes about `instance`, a canonical encoding. The context names the same key.
     ///

@@ -5,7 +5,7 @@
 
 use hpke::{Kem as _, Serializable as _, kem::DhP256HkdfSha256};
 use keywitness_circuits::{
-    Digest, HsmId, KeyAlgorithm, KeyAttributes, KeyOrigin,
+    ClusterId, Digest, HsmId, KeyAlgorithm, KeyAttributes, KeyOrigin,
     codec::Canonical,
     share_correctness::{Instance, Scheme, Witness},
     transcript::label,
@@ -74,17 +74,24 @@ impl SoftwareStore {
         self.signing(|sign| Ok(Dealing::deal(terms, &opening, sign)?))
     }
 
-    pub(super) fn take_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError> {
+    pub(super) fn take_share(
+        &self,
+        dealing: &Dealing,
+        dealer: &IdentityKey,
+        cluster: &ClusterId,
+    ) -> Result<Received, StoreError> {
         let membership = self.membership().ok_or(StoreError::NotEnrolled)?;
         let shared = &dealing.terms().sharing;
         if shared.trust_domain != membership.audience.trust_domain {
             return Err(StoreError::ForeignClaim);
         }
-        let (name, index) = named(dealing, &membership.hsm)?;
-        if self.content().keys.iter().any(|held| held.key == name) {
-            return Ok(Received::Known);
-        }
+        let (name, index) = named(dealing, &membership.hsm, cluster)?;
         dealing.check(dealer)?;
+        if self.content().keys.iter().any(|held| held.key == name) {
+            // Another key of that name must not hide what was dealt.
+            let same = self.held_share(&name)?.is_some_and(|(held, _)| Ok(held) == dealing.instance(index));
+            return if same { Ok(Received::Known) } else { Err(StoreError::KeyExists(name.key)) };
+        }
         let key = self.holder_key()?;
         let share = match dealing.open(&membership.hsm, &key) {
             Ok(share) => share,
@@ -126,9 +133,10 @@ impl SoftwareStore {
 }
 
 /// Which key a dealing gives `holder`.
-fn named(dealing: &Dealing, holder: &HsmId) -> Result<(KeyRef, u16), StoreError> {
+pub(super) fn named(dealing: &Dealing, holder: &HsmId, cluster: &ClusterId) -> Result<(KeyRef, u16), StoreError> {
     let index = dealing.terms().member_named(holder)?.index;
     let shared = &dealing.terms().sharing;
-    let key = share_name(&shared.key, index).ok_or(StoreError::Unreadable("the share's name would be too long"))?;
+    let key =
+        share_name(&shared.key, cluster, index).ok_or(StoreError::Unreadable("the share's name would be too long"))?;
     Ok((KeyRef { key, epoch: shared.epoch }, index))
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters, Suite,
-    TrustDomain, Witness, codec::Canonical, key_derivation, key_knowledge, registry, tagged_key,
+    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters,
+    Suite, TrustDomain, Witness, codec::Canonical, key_derivation, key_knowledge, registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
@@ -455,6 +455,10 @@ impl KeyStore for SoftwareStore {
         Ok(tags.instance(trust_domain, self.algorithm(key)?, beacon)?.into())
     }
 
+    fn master(&self, key: &KeyRef) -> Option<KeyRef> {
+        self.with_key(key, |held| held.derivation.as_ref().map(|derivation| derivation.master.clone())).ok().flatten()
+    }
+
     fn sealing_key(&self) -> Result<SealingKey, StoreError> {
         Ok(*self.holder_key()?.public())
     }
@@ -463,8 +467,13 @@ impl KeyStore for SoftwareStore {
         self.deal_key(key, terms, scheme)
     }
 
-    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError> {
-        self.take_share(dealing, dealer)
+    fn receive_share(
+        &self,
+        dealing: &Dealing,
+        dealer: &IdentityKey,
+        cluster: &ClusterId,
+    ) -> Result<Received, StoreError> {
+        self.take_share(dealing, dealer, cluster)
     }
 
     fn prove(

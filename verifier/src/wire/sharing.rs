@@ -71,9 +71,10 @@ pub struct ShareStatus {
     pub key: KeyId,
 }
 
-/// The key id of a share: the shared key's, a full stop, and the index. None where that is too long for a name.
-pub fn share_name(key: &KeyId, index: u16) -> Option<KeyId> {
-    format!("{key}.{index}").parse().ok()
+/// The key id of a share: the shared key's, its cluster's, and the index, between full stops. None where that is too long
+/// for a name.
+pub fn share_name(key: &KeyId, cluster: &ClusterId, index: u16) -> Option<KeyId> {
+    format!("{key}.{cluster}.{index}").parse().ok()
 }
 
 /// Dealings with a share for the HSM that asks.
@@ -90,6 +91,8 @@ pub struct Dealt {
     pub dealing: Base64,
     /// The dealer's identity key, as it is enrolled.
     pub dealer: IdentityKey,
+    /// The dealer's cluster, which the shared key belongs to.
+    pub cluster: ClusterId,
 }
 
 /// Complains about a share.

@@ -4,12 +4,12 @@
 //! of a beacon that nobody could foresee share the key, unless they collude or pass the beacon on.
 
 use keywitness_circuits::{Digest, Nonce, Timestamp};
-use keywitness_verifier::wire::{Agreement, EventKind, Sighting};
+use keywitness_verifier::wire::{Agreement, EventKind, Record, Sighting};
 
 use super::Apply;
 use crate::ledger::{
     command::Configuration,
-    state::{BeaconRound, HolderRow, HsmRow, KeyRow, RecordRow, ShownTag, State, TagRow, key},
+    state::{BeaconRound, FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, ShownTag, State, TagRow, key},
     tables::Fault,
 };
 
@@ -61,53 +61,67 @@ impl Apply<'_> {
     }
 }
 
-/// How far a tagged key's record is agreed on; none for a key that has shown no tag.
+/// How far a tagged key's record is agreed on, and until when; none for a key that has shown no tag.
+///
+/// Another HSM agrees when, in the newest round that both have answered, both have shown the same tag, and its record is
+/// in force and, where a greatest age is asked for, no older.
 pub(crate) fn agreement(
     state: State<'_>,
     configuration: &Configuration,
     (hsm, row): (&HsmRow, &KeyRow),
-    now: Timestamp,
-) -> Result<Option<Agreement>, Fault> {
+    (now, max_age): (Timestamp, Option<u64>),
+) -> Result<Option<(Agreement, Option<Timestamp>)>, Fault> {
     let ours: TagRow = state.get(&key::epoch(&hsm.hsm, &row.key))?.unwrap_or_default();
     if ours.shown.is_empty() {
         return Ok(None);
     }
-    let mut agreeing = vec![1_u32; ours.shown.len()];
+    let (mut agreeing, mut until) = (1_u32, None::<Timestamp>);
     for holder in state.all::<HolderRow>(&key::holders(&row.key.key, Some(&hsm.cluster)))? {
-        if holder.hsm == hsm.hsm || !in_force(state, configuration, &holder, row, now)? {
+        if holder.hsm == hsm.hsm {
             continue;
         }
-        let theirs: TagRow = state.get(&key::epoch(&holder.hsm, &row.key))?.unwrap_or_default();
-        for (shown, count) in ours.shown.iter().zip(&mut agreeing) {
-            let agrees = |other: &ShownTag| (other.round, other.tag) == (shown.round, shown.tag);
-            *count = count.saturating_add(theirs.shown.iter().any(agrees).into());
+        let other: HsmRow = state.need(&key::hsm(&holder.hsm))?;
+        let Some(theirs) = state.get::<KeyRow>(&key::epoch(&other.hsm, &row.key))? else { continue };
+        let Some(records) = records_in_force(state, configuration, (&other, &theirs), now)? else { continue };
+        let fresh = records.iter().all(|record| max_age.is_none_or(|age| now.since(record.proven_at) <= age));
+        let shown: TagRow = state.get(&key::epoch(&holder.hsm, &row.key))?.unwrap_or_default();
+        if theirs.instances == row.instances && fresh && agrees(&ours, &shown) {
+            agreeing = agreeing.saturating_add(1);
+            until = until.into_iter().chain(records.iter().map(|record| record.expires_at)).min();
         }
     }
-    Ok(agreeing.into_iter().max().map(Agreement::of))
+    Ok(Some((Agreement::of(agreeing), until)))
 }
 
-/// Whether another holder has a record in force of the same identifier.
-fn in_force(
+/// Whether two HSMs have shown the same tag in the newest round that both have answered.
+fn agrees(ours: &TagRow, theirs: &TagRow) -> bool {
+    let common = |shown: &&ShownTag| theirs.shown.iter().any(|other| other.round == shown.round);
+    let newest = ours.shown.iter().rfind(common);
+    newest.is_some_and(|shown| theirs.shown.iter().any(|other| (other.round, other.tag) == (shown.round, shown.tag)))
+}
+
+/// The records of a key's enrolled instances, where each is in force, newer than any failure, and nothing is revoked.
+pub(super) fn records_in_force(
     state: State<'_>,
     configuration: &Configuration,
-    holder: &HolderRow,
-    row: &KeyRow,
+    (hsm, row): (&HsmRow, &KeyRow),
     now: Timestamp,
-) -> Result<bool, Fault> {
-    let hsm: HsmRow = state.need(&key::hsm(&holder.hsm))?;
-    let Some(theirs) = state.get::<KeyRow>(&key::epoch(&hsm.hsm, &row.key))? else { return Ok(false) };
-    if theirs.instances != row.instances || state.key_revocation(&hsm, &theirs)?.is_some() {
-        return Ok(false);
+) -> Result<Option<Vec<Record>>, Fault> {
+    if state.key_revocation(hsm, row)?.is_some() {
+        return Ok(None);
     }
-    for instance in &theirs.instances {
+    let mut records = Vec::with_capacity(row.instances.len());
+    for instance in &row.instances {
         let place = key::evidence(&hsm.hsm, &row.key, instance.kind);
-        let Some(RecordRow { record, .. }) = state.get(&place)? else { return Ok(false) };
+        let Some(RecordRow { record, sequence }) = state.get(&place)? else { return Ok(None) };
+        let failed = state.get::<FailureRow>(&place)?.is_some_and(|failure| failure.sequence > sequence);
         let valid = record.expires_at > now
             && record.enrolment == hsm.revision
             && configuration.verifying_key(instance.kind) == Some(record.verifying_key);
-        if !valid {
-            return Ok(false);
+        if failed || !valid {
+            return Ok(None);
         }
+        records.push(record);
     }
-    Ok(true)
+    Ok(Some(records))
 }

@@ -42,21 +42,29 @@ impl Apply<'_> {
     fn revoke_material(&mut self, revocation: &Revocation) -> Result<(), Fault> {
         let RevocationTarget::Key { cluster, key: id } = &revocation.target else { return Ok(()) };
         for holder in self.state().all::<HolderRow>(&key::holders(id, Some(cluster)))? {
-            for row in self.state().all::<KeyRow>(&key::epochs(&holder.hsm, id))? {
-                for instance in &row.instances {
-                    let place = key::fingerprint(&instance.fingerprint);
-                    let known = self.state().get::<RevokedFingerprint>(&place)?.is_some();
-                    let proven = self.state().get::<RecordRow>(&key::evidence(&holder.hsm, &row.key, instance.kind))?;
-                    // What it merely enrolled and only others ever proved is theirs: whoever enrols a copy of
-                    // another's public key under a name must not have it revoked with that name.
-                    let provers: Vec<SightingRow> = self.state().all(&place)?;
-                    let theirs = proven.is_none()
-                        && !provers.is_empty()
-                        && provers.iter().all(|seen| seen.sighting.hsm != holder.hsm);
-                    if !known && !theirs {
-                        self.put(&place, &RevokedFingerprint(revocation.clone()))?;
-                    }
-                }
+            // A key that is derived from the revoked one at any epoch is known to whoever has that.
+            let falls =
+                |row: &KeyRow| row.key.key == *id || row.master.as_ref().is_some_and(|master| master.key == *id);
+            let rows = self.state().all::<KeyRow>(&key::hsm(&holder.hsm))?;
+            for row in rows.iter().filter(|row| falls(row)) {
+                self.revoke_fingerprints(revocation, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn revoke_fingerprints(&mut self, revocation: &Revocation, row: &KeyRow) -> Result<(), Fault> {
+        for instance in &row.instances {
+            let place = key::fingerprint(&instance.fingerprint);
+            let known = self.state().get::<RevokedFingerprint>(&place)?.is_some();
+            let proven = self.state().get::<RecordRow>(&key::evidence(&row.hsm, &row.key, instance.kind))?;
+            // What it merely enrolled and only others ever proved is theirs: whoever enrols a copy of another's public
+            // key under a name must not have it revoked with that name.
+            let provers: Vec<SightingRow> = self.state().all(&place)?;
+            let theirs =
+                proven.is_none() && !provers.is_empty() && provers.iter().all(|seen| seen.sighting.hsm != row.hsm);
+            if !known && !theirs {
+                self.put(&place, &RevokedFingerprint(revocation.clone()))?;
             }
         }
         Ok(())

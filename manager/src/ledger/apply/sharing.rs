@@ -5,18 +5,18 @@
 //! revoked with its sharing, with the key that is shared, or by its own name.
 
 use keywitness_circuits::{
-    Digest, Instance, KeyAlgorithm, KeyAttributes, codec::Canonical, key_knowledge, transcript::label,
+    Digest, HsmId, Instance, KeyAlgorithm, KeyAttributes, codec::Canonical, key_knowledge, transcript::label,
 };
-use keywitness_custody::{Dealing, Scheme};
+use keywitness_custody::{Dealing, Member, Scheme};
 use keywitness_verifier::wire::{
     ComplaintVerdict, EventKind, KeyRef, Problem, ProblemKind, RevocationTarget, share_name,
 };
 
-use super::{Apply, RETENTION, refuse, revocation};
+use super::{Apply, beacon, refuse, revocation};
 use crate::ledger::{
     command::Outcome,
     state::{EnrolledInstance, HsmRow, KeyRow, OutcomeRow, ShareholderRow, SharingId, SharingRow, State, key},
-    tables::{Fault, Table},
+    tables::Fault,
 };
 
 impl Apply<'_> {
@@ -29,6 +29,7 @@ impl Apply<'_> {
         Ok(Outcome::Done)
     }
 
+    /// Enrols a dealing whose signature and proofs were checked before the command was ordered.
     pub(super) fn enrol_sharing(&mut self, dealer: &HsmRow, bytes: &[u8]) -> Result<Outcome, Fault> {
         let dealing = match Dealing::from_bytes(bytes) {
             Ok(dealing) => dealing,
@@ -48,8 +49,8 @@ impl Apply<'_> {
         let enrolled_at = self.moment.at;
         let row = SharingRow { id: id.clone(), dealer: dealer.hsm.clone(), dealing: bytes.to_vec(), enrolled_at };
         self.put(&key::sharing(&id.cluster, &id.key), &row)?;
-        for member in &dealing.terms().members {
-            self.put(&key::shareholder(&member.holder, &id.cluster, &id.key), &ShareholderRow(id.clone()))?;
+        for (holder, share) in shares(&id, &dealing) {
+            self.put(&key::shareholder(&holder, &share, &id.cluster), &ShareholderRow(id.clone()))?;
         }
         self.events.push(EventKind::SharingEnrolled {
             key: id.key,
@@ -68,8 +69,8 @@ impl Apply<'_> {
             let why = "the dealing is of another trust domain or another dealer".to_owned();
             return refused(ProblemKind::Malformed, why);
         }
-        if let Err(error) = dealing.check(&dealer.identity_key) {
-            return refused(ProblemKind::Malformed, error.to_string());
+        if shares(id, dealing).len() != terms.members.len() {
+            return refused(ProblemKind::Malformed, format!("{} is too long a name for its shares", id.key.key));
         }
         let Some(row) = self.state().get::<KeyRow>(&key::epoch(&dealer.hsm, &id.key))? else {
             let why = format!("{} has not enrolled key {} at epoch {}", dealer.hsm, id.key.key, id.key.epoch);
@@ -77,6 +78,19 @@ impl Apply<'_> {
         };
         if let Some(revocation) = self.state().key_revocation(dealer, &row)? {
             return Ok(Err(revocation::problem(&revocation)));
+        }
+        if beacon::records_in_force(self.state(), &configuration, (dealer, &row), self.moment.at)?.is_none() {
+            let why = format!("{} does not attest key {} now; attest it, and deal again", dealer.hsm, id.key.key);
+            return refused(ProblemKind::NotAttested, why);
+        }
+        for (holder, share) in shares(id, dealing) {
+            let place = key::epoch(&holder, &share);
+            let taken = self.state().get::<KeyRow>(&place)?.is_some()
+                || !self.state().all::<ShareholderRow>(&place)?.is_empty();
+            if taken {
+                let why = format!("{holder} has a key {} at epoch {} already", share.key, share.epoch);
+                return refused(ProblemKind::KeyConflict, why);
+            }
         }
         if !shares_key(dealing, &row) {
             let why = format!("the dealing's first commitment is not the public key of {}", id.key.key);
@@ -106,8 +120,16 @@ impl Apply<'_> {
         complaint: &[u8],
         verdict: &ComplaintVerdict,
     ) -> Result<Outcome, Fault> {
+        if let Some(revocation) = self.state().revocation(holder, [])? {
+            return Ok(Outcome::Refused(revocation::problem(&revocation)));
+        }
         let digest = Digest::of(label::COMPLAINT, complaint);
-        if let Some(OutcomeRow(outcome)) = self.state().get(&digest.0)? {
+        // A complaint can be proven in many ways: one cause is told once.
+        let founded = matches!(verdict, ComplaintVerdict::DealerFaulty { .. });
+        let cause =
+            [key::sharing(&sharing.cluster, &sharing.key), key::hsm(&holder.hsm), vec![founded.into()]].concat();
+        let cause = Digest::of(label::COMPLAINT, &cause);
+        if let Some(OutcomeRow(outcome)) = self.state().get(&cause.0)? {
             return Ok(outcome);
         }
         let (holder, key) = (holder.hsm.clone(), sharing.key.clone());
@@ -127,8 +149,7 @@ impl Apply<'_> {
             }
         }
         let outcome = Outcome::Judged(verdict.clone());
-        self.put(&digest.0, &OutcomeRow(outcome.clone()))?;
-        self.forget_at(self.moment.at.plus(RETENTION), Table::Outcomes, &digest.0)?;
+        self.put(&cause.0, &OutcomeRow(outcome.clone()))?;
         Ok(outcome)
     }
 }
@@ -138,6 +159,15 @@ pub(crate) fn sharing_id(dealer: &HsmRow, dealing: &Dealing) -> SharingId {
     let shared = &dealing.terms().sharing;
     let key = KeyRef { key: shared.key.clone(), epoch: shared.epoch };
     SharingId { cluster: dealer.cluster.clone(), key }
+}
+
+/// Every holder of a dealing, and the name of its share; without those whose names would be too long.
+fn shares(id: &SharingId, dealing: &Dealing) -> Vec<(HsmId, KeyRef)> {
+    let named = |member: &Member| {
+        let key = share_name(&id.key.key, &id.cluster, member.index)?;
+        Some((member.holder.clone(), KeyRef { key, epoch: id.key.epoch }))
+    };
+    dealing.terms().members.iter().filter_map(named).collect()
 }
 
 /// Whether a dealing shares an enrolled key. Feldman's first commitment is the public key; Pedersen's hides what is shared, so
@@ -162,15 +192,13 @@ pub(super) fn shared(
     if !attributes.algorithm.is_share() {
         return Ok(Ok(None));
     }
-    for ShareholderRow(id) in state.all(&key::hsm(&hsm.hsm))? {
+    for ShareholderRow(id) in state.all(&key::epoch(&hsm.hsm, key))? {
         let row: SharingRow = state.need(&key::sharing(&id.cluster, &id.key))?;
         let Ok(dealing) = Dealing::from_bytes(&row.dealing) else { continue };
-        for member in dealing.terms().members.iter().filter(|member| member.holder == hsm.hsm) {
-            let named = id.key.epoch == key.epoch && share_name(&id.key.key, member.index).as_ref() == Some(&key.key);
-            let fixed = dealing.instance(member.index).ok().map(|share| Instance::from(share).to_bytes());
-            if named && instances.iter().all(|instance| Some(&instance.bytes) == fixed.as_ref()) {
-                return Ok(Ok(Some(id)));
-            }
+        let Ok(member) = dealing.terms().member_named(&hsm.hsm) else { continue };
+        let fixed = dealing.instance(member.index).ok().map(|share| Instance::from(share).to_bytes());
+        if instances.iter().all(|instance| Some(&instance.bytes) == fixed.as_ref()) {
+            return Ok(Ok(Some(id)));
         }
     }
     let why = format!("no sharing that is enrolled here gives {} the share {}", hsm.hsm, key.key);

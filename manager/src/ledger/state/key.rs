@@ -63,10 +63,10 @@ pub fn sharing(cluster: &ClusterId, key: &KeyRef) -> Vec<u8> {
     bytes
 }
 
-/// A holder's share of a sharing; begins with [`hsm`] of the holder.
-pub fn shareholder(holder: &HsmId, cluster: &ClusterId, key: &KeyRef) -> Vec<u8> {
-    let mut bytes = hsm(holder);
-    bytes.extend_from_slice(&sharing(cluster, key));
+/// A holder's share, of a key of this cluster; begins with [`epoch`] of the share in its holder.
+pub fn shareholder(holder: &HsmId, share: &KeyRef, cluster: &ClusterId) -> Vec<u8> {
+    let mut bytes = epoch(holder, share);
+    bytes.extend_from_slice(&join(&[cluster.as_str()]));
     bytes
 }
 

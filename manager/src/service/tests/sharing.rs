@@ -50,6 +50,7 @@ impl Case {
     fn over(world: World) -> Self {
         let dealer = world.hsm("dealer", "payments");
         dealer.enrol_key(&world, &root()).unwrap();
+        dealer.attest(&world, "payments", &root()).unwrap();
         let holders = ["holder-1", "holder-2", "holder-3"].map(|name| {
             let (hsm, key) = (world.hsm(name, "archive"), HolderKey::generate());
             let announcement = SealingKeyAnnouncement { key: Base64(key.public().as_bytes().to_vec()) };
@@ -114,7 +115,10 @@ impl Case {
         let instance = dealing.instance(share.index).unwrap();
         let attributes =
             KeyAttributes { algorithm: instance.algorithm(), origin: KeyOrigin::Imported, extractable: true };
-        let key = KeyRef { key: share_name(&"root".parse().unwrap(), share.index).unwrap(), epoch: 1 };
+        let key = KeyRef {
+            key: share_name(&"root".parse().unwrap(), &"payments".parse().unwrap(), share.index).unwrap(),
+            epoch: 1,
+        };
         (Subject { key, attributes, enrolled: instance.into() }, share.opening.witness().unwrap().into())
     }
 
@@ -127,7 +131,7 @@ impl Case {
     }
 
     fn status(&self, at: usize) -> HsmKeyStatus {
-        let key = share_name(&"root".parse().unwrap(), at as u16 + 1).unwrap();
+        let key = share_name(&"root".parse().unwrap(), &"payments".parse().unwrap(), at as u16 + 1).unwrap();
         let query = KeyQuery { key, cluster: None, hsm: Some(self.holders[at].hsm.id.clone()), max_age: None };
         self.world.manager.attested(&query).unwrap().hsms.remove(0)
     }
@@ -164,7 +168,7 @@ fn a_share_has_the_life_of_a_key() {
         assert_eq!(case.status(at).state, AttestationState::Attested);
     }
     assert_eq!(case.world.manager.dealings(&case.dealer.call(&case.world)).unwrap().dealings, []);
-    let query = KeyQuery { key: "root.2".parse().unwrap(), cluster: None, hsm: None, max_age: None };
+    let query = KeyQuery { key: "root.payments.2".parse().unwrap(), cluster: None, hsm: None, max_age: None };
     let request = TokenRequest { query, audience: "shop".to_owned(), nonce: keywitness_circuits::Nonce([1; 32]) };
     case.world.manager.issue_token(&request).unwrap();
     case.world.advance(600);
@@ -200,7 +204,7 @@ fn a_share_is_its_holders_under_its_own_name() {
     let (mut subject, _) = case.share(&dealing, 0);
     refused(subject.enrol(&case.world, &case.holders[1].hsm), ProblemKind::UnknownKey);
     refused(subject.enrol(&case.world, &case.dealer), ProblemKind::UnknownKey);
-    subject.key.key = "root.2".parse().unwrap();
+    subject.key.key = "root.payments.2".parse().unwrap();
     refused(subject.enrol(&case.world, &case.holders[0].hsm), ProblemKind::UnknownKey);
     // A share of another polynomial.
     let other = case.deal(case.terms(), &Opening::from_bytes(Scheme::Feldman, &[4; 32]).unwrap());
@@ -290,4 +294,100 @@ fn an_unfounded_complaint_is_told_of_its_author_and_changes_nothing() {
     refused(case.complain(&complaint, 2), ProblemKind::Malformed);
     assert_eq!(case.status(2).state, AttestationState::Attested);
     assert_eq!(case.world.alerts(), []);
+}
+
+/// A dealing of a key that `dealer` attests under the shared key's name, with another secret.
+fn rival(case: &Case, dealer: &TestHsm, cluster: &str, terms: Terms) -> Dealing {
+    let key = TestKey::new("root", KeyAlgorithm::Ristretto255, 9);
+    dealer.enrol_key(&case.world, &key).unwrap();
+    dealer.attest(&case.world, cluster, &key).unwrap();
+    let opening = Opening::from_bytes(Scheme::Feldman, &[9; 32]).unwrap();
+    Dealing::deal(Terms { dealer: dealer.id.clone(), ..terms }, &opening, |message| dealer.sign(message)).unwrap()
+}
+
+fn send(case: &Case, dealer: &TestHsm, dealing: &Dealing) -> Result<Sharing, Problem> {
+    let request = EnrolSharingRequest { dealing: Base64(dealing.to_bytes()) };
+    case.world.manager.enrol_sharing(&dealer.call(&case.world), &request)
+}
+
+#[test]
+fn a_dealer_of_another_cluster_takes_nobodys_share() {
+    let case = Case::new();
+    let mallory = case.world.hsm("mallory", "evil");
+    // The first holder's index goes to the second, as if their shares differed.
+    let mut terms = case.terms();
+    let (one, two) = (terms.members[0].clone(), terms.members[1].clone());
+    terms.members[0] = Member { index: 1, ..two };
+    terms.members[1] = Member { index: 2, ..one };
+    send(&case, &mallory, &rival(&case, &mallory, "evil", terms)).unwrap();
+    let honest = case.honest();
+    case.enrol(&honest).unwrap();
+    (0..3).for_each(|at| case.attest(&honest, at).unwrap());
+    assert_eq!(case.status(0).state, AttestationState::Attested);
+    assert_eq!(case.world.alerts(), []);
+}
+
+#[test]
+fn a_member_that_does_not_attest_the_key_takes_no_sharing() {
+    let case = Case::new();
+    let mallory = case.world.hsm("mallory", "payments");
+    mallory.enrol_key(&case.world, &TestKey::new("root", KeyAlgorithm::Ristretto255, 9)).unwrap();
+    let opening = Opening::from_bytes(Scheme::Feldman, &[9; 32]).unwrap();
+    let terms = Terms { dealer: mallory.id.clone(), ..case.terms() };
+    let forged = Dealing::deal(terms, &opening, |message| mallory.sign(message)).unwrap();
+    refused(send(&case, &mallory, &forged), ProblemKind::NotAttested);
+    case.enrol(&case.honest()).unwrap();
+}
+
+#[test]
+fn a_share_takes_no_key_of_its_holder() {
+    let case = Case::new();
+    case.holders[0].hsm.enrol_key(&case.world, &TestKey::ed25519("root.payments.1", 5)).unwrap();
+    refused(case.enrol(&case.honest()), ProblemKind::KeyConflict);
+}
+
+#[test]
+fn a_key_is_first_dealt_at_any_epoch() {
+    let case = Case::new();
+    let rotated = root().epoch(2, 3);
+    case.dealer.enrol_key(&case.world, &rotated).unwrap();
+    case.dealer.attest(&case.world, "payments", &rotated).unwrap();
+    let mut terms = case.terms();
+    terms.sharing.epoch = 2;
+    let dealing = case.deal(terms, &Opening::from_bytes(Scheme::Feldman, &secret()).unwrap());
+    case.enrol(&dealing).unwrap();
+    let (mut subject, _) = case.share(&dealing, 0);
+    subject.key.epoch = 2;
+    subject.enrol(&case.world, &case.holders[0].hsm).unwrap();
+}
+
+#[test]
+fn a_key_whose_shares_would_have_no_names_is_not_shared() {
+    let case = Case::new();
+    let long = "a".repeat(64);
+    let key = TestKey::new(&long, KeyAlgorithm::Ristretto255, 3);
+    case.dealer.enrol_key(&case.world, &key).unwrap();
+    case.dealer.attest(&case.world, "payments", &key).unwrap();
+    let mut terms = case.terms();
+    terms.sharing.key = long.parse().unwrap();
+    let dealing = case.deal(terms, &Opening::from_bytes(Scheme::Feldman, &secret()).unwrap());
+    refused(case.enrol(&dealing), ProblemKind::Malformed);
+}
+
+#[test]
+fn one_bad_share_is_told_once_however_often_it_is_complained_about() {
+    let case = Case::new();
+    let dealing = case.faulty();
+    case.enrol(&dealing).unwrap();
+    let holder = &case.holders[2];
+    for _ in 0..3 {
+        let sign = |message: &[u8]| holder.hsm.sign(message);
+        let complaint = Complaint::make(&dealing, &identity(&case.dealer), &holder.hsm.id, &holder.key, sign).unwrap();
+        case.complain(&complaint, 2).unwrap();
+    }
+    assert_eq!(case.world.alerts().len(), 1);
+    case.world.revoke_hsm(&holder.hsm);
+    let sign = |message: &[u8]| holder.hsm.sign(message);
+    let complaint = Complaint::make(&dealing, &identity(&case.dealer), &holder.hsm.id, &holder.key, sign).unwrap();
+    refused(case.complain(&complaint, 2), ProblemKind::HsmRevoked);
 }

@@ -249,3 +249,65 @@ fn a_master_that_another_hsm_holds_is_nobodys_master_here() {
     misnamed.key.epoch = 2;
     assert!(misnamed.enrol(&world, &holder).is_err(), "the epoch is part of the derivation");
 }
+
+#[test]
+fn a_derived_key_does_not_come_back_under_another_origin_once_its_master_is_revoked() {
+    let world = World::new();
+    let hsm = world.hsm("hsm-1", "payments");
+    let master = master(Suite::Halo2Pasta);
+    master.0.enrol(&world, &hsm).unwrap();
+    prove(&world, &hsm, &master);
+    let daily = derived(MASTER, 1);
+    daily.0.enrol(&world, &hsm).unwrap();
+    prove(&world, &hsm, &daily);
+    world.revoke(RevocationTarget::Key { cluster: "payments".parse().unwrap(), key: "master".parse().unwrap() });
+    assert_eq!(status(&world, "daily", &hsm).state, AttestationState::Revoked);
+    // The same material, now said to be imported, under the same name at the next epoch.
+    let trust_domain = "acme.example".parse().unwrap();
+    let target = key_derivation::Target { key: "daily".parse().unwrap(), algorithm: KeyAlgorithm::Aes128, epoch: 1 };
+    let bytes = key_derivation::derive(&trust_domain, KeyAlgorithm::Aes256, &MASTER, &target).unwrap();
+    let witness = key_knowledge::Witness::new(KeyAlgorithm::Aes128, &bytes).unwrap();
+    let enrolled: Instance = witness.instance(&trust_domain, Suite::Halo2Pasta).unwrap().into();
+    assert_eq!(enrolled.fingerprint().unwrap(), daily.0.enrolled.fingerprint().unwrap());
+    let imported = attributes(KeyAlgorithm::Aes128, KeyOrigin::Imported);
+    let plain = Subject { key: key("daily", 2), attributes: imported, enrolled };
+    refused(plain.enrol(&world, &hsm), ProblemKind::KeyRevoked);
+}
+
+#[test]
+fn agreement_on_an_older_round_does_not_hide_a_lie_in_the_newest() {
+    let world = World::new();
+    let [honest, liar] = ["hsm-1", "hsm-2"].map(|name| world.hsm(name, "payments"));
+    [&honest, &liar].into_iter().for_each(|hsm| tagged(7).enrol(&world, hsm).unwrap());
+    attest(&world, &honest, 7).unwrap();
+    attest(&world, &liar, 7).unwrap();
+    world.advance(601);
+    attest(&world, &honest, 7).unwrap();
+    let challenge = tagged(7).challenge(&world, &liar).unwrap();
+    let beacon = challenge.beacon.unwrap();
+    let message = tagged_key::identifier_message(&"acme.example".parse().unwrap());
+    let identifier = tagged_key::cmac(CMAC, &[7; 32], &message).unwrap();
+    let (instance, witness) = round(tagged_key::Witness::from_tags(&identifier, &[1; 16]), &beacon);
+    tagged(7).answer((&world, &liar, "payments"), &challenge, (&instance, &witness)).unwrap();
+    assert_eq!(world.alerts().len(), 1);
+    assert_eq!(
+        (agreement(&world, &honest).as_str(), agreement(&world, &liar).as_str()),
+        ("self-asserted", "self-asserted")
+    );
+}
+
+#[test]
+fn a_failing_hsm_vouches_for_nobody() {
+    let world = World::new();
+    let [honest, other] = ["hsm-1", "hsm-2"].map(|name| world.hsm(name, "payments"));
+    [&honest, &other].into_iter().for_each(|hsm| tagged(7).enrol(&world, hsm).unwrap());
+    attest(&world, &honest, 7).unwrap();
+    attest(&world, &other, 7).unwrap();
+    let challenge = tagged(7).challenge(&world, &other).unwrap();
+    let beacon = challenge.beacon.unwrap();
+    let (instance, witness) = round(tags(8, &beacon), &beacon);
+    let answered = tagged(7).answer((&world, &other, "payments"), &challenge, (&instance, &witness));
+    refused(answered, ProblemKind::ContextMismatch);
+    assert_eq!(status(&world, "mac", &other).state, AttestationState::Failing);
+    assert_eq!(agreement(&world, &honest), "self-asserted");
+}

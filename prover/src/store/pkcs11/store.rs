@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use keywitness_circuits::{
-    ClaimContext, Error, HsmId, Instance, KeyAlgorithm, KeyId, Kind, Nonce, Parameters, Suite, TrustDomain,
+    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyId, Kind, Nonce, Parameters, Suite, TrustDomain,
     codec::Canonical, key_knowledge::eddsa, registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
@@ -15,7 +15,7 @@ use keywitness_verifier::{
 };
 
 use super::{Token, TokenError, TokenKey};
-use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError};
+use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError, share};
 
 /// A token's keys and a software store's.
 ///
@@ -154,6 +154,10 @@ impl KeyStore for TokenStore {
         self.software.channel_key()
     }
 
+    fn master(&self, key: &KeyRef) -> Option<KeyRef> {
+        self.software.master(key)
+    }
+
     fn sealing_key(&self) -> Result<SealingKey, StoreError> {
         self.software.sealing_key()
     }
@@ -162,8 +166,20 @@ impl KeyStore for TokenStore {
         self.software.deal(key, terms, scheme)
     }
 
-    fn receive_share(&self, dealing: &Dealing, dealer: &IdentityKey) -> Result<Received, StoreError> {
-        self.software.receive_share(dealing, dealer)
+    fn receive_share(
+        &self,
+        dealing: &Dealing,
+        dealer: &IdentityKey,
+        cluster: &ClusterId,
+    ) -> Result<Received, StoreError> {
+        // A share must not take the place of a key of the token.
+        if let Some(membership) = self.software.membership() {
+            let (name, _) = share::named(dealing, &membership.hsm, cluster)?;
+            if self.token.keys()?.iter().any(|key| key.key.key == name.key) {
+                return Err(StoreError::KeyExists(name.key));
+            }
+        }
+        self.software.receive_share(dealing, dealer, cluster)
     }
 
     fn open_request(
