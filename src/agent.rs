@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::{Digest, HsmId, Parameters};
+use keywitness_circuits::{Digest, HsmId, Parameters, params::Origin};
 use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
@@ -67,12 +67,19 @@ impl Place {
         let shared = data::Data(&global.data).parameters();
         let file = self.groth16_parameters.clone().or_else(|| shared.exists().then_some(shared));
         let parameters = Parameters::transparent();
-        Ok(match file {
-            Some(file) => {
-                parameters.with_groth16(ceremony::read_parameters(global, &file, self.groth16_ceremony.as_deref())?)
-            }
-            None => parameters,
-        })
+        let Some(file) = file else { return Ok(parameters) };
+        let read = ceremony::read_parameters(global, &file, self.groth16_ceremony.as_deref())?;
+        let paths = data::Data(&global.data);
+        let beside = file == paths.parameters() && paths.ceremony().exists();
+        let unchecked = self.groth16_ceremony.is_none() && !beside;
+        if let (Origin::Ceremony(digest), true) = (read.origin(), unchecked) {
+            anyhow::bail!(
+                "{} say that they come from ceremony {digest}; an HSM checks that, once, before it proves with them: give the \
+                 ceremony's file with --groth16-ceremony FILE",
+                file.display()
+            );
+        }
+        Ok(parameters.with_groth16(read))
     }
 }
 

@@ -114,12 +114,17 @@ fn keys_attest_with(data: &Path, file: &str, parameters: &str, pin: &str) {
     let output = attest(&path("other"));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!((output.status.code(), words.contains("not the ceremony's")) == (Some(1), true), "{words}");
+    // Nor are any that only say that they come from a ceremony.
+    let flags = ["attest", "--hsm", "hsm-1", "--join-token-file", &token, "--groth16-parameters", parameters];
+    let output = keywitness(&manager.data, &[&flags[..], &unlock].concat());
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && words.contains("--groth16-ceremony"), "{words}");
     let output = attest(parameters);
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{words}");
     let records: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(records.as_array().unwrap().len(), 2, "a proof in each suite: {records}");
-    assert!(Path::new(&format!("{parameters}.checked")).exists());
+    assert!(Path::new(&format!("{file}.checked")).exists());
 }
 
 /// Runs snarkjs, which `./test` installs.

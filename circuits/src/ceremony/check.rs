@@ -52,7 +52,7 @@ pub fn read_parameters(
     let read = Groth16Parameters::read(parameters)?;
     let bytes = read_file(ceremony)?;
     let note = note(&read, &bytes);
-    let path = note_path(parameters);
+    let path = note_path(ceremony);
     if std::fs::read_to_string(&path).is_ok_and(|text| text == note) {
         return Ok(read);
     }
@@ -69,8 +69,9 @@ fn note(parameters: &Groth16Parameters, ceremony: &[u8]) -> String {
     format!("{}\n", Digest::of(label::CEREMONY_CHECKED, &writer.into_bytes()))
 }
 
-fn note_path(parameters: &Path) -> PathBuf {
-    let mut name = parameters.file_name().unwrap_or_default().to_owned();
+/// Beside the ceremony, which the prover trusts, and not beside the parameters, which may come with a note of their own.
+fn note_path(ceremony: &Path) -> PathBuf {
+    let mut name = ceremony.file_name().unwrap_or_default().to_owned();
     name.push(".checked");
-    parameters.with_file_name(name)
+    ceremony.with_file_name(name)
 }
