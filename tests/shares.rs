@@ -91,6 +91,19 @@ fn a_derived_key_is_attested_with_its_master() {
 }
 
 #[test]
+fn a_revoked_key_beside_it_does_not_keep_a_derived_key_from_being_attested() {
+    let manager = Manager::start(&[]);
+    let hsm = Hsm::new(&manager, "hsm-1");
+    hsm.run(&["key", "generate", "--key", "master", "--algorithm", "aes256"]);
+    hsm.attest();
+    keywitness_json(&manager.data, &["revoke", "--cluster", "payments", "--key", "hsm-1-own", "--reason", "lost"]);
+    hsm.run(&["key", "derive", "--master", "master", "--key", "daily", "--algorithm", "aes128"]);
+    let reports = hsm.run(&["attest", "--hsm", "hsm-1", "--key", "daily"]);
+    assert_eq!(statement(&reports, "daily"), Some("key-derivation/halo2-pasta/1"), "{reports}");
+    assert_eq!(status(&manager, "hsm-1", "daily").state, AttestationState::Attested);
+}
+
+#[test]
 fn hsms_that_hold_one_cmac_key_agree_on_its_tags() {
     let manager = Manager::start(&[]);
     let hsms = ["hsm-1", "hsm-2"].map(|name| Hsm::new(&manager, name));
