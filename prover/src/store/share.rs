@@ -140,3 +140,94 @@ pub(super) fn named(dealing: &Dealing, holder: &HsmId, cluster: &ClusterId) -> R
         share_name(&shared.key, cluster, index).ok_or(StoreError::Unreadable("the share's name would be too long"))?;
     Ok((KeyRef { key, epoch: shared.epoch }, index))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use keywitness_custody::{Member, Purpose, SharingId};
+
+    use super::*;
+    use crate::testing::{create, enrolled_store, name};
+
+    fn dealer() -> SigningKey {
+        SigningKey::from_bytes(&[9; 32])
+    }
+
+    fn sign(message: &[u8]) -> [u8; 64] {
+        dealer().sign(message).to_bytes()
+    }
+
+    /// A dealing with a share for the store's HSM, and one for another.
+    fn dealing(store: &SoftwareStore, secret: u8) -> Dealing {
+        let keys = [store.sealing_key().unwrap(), *HolderKey::generate().public()];
+        let member = |(at, key)| Member { index: at as u16 + 1, holder: name(["hsm-1", "hsm-2"][at]), key };
+        let terms = Terms {
+            sharing: SharingId {
+                trust_domain: name("acme.example"),
+                key: name("root"),
+                purpose: Purpose::Sign,
+                epoch: 1,
+            },
+            dealer: name("dealer"),
+            threshold: 2,
+            members: keys.into_iter().enumerate().map(member).collect(),
+        };
+        let mut bytes = [0; 32];
+        bytes[0] = secret;
+        Dealing::deal(terms, &Opening::from_bytes(Scheme::Feldman, &bytes).unwrap(), sign).unwrap()
+    }
+
+    fn receive(store: &SoftwareStore, dealing: &Dealing) -> Result<Received, StoreError> {
+        let identity = IdentityKey::from_bytes(dealer().verifying_key().to_bytes()).unwrap();
+        store.receive_share(dealing, &identity, &name("payments"))
+    }
+
+    #[test]
+    fn a_share_is_kept_once_and_stays_where_it_was_dealt() {
+        let (directory, store) = enrolled_store();
+        let dealt = dealing(&store, 3);
+        let Received::Kept(entry) = receive(&store, &dealt).unwrap() else { panic!("it was not kept") };
+        assert_eq!(entry.key, KeyRef { key: name("root.payments.1"), epoch: 1 });
+        assert!(matches!(receive(&store, &dealt), Ok(Received::Known)));
+        let expected = dealt.instance(1).unwrap().into();
+        assert_eq!(store.instances(&entry.key, &name("acme.example"), &[]).unwrap(), [expected]);
+        let other = create(&directory.path().join("other"));
+        assert!(matches!(store.export_to(&entry.key, &other), Err(StoreError::ShareStays(_))));
+    }
+
+    #[test]
+    fn another_key_of_its_name_does_not_hide_a_share() {
+        let (_directory, store) = enrolled_store();
+        receive(&store, &dealing(&store, 3)).unwrap();
+        assert!(matches!(receive(&store, &dealing(&store, 4)), Err(StoreError::KeyExists(_))));
+    }
+
+    #[test]
+    fn a_bad_share_is_complained_about_and_not_kept() {
+        let (_directory, store) = enrolled_store();
+        let honest = dealing(&store, 3);
+        let (before, mut bytes) = (store.keys(), honest.to_bytes());
+        // The first share's ciphertext: found by where a dealing that is read back gives another verdict on it.
+        let holder = store.holder_key().unwrap();
+        let end = bytes.len() - 64;
+        let spoilt = (0..end).rev().find_map(|at| {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let read = Dealing::from_bytes(&changed).ok()?;
+            let digest = read.digest();
+            let message = [label::DEALING.as_bytes(), &[0], &digest.0].concat();
+            changed[end..].copy_from_slice(&sign(&message));
+            let read = Dealing::from_bytes(&changed).ok()?;
+            let identity = IdentityKey::from_bytes(dealer().verifying_key().to_bytes()).unwrap();
+            let bad = read.check(&identity).is_ok() && read.open(&name("hsm-1"), &holder).is_err();
+            bad.then_some(changed)
+        });
+        bytes = spoilt.unwrap();
+        let Received::Bad(complaint) = receive(&store, &Dealing::from_bytes(&bytes).unwrap()).unwrap() else {
+            panic!("a bad share was kept")
+        };
+        assert_eq!((complaint.index, complaint.holder), (1, name("hsm-1")));
+        assert_eq!(store.keys(), before);
+    }
+}
