@@ -26,6 +26,12 @@ pub enum Error {
     /// The witness does not satisfy the statement; no proof was made.
     #[error("the witness does not satisfy the statement: {0}")]
     WitnessRefused(&'static str),
+    /// Some witnesses of a proof of many keys do not satisfy it; no proof was made.
+    #[error("{} of the keys are not those of the claim, the first in place {}", culprits.len(), culprits.first().unwrap_or(&0))]
+    KeysRefused {
+        /// The places of those keys in the claim, from 0, in rising order.
+        culprits: Vec<usize>,
+    },
     /// The proof does not verify.
     #[error("the proof does not verify")]
     ProofRefused,

@@ -6,6 +6,8 @@
 pub mod eddsa;
 pub mod groth16;
 pub mod halo2;
+#[allow(dead_code)]
+pub mod many;
 pub mod schnorr;
 pub mod symmetric;
 

@@ -65,6 +65,14 @@ impl<F: SuiteField> KeyLimbs<F> {
         Ok(Self { low: number(0, 16), mid: number(16, 24), top: number(24, 32) })
     }
 
+    #[allow(dead_code)]
+    /// The key of zeros, which stands in a slot without a key.
+    #[cfg(feature = "prove")]
+    pub(crate) fn filler() -> Self {
+        let zero = F::from_number(0);
+        Self { low: zero, mid: zero, top: zero }
+    }
+
     /// `mid + 2^64·top`.
     pub(crate) fn high(&self) -> F {
         self.mid + F::from_number(1 << 64) * self.top
@@ -125,6 +133,19 @@ impl<F: SuiteField> PublicInputs<F> {
         fingerprint: &Fingerprint,
         context: [F; 2],
     ) -> Result<Self, Error> {
+        Self::under_domain(domain(trust_domain, algorithm), algorithm, fingerprint, context)
+    }
+
+    /// The same, with a domain that is known already.
+    ///
+    /// # Errors
+    /// [`Error::WrongInstance`] for anything but a symmetric key's fingerprint in this suite.
+    pub(crate) fn under_domain(
+        domain: F,
+        algorithm: KeyAlgorithm,
+        fingerprint: &Fingerprint,
+        context: [F; 2],
+    ) -> Result<Self, Error> {
         let bits = algorithm.limb_bits().ok_or(Error::WrongInstance("keys of that algorithm have no fingerprint"))?;
         if fingerprint.suite != F::SUITE {
             return Err(Error::WrongInstance("the fingerprint is of another suite"));
@@ -132,11 +153,18 @@ impl<F: SuiteField> PublicInputs<F> {
         Ok(Self {
             fingerprint: F::from_canonical(&fingerprint.bytes.0)
                 .ok_or(Error::WrongInstance("the fingerprint is not a canonical field element"))?,
-            domain: domain(trust_domain, algorithm),
+            domain,
             has_mid: F::from_number((bits >= 192).into()),
             has_top: F::from_number((bits >= 256).into()),
             context,
         })
+    }
+
+    #[allow(dead_code)]
+    /// The inputs of a slot without a key: the fingerprint of the key of zeros under the domain zero.
+    pub(crate) fn filler(context: [F; 2]) -> Self {
+        let zero = F::from_number(0);
+        Self { fingerprint: F::hash(zero, zero, zero), domain: zero, has_mid: zero, has_top: zero, context }
     }
 
     /// The inputs in the order of both circuits: F, d, has_mid, has_top, c0, c1.
