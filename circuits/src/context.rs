@@ -88,6 +88,30 @@ impl ClaimContext {
     }
 }
 
+/// A claim context with its digest, computed once.
+#[derive(Clone, Copy, Debug)]
+pub struct HashedContext<'a> {
+    context: &'a ClaimContext,
+    digest: Digest,
+}
+
+impl<'a> HashedContext<'a> {
+    /// Hashes a context.
+    pub fn new(context: &'a ClaimContext) -> Self {
+        Self { context, digest: context.digest() }
+    }
+
+    /// The context.
+    pub const fn context(&self) -> &'a ClaimContext {
+        self.context
+    }
+
+    /// [`ClaimContext::digest`].
+    pub const fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
 impl Canonical for ClaimContext {
     const WHAT: &'static str = "claim context";
 

@@ -10,6 +10,7 @@
 #[cfg(feature = "prove")]
 pub mod ceremony;
 pub mod codec;
+mod combination;
 pub mod context;
 pub mod envelope;
 mod error;

@@ -1,19 +1,23 @@
 //! The one table from kinds to code.
 
+use std::sync::Arc;
+
 use crate::{
     ClaimContext, Digest, Error, Fingerprint, KeyAlgorithm, Kind, Parameters, ProofSystem,
     codec::{Canonical, Reader, Writer},
-    context::instance_digest,
+    context::{HashedContext, instance_digest},
     key_derivation::{self, halo2::DerivationHalo2},
-    key_knowledge::{self, eddsa::Ed25519, groth16::Groth16, halo2, halo2::Halo2, schnorr},
+    key_knowledge::{
+        self,
+        eddsa::Ed25519,
+        groth16::Groth16,
+        halo2::{self, Halo2},
+        many,
+        schnorr::{P256, Ristretto255, Schnorr, Secp256k1},
+    },
     share_correctness::{self, feldman::Feldman, pedersen::Pedersen},
     sharing_of_key,
     tagged_key::{self, halo2::TaggedHalo2},
-};
-#[cfg(feature = "prove")]
-use crate::{
-    Statement, key_derivation::KeyDerivation, key_knowledge::KeyKnowledge, share_correctness::ShareCorrectness,
-    sharing_of_key::SharingOfKey, tagged_key::TaggedKey,
 };
 
 /// The public part of any statement.
@@ -23,6 +27,8 @@ use crate::{
 pub enum Instance {
     /// Of `key_knowledge`.
     KeyKnowledge(key_knowledge::Instance),
+    /// Of `key_knowledge`, for many keys at once.
+    ManyKeys(many::Instance),
     /// Of `tagged_key`.
     TaggedKey(tagged_key::Instance),
     /// Of `share_correctness`.
@@ -38,6 +44,8 @@ pub enum Instance {
 pub enum Witness {
     /// Of `key_knowledge`.
     KeyKnowledge(key_knowledge::Witness),
+    /// Of `key_knowledge`, for many keys at once.
+    ManyKeys(many::Witness),
     /// Of `tagged_key`.
     TaggedKey(tagged_key::Witness),
     /// Of `share_correctness`.
@@ -53,6 +61,7 @@ impl Instance {
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::KeyKnowledge(instance) => instance.kind(),
+            Self::ManyKeys(instance) => instance.kind(),
             Self::TaggedKey(instance) => Some(instance.kind()),
             Self::ShareCorrectness(instance) => Some(instance.kind()),
             Self::SharingOfKey(_) => Some(Kind::SharingOfKeyHalo2),
@@ -60,24 +69,38 @@ impl Instance {
         }
     }
 
-    /// The algorithm of the key that the instance speaks of.
-    pub fn algorithm(&self) -> KeyAlgorithm {
+    /// How many keys the instance speaks of: a claim of it names as many.
+    pub fn keys(&self) -> usize {
         match self {
-            Self::KeyKnowledge(instance) => instance.algorithm(),
-            Self::TaggedKey(instance) => instance.algorithm(),
-            Self::ShareCorrectness(instance) => instance.algorithm(),
-            Self::SharingOfKey(instance) => instance.algorithm(),
-            Self::KeyDerivation(instance) => instance.algorithm(),
+            Self::ManyKeys(instance) => instance.keys().len(),
+            Self::KeyKnowledge(_)
+            | Self::TaggedKey(_)
+            | Self::ShareCorrectness(_)
+            | Self::SharingOfKey(_)
+            | Self::KeyDerivation(_) => 1,
+        }
+    }
+
+    /// The algorithm of the key that the instance speaks of; none where it speaks of many.
+    pub fn algorithm(&self) -> Option<KeyAlgorithm> {
+        match self {
+            Self::KeyKnowledge(instance) => Some(instance.algorithm()),
+            Self::ManyKeys(_) => None,
+            Self::TaggedKey(instance) => Some(instance.algorithm()),
+            Self::ShareCorrectness(instance) => Some(instance.algorithm()),
+            Self::SharingOfKey(instance) => Some(instance.algorithm()),
+            Self::KeyDerivation(instance) => Some(instance.algorithm()),
         }
     }
 
     /// The fingerprint of the key that the instance speaks of.
     ///
     /// # Errors
-    /// Never for an instance that was read or made by this crate.
+    /// [`Error::WrongInstance`] for one of many keys: [`many::Instance::keys`] has theirs.
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.fingerprint(),
+            Self::ManyKeys(_) => Err(Error::WrongInstance("it speaks of many keys, each with its own fingerprint")),
             Self::TaggedKey(instance) => Ok(instance.fingerprint()),
             Self::ShareCorrectness(instance) => Ok(instance.fingerprint()),
             Self::SharingOfKey(instance) => Ok(instance.fingerprint()),
@@ -92,7 +115,11 @@ impl Instance {
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.spki(),
-            Self::TaggedKey(_) | Self::ShareCorrectness(_) | Self::SharingOfKey(_) | Self::KeyDerivation(_) => Ok(None),
+            Self::ManyKeys(_)
+            | Self::TaggedKey(_)
+            | Self::ShareCorrectness(_)
+            | Self::SharingOfKey(_)
+            | Self::KeyDerivation(_) => Ok(None),
         }
     }
 
@@ -108,6 +135,7 @@ impl Canonical for Instance {
     fn write(&self, writer: &mut Writer) {
         match self {
             Self::KeyKnowledge(instance) => writer.value(instance),
+            Self::ManyKeys(instance) => writer.value(instance),
             Self::TaggedKey(instance) => writer.value(instance),
             Self::ShareCorrectness(instance) => writer.value(instance),
             Self::SharingOfKey(instance) => writer.value(instance),
@@ -122,77 +150,104 @@ impl Canonical for Instance {
             2 | 3 => Ok(Self::ShareCorrectness(reader.value()?)),
             sharing_of_key::CODE => Ok(Self::SharingOfKey(reader.value()?)),
             7 => Ok(Self::KeyDerivation(reader.value()?)),
+            many::CODE => Ok(Self::ManyKeys(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
 }
 
-impl From<key_knowledge::Instance> for Instance {
-    fn from(instance: key_knowledge::Instance) -> Self {
-        Self::KeyKnowledge(instance)
+/// An instance that was read, with its digest. Cheap to clone.
+///
+/// Reading is dear where points have to be decoded: whoever sees an instance again and again reads it once.
+#[derive(Clone, Debug)]
+pub struct DecodedInstance {
+    instance: Arc<Instance>,
+    digest: Digest,
+}
+
+impl DecodedInstance {
+    /// Reads an instance.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`]
+    pub fn read(bytes: &[u8]) -> Result<Self, Error> {
+        Ok(Instance::from_bytes(bytes)?.into())
+    }
+
+    /// The instance.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// [`Instance::digest`].
+    pub const fn digest(&self) -> &Digest {
+        &self.digest
     }
 }
 
-impl From<share_correctness::Instance> for Instance {
-    fn from(instance: share_correctness::Instance) -> Self {
-        Self::ShareCorrectness(instance)
+impl From<Instance> for DecodedInstance {
+    fn from(instance: Instance) -> Self {
+        Self { digest: instance.digest(), instance: Arc::new(instance) }
     }
 }
 
-impl From<share_correctness::Witness> for Witness {
-    fn from(witness: share_correctness::Witness) -> Self {
-        Self::ShareCorrectness(witness)
+macro_rules! forms {
+    ($($form:ident: $statement:ident;)*) => {$(
+        impl From<$statement::Instance> for Instance {
+            fn from(instance: $statement::Instance) -> Self {
+                Self::$form(instance)
+            }
+        }
+        impl From<$statement::Witness> for Witness {
+            fn from(witness: $statement::Witness) -> Self {
+                Self::$form(witness)
+            }
+        }
+    )*};
+}
+
+forms! {
+    KeyKnowledge: key_knowledge;
+    ManyKeys: many;
+    TaggedKey: tagged_key;
+    ShareCorrectness: share_correctness;
+    SharingOfKey: sharing_of_key;
+    KeyDerivation: key_derivation;
+}
+
+/// A proof that was read, with the claim that it is bound to; not checked yet.
+pub struct Opened {
+    kind: Kind,
+    verifying_key: Digest,
+    context: Digest,
+    instance: DecodedInstance,
+    parameters: Parameters,
+    proof: Proof,
+}
+
+impl Opened {
+    /// The kind of the proof.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Kind and verifying key: proofs of one group can be checked together.
+    pub const fn group(&self) -> (Kind, Digest) {
+        (self.kind, self.verifying_key)
+    }
+
+    /// Digest of the claim context that the proof is bound to.
+    pub const fn context(&self) -> &Digest {
+        &self.context
     }
 }
 
-impl From<key_knowledge::Witness> for Witness {
-    fn from(witness: key_knowledge::Witness) -> Self {
-        Self::KeyKnowledge(witness)
-    }
-}
-
-impl From<tagged_key::Instance> for Instance {
-    fn from(instance: tagged_key::Instance) -> Self {
-        Self::TaggedKey(instance)
-    }
-}
-
-impl From<tagged_key::Witness> for Witness {
-    fn from(witness: tagged_key::Witness) -> Self {
-        Self::TaggedKey(witness)
-    }
-}
-
-impl From<sharing_of_key::Instance> for Instance {
-    fn from(instance: sharing_of_key::Instance) -> Self {
-        Self::SharingOfKey(instance)
-    }
-}
-
-impl From<sharing_of_key::Witness> for Witness {
-    fn from(witness: sharing_of_key::Witness) -> Self {
-        Self::SharingOfKey(witness)
-    }
-}
-
-impl From<key_derivation::Instance> for Instance {
-    fn from(instance: key_derivation::Instance) -> Self {
-        Self::KeyDerivation(instance)
-    }
-}
-
-impl From<key_derivation::Witness> for Witness {
-    fn from(witness: key_derivation::Witness) -> Self {
-        Self::KeyDerivation(witness)
-    }
-}
-
-/// Evidence that a proof was verified: only [`verify`] makes one.
+/// Evidence that a proof was verified: only [`verify`] and [`verify_all`] make one.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Verified {
     kind: Kind,
     context: Digest,
-    instance: Instance,
+    instance: Arc<Instance>,
 }
 
 impl Verified {
@@ -207,12 +262,87 @@ impl Verified {
     }
 
     /// What was proven.
-    pub const fn instance(&self) -> &Instance {
+    pub fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    fn of(opened: &Opened) -> Self {
+        let Opened { kind, context, instance, .. } = opened;
+        Self { kind: *kind, context: *context, instance: instance.instance.clone() }
     }
 }
 
 const FOREIGN: Error = Error::WrongInstance("the instance belongs to another kind");
+
+/// One line for each kind: its form of instance and witness, and the proof system.
+macro_rules! systems {
+    ($($kind:ident: $form:ident by $system:ty;)*) => {
+        /// A proof of any kind that was read.
+        enum Proof {
+            $($kind(<$system as ProofSystem>::Opened),)*
+        }
+
+        impl Proof {
+            fn open(
+                kind: Kind,
+                parameters: &Parameters,
+                context: &HashedContext<'_>,
+                instance: &Instance,
+                proof: &[u8],
+            ) -> Result<Self, Error> {
+                match (kind, instance) {
+                    $((Kind::$kind, Instance::$form(instance)) => {
+                        <$system>::open(parameters, context, instance, proof).map(Self::$kind)
+                    })*
+                    _ => Err(FOREIGN),
+                }
+            }
+
+            /// All of `proofs` are of `kind`.
+            fn check(kind: Kind, parameters: &Parameters, proofs: &[&Self]) -> Result<(), Error> {
+                match kind {
+                    $(Kind::$kind => {
+                        let opened = proofs.iter().map(|proof| if let Self::$kind(own) = proof { Some(own) } else { None });
+                        let opened = opened.collect::<Option<Vec<_>>>().ok_or(FOREIGN)?;
+                        <$system>::check(parameters, &opened)
+                    })*
+                }
+            }
+
+            #[cfg(feature = "prove")]
+            fn make(
+                kind: Kind,
+                parameters: &Parameters,
+                context: &ClaimContext,
+                instance: &Instance,
+                witness: &Witness,
+            ) -> Result<Vec<u8>, Error> {
+                match (kind, instance, witness) {
+                    $((Kind::$kind, Instance::$form(instance), Witness::$form(witness)) => {
+                        type Of = <$system as ProofSystem>::Statement;
+                        <Of as crate::Statement>::holds(&context.trust_domain, instance, witness)?;
+                        <$system>::prove(parameters, context, instance, witness)
+                    })*
+                    _ => Err(Error::WitnessRefused("the secret is of another statement")),
+                }
+            }
+        }
+    };
+}
+
+systems! {
+    KeyKnowledgeEd25519: KeyKnowledge by Ed25519;
+    KeyKnowledgeRistretto255: KeyKnowledge by Schnorr<Ristretto255>;
+    KeyKnowledgeP256: KeyKnowledge by Schnorr<P256>;
+    KeyKnowledgeSecp256k1: KeyKnowledge by Schnorr<Secp256k1>;
+    KeyKnowledgeHalo2: KeyKnowledge by Halo2;
+    KeyKnowledgeGroth16: KeyKnowledge by Groth16;
+    TaggedKeyHalo2: TaggedKey by TaggedHalo2;
+    ShareCorrectnessFeldman: ShareCorrectness by Feldman;
+    ShareCorrectnessPedersen: ShareCorrectness by Pedersen;
+    SharingOfKeyHalo2: SharingOfKey by sharing_of_key::halo2::Halo2;
+    KeyDerivationHalo2: KeyDerivation by DerivationHalo2;
+}
 
 /// Digest of the verifying key in force for `kind`.
 ///
@@ -234,64 +364,62 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
     }
 }
 
-/// Checks one proof against the whole of its context.
+/// Reads one proof and everything that it must be bound to.
 ///
-/// Checks that the context names a known kind, the verifying key in force, one key and this very
-/// instance, and then the proof. Who signed, and whether the context is the one that was asked for, is
-/// for the caller to check.
+/// Checks that the context names a known kind, the verifying key in force, as many keys as the instance, and this very
+/// instance. Who signed, and whether the context is the one that was asked for, is for the caller to check.
 ///
 /// # Errors
 /// Every way in which the claim can be wrong is its own [`Error`].
+pub fn open(
+    parameters: &Parameters,
+    context: &ClaimContext,
+    instance: &DecodedInstance,
+    proof: &[u8],
+) -> Result<Opened, Error> {
+    let (kind, verifying_key) = named(parameters, context, instance)?;
+    let hashed = HashedContext::new(context);
+    let proof = Proof::open(kind, parameters, &hashed, instance.instance(), proof)?;
+    let (context, instance) = (*hashed.digest(), instance.clone());
+    Ok(Opened { kind, verifying_key, context, instance, parameters: parameters.clone(), proof })
+}
+
+/// Checks proofs of one group together: all of them hold, or at least one does not; which one it does not say.
+///
+/// A set with a bad proof in it passes with a probability of at most 2^-128 ([`ProofSystem::check`]).
+///
+/// # Errors
+/// [`Error::ProofRefused`] where one is bad and for an empty set, [`Error::WrongVerifyingKey`] for proofs of several
+/// groups.
+pub fn verify_all(proofs: &[&Opened]) -> Result<Vec<Verified>, Error> {
+    let Some(first) = proofs.first() else { return Err(Error::ProofRefused) };
+    if proofs.iter().any(|opened| opened.group() != first.group()) {
+        return Err(Error::WrongVerifyingKey);
+    }
+    let parts: Vec<&Proof> = proofs.iter().map(|opened| &opened.proof).collect();
+    Proof::check(first.kind, &first.parameters, &parts)?;
+    Ok(proofs.iter().map(|opened| Verified::of(opened)).collect())
+}
+
+/// Checks one proof against the whole of its context.
+///
+/// # Errors
+/// As [`open`] and [`verify_all`].
 pub fn verify(
     parameters: &Parameters,
     context: &ClaimContext,
     instance: &[u8],
     proof: &[u8],
 ) -> Result<Verified, Error> {
-    let (kind, parsed) = open(parameters, context, instance)?;
-    match (kind, &parsed) {
-        (Kind::KeyKnowledgeEd25519, Instance::KeyKnowledge(instance)) => {
-            Ed25519::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyKnowledgeRistretto255, Instance::KeyKnowledge(instance)) => {
-            schnorr::Schnorr::<schnorr::Ristretto255>::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyKnowledgeP256, Instance::KeyKnowledge(instance)) => {
-            schnorr::Schnorr::<schnorr::P256>::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyKnowledgeSecp256k1, Instance::KeyKnowledge(instance)) => {
-            schnorr::Schnorr::<schnorr::Secp256k1>::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyKnowledgeHalo2, Instance::KeyKnowledge(instance)) => {
-            Halo2::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyKnowledgeGroth16, Instance::KeyKnowledge(instance)) => {
-            Groth16::verify(parameters, context, instance, proof)
-        }
-        (Kind::TaggedKeyHalo2, Instance::TaggedKey(instance)) => {
-            TaggedHalo2::verify(parameters, context, instance, proof)
-        }
-        (Kind::ShareCorrectnessFeldman, Instance::ShareCorrectness(instance)) => {
-            Feldman::verify(parameters, context, instance, proof)
-        }
-        (Kind::ShareCorrectnessPedersen, Instance::ShareCorrectness(instance)) => {
-            Pedersen::verify(parameters, context, instance, proof)
-        }
-        (Kind::SharingOfKeyHalo2, Instance::SharingOfKey(instance)) => {
-            sharing_of_key::halo2::Halo2::verify(parameters, context, instance, proof)
-        }
-        (Kind::KeyDerivationHalo2, Instance::KeyDerivation(instance)) => {
-            DerivationHalo2::verify(parameters, context, instance, proof)
-        }
-        _ => Err(FOREIGN),
-    }?;
-    Ok(Verified { kind, context: context.digest(), instance: parsed })
+    let opened = open(parameters, context, &DecodedInstance::read(instance)?, proof)?;
+    Proof::check(opened.kind, parameters, &[&opened.proof])?;
+    Ok(Verified::of(&opened))
 }
 
 /// Makes one proof. The context must already name `instance` and the verifying key in force.
 ///
 /// # Errors
-/// [`Error::WitnessRefused`] where the witness does not hold; otherwise as [`verify`].
+/// [`Error::WitnessRefused`] where the witness does not hold; otherwise as [`open`].
 #[cfg(feature = "prove")]
 pub fn prove(
     parameters: &Parameters,
@@ -299,59 +427,26 @@ pub fn prove(
     instance: &[u8],
     witness: &Witness,
 ) -> Result<Vec<u8>, Error> {
-    let (kind, parsed) = open(parameters, context, instance)?;
-    match (&parsed, witness) {
-        (Instance::KeyKnowledge(instance), Witness::KeyKnowledge(witness)) => {
-            KeyKnowledge::holds(&context.trust_domain, instance, witness)?;
-            let make = match kind {
-                Kind::KeyKnowledgeEd25519 => Ed25519::prove,
-                Kind::KeyKnowledgeRistretto255 => schnorr::Schnorr::<schnorr::Ristretto255>::prove,
-                Kind::KeyKnowledgeP256 => schnorr::Schnorr::<schnorr::P256>::prove,
-                Kind::KeyKnowledgeSecp256k1 => schnorr::Schnorr::<schnorr::Secp256k1>::prove,
-                Kind::KeyKnowledgeHalo2 => Halo2::prove,
-                Kind::KeyKnowledgeGroth16 => Groth16::prove,
-                _ => return Err(FOREIGN),
-            };
-            make(parameters, context, instance, witness)
-        }
-        (Instance::TaggedKey(instance), Witness::TaggedKey(witness)) => {
-            TaggedKey::holds(&context.trust_domain, instance, witness)?;
-            TaggedHalo2::prove(parameters, context, instance, witness)
-        }
-        (Instance::ShareCorrectness(instance), Witness::ShareCorrectness(witness)) => {
-            ShareCorrectness::holds(&context.trust_domain, instance, witness)?;
-            match kind {
-                Kind::ShareCorrectnessFeldman => Feldman::prove(parameters, context, instance, witness),
-                Kind::ShareCorrectnessPedersen => Pedersen::prove(parameters, context, instance, witness),
-                _ => Err(FOREIGN),
-            }
-        }
-        (Instance::SharingOfKey(instance), Witness::SharingOfKey(witness)) => {
-            SharingOfKey::holds(&context.trust_domain, instance, witness)?;
-            sharing_of_key::halo2::Halo2::prove(parameters, context, instance, witness)
-        }
-        (Instance::KeyDerivation(instance), Witness::KeyDerivation(witness)) => {
-            KeyDerivation::holds(&context.trust_domain, instance, witness)?;
-            DerivationHalo2::prove(parameters, context, instance, witness)
-        }
-        _ => Err(Error::WitnessRefused("the secret is of another statement")),
-    }
+    let instance = DecodedInstance::read(instance)?;
+    let (kind, _) = named(parameters, context, &instance)?;
+    Proof::make(kind, parameters, context, instance.instance(), witness)
 }
 
-fn open(parameters: &Parameters, context: &ClaimContext, instance: &[u8]) -> Result<(Kind, Instance), Error> {
+/// The kind and the verifying key that `context` names, if it speaks of `instance`.
+fn named(parameters: &Parameters, context: &ClaimContext, instance: &DecodedInstance) -> Result<(Kind, Digest), Error> {
     let kind: Kind = context.statement.parse()?;
-    if context.verifying_key != verifying_key(parameters, kind)? {
+    let verifying_key = verifying_key(parameters, kind)?;
+    if context.verifying_key != verifying_key {
         return Err(Error::WrongVerifyingKey);
     }
-    if context.keys.len() != 1 {
-        return Err(Error::WrongInstance("this kind speaks of exactly one key"));
+    if context.keys.len() != instance.instance().keys() {
+        return Err(Error::WrongInstance("the context names more or fewer keys than the instance speaks of"));
     }
-    if context.instance != instance_digest(instance) {
+    if context.instance != *instance.digest() {
         return Err(Error::WrongInstance("the context names another instance"));
     }
-    let parsed = Instance::from_bytes(instance)?;
-    if parsed.kind() != Some(kind) {
+    if instance.instance().kind() != Some(kind) {
         return Err(FOREIGN);
     }
-    Ok((kind, parsed))
+    Ok((kind, verifying_key))
 }

@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClaimContext, Digest, Error, Parameters, TrustDomain, codec::Canonical, transcript::label};
+use crate::{
+    ClaimContext, Digest, Error, Parameters, TrustDomain, codec::Canonical, context::HashedContext, transcript::label,
+};
 
 /// One statement under one proof system.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -117,19 +119,49 @@ pub trait Statement {
 }
 
 /// One proof system for one statement.
+///
+/// Verification has two steps. [`Self::open`] reads a proof; [`Self::check`] decides about one or many that were read. A
+/// proof is accepted alone and in company, or neither, but for a probability of 2^-128 for each set that is checked.
 pub trait ProofSystem {
     /// What is proven.
     type Statement: Statement;
+    /// A proof that was read: all that its check needs, points decoded, challenge derived.
+    type Opened: Send + Sync;
     /// The kind this implements.
     const KIND: Kind;
 
+    /// Reads `proof` for `instance`, bound to `context`. What can be refused by looking at one encoding is refused here.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], [`Error::WrongInstance`], [`Error::MissingParameters`].
+    fn open(
+        parameters: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &<Self::Statement as Statement>::Instance,
+        proof: &[u8],
+    ) -> Result<Self::Opened, Error>;
+
+    /// Checks all of `proofs`: one exactly, several by a linear combination with random weights of 128 bits, so that a
+    /// set with a bad proof in it passes with a probability of at most 2^-128. Does not say which proof is bad.
+    ///
+    /// Works on the rayon pool that it is called in.
+    ///
+    /// # Errors
+    /// [`Error::ProofRefused`] where one is bad, and for an empty set.
+    fn check(parameters: &Parameters, proofs: &[&Self::Opened]) -> Result<(), Error>;
+
     /// Checks `proof` for `instance`, bound to `context`.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::check`].
     fn verify(
         parameters: &Parameters,
         context: &ClaimContext,
         instance: &<Self::Statement as Statement>::Instance,
         proof: &[u8],
-    ) -> Result<(), Error>;
+    ) -> Result<(), Error> {
+        Self::check(parameters, &[&Self::open(parameters, &HashedContext::new(context), instance, proof)?])
+    }
 
     /// Proves `instance` from `witness`, bound to `context`. Refuses a witness that does not hold.
     #[cfg(feature = "prove")]

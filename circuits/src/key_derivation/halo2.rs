@@ -15,13 +15,14 @@ use super::{
     relation::{Expansion, PublicInputs},
 };
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    Error, Kind, Parameters, ProofSystem,
+    context::HashedContext,
     gadgets::{
         canonical::CanonicalConfig,
         halo2::{Cell, KeyConfig, Lane, LengthRows},
     },
     key_knowledge::symmetric::SuiteField,
-    params::{Halo2Circuit, Halo2Keys},
+    params::{Halo2Circuit, Halo2Keys, Halo2Opened},
 };
 
 /// The circuit has 2^K rows.
@@ -158,16 +159,26 @@ pub struct DerivationHalo2;
 
 impl ProofSystem for DerivationHalo2 {
     type Statement = KeyDerivation;
+    type Opened = Halo2Opened;
     const KIND: Kind = Kind::KeyDerivationHalo2;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        KEYS.verify(&PublicInputs::new(context, instance)?.row(), proof)
+    fn open(
+        _: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &Instance,
+        proof: &[u8],
+    ) -> Result<Halo2Opened, Error> {
+        KEYS.open(&PublicInputs::new(context.context(), instance)?.row(), proof)
+    }
+
+    fn check(_: &Parameters, proofs: &[&Halo2Opened]) -> Result<(), Error> {
+        KEYS.check(proofs)
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

@@ -22,13 +22,14 @@ use ark_ec::AffineRepr;
 use ark_ff::{AdditiveGroup, BigInteger, PrimeField};
 use ark_groth16::Proof;
 use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
+use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{
     Instance, KeyKnowledge,
     symmetric::{PublicInputs, SuiteField},
 };
-use crate::{ClaimContext, Error, Kind, Parameters, ProofSystem, Suite};
+use crate::{Error, Kind, Parameters, ProofSystem, Suite, context::HashedContext};
 
 #[cfg(feature = "prove")]
 pub(crate) use circuit::{CONSTRAINTS, KeyCircuit, VARIABLES, matrices};
@@ -106,14 +107,23 @@ pub(crate) fn encode(proof: &Proof<Bn254>) -> Vec<u8> {
     bytes
 }
 
-fn verify_row(parameters: &Parameters, public: &PublicInputs<Fr>, proof: &[u8]) -> Result<(), Error> {
-    let keys = parameters.groth16()?;
-    let proof = decode(proof)?;
+/// A proof whose points were checked, with its public inputs.
+pub struct Opened {
+    proof: Proof<Bn254>,
+    public: PublicInputs<Fr>,
+}
+
+fn check_one(parameters: &Parameters, Opened { proof, public }: &Opened) -> Result<(), Error> {
     // ark-groth16 ignores surplus inputs; these are as many as the key has, which is checked on loading.
-    match Snark::verify_proof(keys.prepared(), &proof, &public.row()) {
+    match Snark::verify_proof(parameters.groth16()?.prepared(), proof, &public.row()) {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Error::ProofRefused),
     }
+}
+
+#[cfg(all(test, feature = "prove"))]
+fn verify_row(parameters: &Parameters, public: &PublicInputs<Fr>, proof: &[u8]) -> Result<(), Error> {
+    check_one(parameters, &Opened { proof: decode(proof)?, public: *public })
 }
 
 /// The proof system.
@@ -121,16 +131,24 @@ pub struct Groth16;
 
 impl ProofSystem for Groth16 {
     type Statement = KeyKnowledge;
+    type Opened = Opened;
     const KIND: Kind = Kind::KeyKnowledgeGroth16;
 
-    fn verify(parameters: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        verify_row(parameters, &PublicInputs::new(context, instance)?, proof)
+    fn open(_: &Parameters, context: &HashedContext<'_>, instance: &Instance, proof: &[u8]) -> Result<Opened, Error> {
+        Ok(Opened { proof: decode(proof)?, public: PublicInputs::new(context.context(), instance)? })
+    }
+
+    fn check(parameters: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
+        if proofs.is_empty() {
+            return Err(Error::ProofRefused);
+        }
+        proofs.par_iter().try_for_each(|opened| check_one(parameters, opened))
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         parameters: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

@@ -20,9 +20,10 @@ use super::{
     symmetric::{KeyLimbs, PublicInputs, SuiteField},
 };
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem, Suite,
+    Error, Kind, Parameters, ProofSystem, Suite,
+    context::HashedContext,
     gadgets::halo2::{KeyConfig, LengthRows},
-    params::{Halo2Circuit, Halo2Keys},
+    params::{Halo2Circuit, Halo2Keys, Halo2Opened},
 };
 
 /// The circuit has 2^K rows.
@@ -106,16 +107,26 @@ pub struct Halo2;
 
 impl ProofSystem for Halo2 {
     type Statement = KeyKnowledge;
+    type Opened = Halo2Opened;
     const KIND: Kind = Kind::KeyKnowledgeHalo2;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        KEYS.verify(&PublicInputs::new(context, instance)?.row(), proof)
+    fn open(
+        _: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &Instance,
+        proof: &[u8],
+    ) -> Result<Halo2Opened, Error> {
+        KEYS.open(&PublicInputs::new(context.context(), instance)?.row(), proof)
+    }
+
+    fn check(_: &Parameters, proofs: &[&Halo2Opened]) -> Result<(), Error> {
+        KEYS.check(proofs)
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

@@ -7,9 +7,11 @@
 
 use std::fmt;
 
-use super::symmetric::{self, KeyLimbs, PublicInputs, SuiteField};
+#[cfg(feature = "prove")]
+use super::symmetric::KeyLimbs;
+use super::symmetric::{self, PublicInputs, SuiteField};
 use crate::{
-    ClaimContext, Digest, Error, Fingerprint, KeyAlgorithm, Statement, Suite, TrustDomain,
+    ClaimContext, Digest, Error, Fingerprint, KeyAlgorithm, Kind, Statement, Suite, TrustDomain,
     codec::{Canonical, Reader, Writer},
     context::{self, MAX_KEYS},
 };
@@ -55,6 +57,11 @@ impl Instance {
     /// The suite of every fingerprint.
     pub const fn suite(&self) -> Suite {
         self.suite
+    }
+
+    /// The kind that proves this instance.
+    pub const fn kind(&self) -> Option<Kind> {
+        None
     }
 
     /// Algorithm and fingerprint of each key, in the order of the claim's keys.

@@ -8,6 +8,7 @@ pub mod groth16;
 pub mod halo2;
 #[allow(dead_code)]
 pub mod many;
+mod point;
 pub mod schnorr;
 pub mod symmetric;
 
@@ -22,6 +23,7 @@ use crate::{
     context,
     transcript::label,
 };
+pub use point::PublicPoint;
 use schnorr::{P256, Ristretto255, SchnorrGroup, Secp256k1};
 
 /// The statement.
@@ -37,6 +39,8 @@ pub enum Instance {
         algorithm: KeyAlgorithm,
         /// 32 bytes (Ed25519, ristretto255) or a compressed SEC1 point of 33.
         bytes: Vec<u8>,
+        /// The point that they encode.
+        point: PublicPoint,
     },
     /// A symmetric key, by its fingerprint in a SNARK suite.
     Symmetric {
@@ -53,26 +57,9 @@ impl Instance {
     /// # Errors
     /// [`Error::Malformed`] for anything but the canonical encoding of a usable point of that curve.
     pub fn public_key(algorithm: KeyAlgorithm, bytes: &[u8]) -> Result<Self, Error> {
-        let usable = match algorithm {
-            KeyAlgorithm::Ed25519 => eddsa::decode_public_key(bytes).is_some(),
-            KeyAlgorithm::Ristretto255 => Ristretto255::point_from_bytes(bytes).is_some(),
-            KeyAlgorithm::P256 => P256::point_from_bytes(bytes).is_some(),
-            KeyAlgorithm::Secp256k1 => Secp256k1::point_from_bytes(bytes).is_some(),
-            KeyAlgorithm::Aes128
-            | KeyAlgorithm::Aes192
-            | KeyAlgorithm::Aes256
-            | KeyAlgorithm::HmacSha256
-            | KeyAlgorithm::Aes128Cmac
-            | KeyAlgorithm::Aes192Cmac
-            | KeyAlgorithm::Aes256Cmac
-            | KeyAlgorithm::Ristretto255Share
-            | KeyAlgorithm::Ristretto255BlindedShare => false,
-        };
-        if usable {
-            Ok(Self::PublicKey { algorithm, bytes: bytes.to_vec() })
-        } else {
-            Err(Error::malformed("public key", "it is not the canonical encoding of a usable point"))
-        }
+        let point = PublicPoint::decode(algorithm, bytes)
+            .ok_or(Error::malformed("public key", "it is not the canonical encoding of a usable point"))?;
+        Ok(Self::PublicKey { algorithm, bytes: bytes.to_vec(), point })
     }
 
     /// The key's algorithm.
@@ -98,7 +85,7 @@ impl Instance {
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
         match self {
             Self::Symmetric { fingerprint, .. } => Ok(*fingerprint),
-            Self::PublicKey { algorithm: KeyAlgorithm::Ristretto255, bytes } => {
+            Self::PublicKey { algorithm: KeyAlgorithm::Ristretto255, bytes, .. } => {
                 Ok(Fingerprint { suite: Suite::PublicKey, bytes: Digest::of(label::RISTRETTO_KEY, bytes) })
             }
             Self::PublicKey { .. } => {
@@ -114,7 +101,7 @@ impl Instance {
     /// # Errors
     /// Never for an instance that was read or made by this module.
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
-        let Self::PublicKey { algorithm, bytes } = self else { return Ok(None) };
+        let Self::PublicKey { algorithm, bytes, .. } = self else { return Ok(None) };
         let error = |_| Error::malformed("public key", "it is not a point");
         match algorithm {
             KeyAlgorithm::Ed25519 => {
@@ -145,7 +132,7 @@ impl Canonical for Instance {
 
     fn write(&self, writer: &mut Writer) {
         match self {
-            Self::PublicKey { algorithm, bytes } => writer.u8(0).value(algorithm).bytes(bytes),
+            Self::PublicKey { algorithm, bytes, .. } => writer.u8(0).value(algorithm).bytes(bytes),
             Self::Symmetric { algorithm, fingerprint } => writer.u8(1).value(algorithm).value(fingerprint),
         };
     }
@@ -240,7 +227,7 @@ impl Witness {
                 return Err(Error::WitnessRefused("such a key is attested by its tags alone"));
             }
         };
-        Ok(Instance::PublicKey { algorithm: self.algorithm, bytes: bytes.ok_or(refused)? })
+        Instance::public_key(self.algorithm, &bytes.ok_or(refused)?)
     }
 }
 

@@ -5,20 +5,34 @@
 //! (Schnorr 1991; strong Fiat-Shamir as in Bernhard, Pereira, Warinschi 2012). The (R, s) form, and not
 //! (c, s), is what can be checked in batches.
 
-use std::marker::PhantomData;
+mod weierstrass;
 
-use curve25519_dalek::{RistrettoPoint, ristretto::CompressedRistretto, traits::IsIdentity};
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    ops::{Add, Mul, Sub},
+};
+
+use curve25519_dalek::{
+    RistrettoPoint, constants::RISTRETTO_BASEPOINT_POINT, ristretto::CompressedRistretto, traits::IsIdentity,
+};
 use k256::elliptic_curve::{
     Field, PrimeField,
     generic_array::GenericArray,
+    group::Curve,
     hash2curve::FromOkm,
     ops::LinearCombination,
     sec1::{FromEncodedPoint, ToEncodedPoint},
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Instance, KeyKnowledge};
-use crate::{ClaimContext, Error, Kind, Parameters, ProofSystem, transcript::SchnorrTranscript};
+use super::{Instance, KeyKnowledge, PublicPoint};
+use crate::{
+    Error, Kind, Parameters, ProofSystem,
+    combination::{multiply, weights},
+    context::HashedContext,
+    transcript::SchnorrTranscript,
+};
 
 /// A prime-order group with canonical encodings.
 pub trait SchnorrGroup {
@@ -29,9 +43,16 @@ pub trait SchnorrGroup {
     /// Bytes of an encoded point.
     const POINT_LEN: usize;
     /// Integers modulo the group order.
-    type Scalar: Copy + Zeroize;
+    type Scalar: Copy
+        + Zeroize
+        + From<u128>
+        + Add<Output = Self::Scalar>
+        + Sub<Output = Self::Scalar>
+        + Mul<Output = Self::Scalar>
+        + Send
+        + Sync;
     /// Group elements.
-    type Point: Copy;
+    type Point: Copy + Send + Sync;
 
     /// Reduces uniform bytes, with a bias below 2^-120.
     fn scalar_from_uniform(bytes: &[u8; 64]) -> Self::Scalar;
@@ -47,6 +68,10 @@ pub trait SchnorrGroup {
     fn base_times(k: &Self::Scalar) -> Vec<u8>;
     /// Whether `s·G = R + c·X`. For public values only.
     fn equation_holds(s: &Self::Scalar, r: &Self::Point, c: &Self::Scalar, x: &Self::Point) -> bool;
+    /// Whether `k·G + Σ scalars_i·points_i` is the identity. For public values only.
+    fn vanishes(k: &Self::Scalar, scalars: Vec<Self::Scalar>, points: Vec<Self::Point>) -> bool;
+    /// The point of a public key in this group.
+    fn decoded(point: &PublicPoint) -> Option<&Self::Point>;
     /// Whether a scalar is zero, in constant time but for the answer.
     fn is_zero(scalar: &Self::Scalar) -> bool;
 
@@ -93,13 +118,21 @@ impl SchnorrGroup for Ristretto255 {
     fn equation_holds(s: &Self::Scalar, r: &Self::Point, c: &Self::Scalar, x: &Self::Point) -> bool {
         RistrettoPoint::vartime_double_scalar_mul_basepoint(&-c, x, s) == *r
     }
+    fn vanishes(k: &Self::Scalar, mut scalars: Vec<Self::Scalar>, mut points: Vec<Self::Point>) -> bool {
+        scalars.push(*k);
+        points.push(RISTRETTO_BASEPOINT_POINT);
+        multiply(&scalars, &points).is_identity()
+    }
+    fn decoded(point: &PublicPoint) -> Option<&Self::Point> {
+        point.ristretto()
+    }
     fn is_zero(scalar: &Self::Scalar) -> bool {
         *scalar == Self::Scalar::ZERO
     }
 }
 
 macro_rules! weierstrass {
-    ($(#[$doc:meta])* $group:ident, $curve:ident, $kind:ident, $name:literal) => {
+    ($(#[$doc:meta])* $group:ident, $curve:ident, $arkworks:ident, $accessor:ident, $kind:ident, $name:literal) => {
         $(#[$doc])*
         pub struct $group;
 
@@ -139,6 +172,22 @@ macro_rules! weierstrass {
             fn equation_holds(s: &Self::Scalar, r: &Self::Point, c: &Self::Scalar, x: &Self::Point) -> bool {
                 $curve::ProjectivePoint::lincomb(&$curve::ProjectivePoint::GENERATOR, s, x, &-c) == *r
             }
+            fn vanishes(k: &Self::Scalar, mut scalars: Vec<Self::Scalar>, mut points: Vec<Self::Point>) -> bool {
+                scalars.push(*k);
+                points.push($curve::ProjectivePoint::GENERATOR);
+                let mut affine = vec![$curve::AffinePoint::IDENTITY; points.len()];
+                $curve::ProjectivePoint::batch_normalize(&points, &mut affine);
+                // Neither R nor X nor G is the identity, so each has coordinates.
+                let coordinates = affine.iter().map(|point| {
+                    let encoded = point.to_encoded_point(false);
+                    [encoded.x(), encoded.y()].map(|coordinate| coordinate.copied().unwrap_or_default().into())
+                });
+                let scalars = scalars.iter().map(|scalar| scalar.to_repr().into());
+                weierstrass::vanishes::<$arkworks::Config>(scalars, coordinates)
+            }
+            fn decoded(point: &PublicPoint) -> Option<&Self::Point> {
+                point.$accessor()
+            }
             fn is_zero(scalar: &Self::Scalar) -> bool {
                 scalar.is_zero().into()
             }
@@ -150,6 +199,8 @@ weierstrass!(
     /// NIST P-256 (SP 800-186).
     P256,
     p256,
+    ark_secp256r1,
+    p256,
     KeyKnowledgeP256,
     "p256"
 );
@@ -157,21 +208,38 @@ weierstrass!(
     /// secp256k1 (SEC 2).
     Secp256k1,
     k256,
+    ark_secp256k1,
+    secp256k1,
     KeyKnowledgeSecp256k1,
     "secp256k1"
 );
+
+/// A proof (R, s) that was read, with its challenge c and its public key X.
+pub struct Opened<G: SchnorrGroup> {
+    r: G::Point,
+    s: G::Scalar,
+    c: G::Scalar,
+    x: G::Point,
+    /// X, encoded: proofs of one key have one term for it.
+    key: Vec<u8>,
+}
 
 /// The proof system, for keys in `G`.
 pub struct Schnorr<G>(PhantomData<G>);
 
 impl<G: SchnorrGroup> ProofSystem for Schnorr<G> {
     type Statement = KeyKnowledge;
+    type Opened = Opened<G>;
     const KIND: Kind = G::KIND;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        let Instance::PublicKey { bytes: public_key, .. } = instance else {
-            return Err(Error::WrongInstance("a Schnorr proof needs a public key"));
-        };
+    fn open(
+        _: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &Instance,
+        proof: &[u8],
+    ) -> Result<Opened<G>, Error> {
+        const NO_KEY: Error = Error::WrongInstance("a Schnorr proof needs a public key of its group");
+        let Instance::PublicKey { bytes, point, .. } = instance else { return Err(NO_KEY) };
         let malformed = |why| Error::malformed("Schnorr proof", why);
         if proof.len() != G::POINT_LEN + 32 {
             return Err(malformed("it has the wrong length"));
@@ -179,16 +247,43 @@ impl<G: SchnorrGroup> ProofSystem for Schnorr<G> {
         let (commitment, response) = proof.split_at(G::POINT_LEN);
         let r = G::point_from_bytes(commitment).ok_or(malformed("its commitment is not a usable point"))?;
         let s = G::scalar_from_bytes(response).ok_or(malformed("its response is not a canonical scalar"))?;
-        let x = G::point_from_bytes(public_key).ok_or(Error::WrongInstance("the public key is not a usable point"))?;
-        let transcript = SchnorrTranscript::new(G::NAME, &context.digest(), public_key);
+        let x = *G::decoded(point).ok_or(NO_KEY)?;
+        let transcript = SchnorrTranscript::new(G::NAME, context.digest(), bytes);
         let c = G::scalar_from_uniform(&transcript.challenge(commitment));
-        if G::equation_holds(&s, &r, &c, &x) { Ok(()) } else { Err(Error::ProofRefused) }
+        Ok(Opened { r, s, c, x, key: bytes.clone() })
+    }
+
+    /// Σ w_i·R_i + Σ_X (Σ_{i of X} w_i·c_i)·X = (Σ w_i·s_i)·G.
+    fn check(_: &Parameters, proofs: &[&Opened<G>]) -> Result<(), Error> {
+        let holds = match proofs {
+            [] => false,
+            [Opened { r, s, c, x, .. }] => G::equation_holds(s, r, c, x),
+            _ => {
+                let mut base = G::Scalar::from(0);
+                let (mut scalars, mut points) = (Vec::with_capacity(2 * proofs.len() + 1), Vec::new());
+                points.reserve_exact(2 * proofs.len() + 1);
+                let mut keys: HashMap<&[u8], (G::Scalar, G::Point)> = HashMap::with_capacity(proofs.len());
+                for (Opened { r, s, c, x, key }, weight) in proofs.iter().zip(weights(proofs.len())) {
+                    let weight = G::Scalar::from(weight);
+                    base = base - weight * *s;
+                    scalars.push(weight);
+                    points.push(*r);
+                    let (sum, _) = keys.entry(key).or_insert((G::Scalar::from(0), *x));
+                    *sum = *sum + weight * *c;
+                }
+                let (sums, keys): (Vec<_>, Vec<_>) = keys.into_values().unzip();
+                scalars.extend(sums);
+                points.extend(keys);
+                G::vanishes(&base, scalars, points)
+            }
+        };
+        if holds { Ok(()) } else { Err(Error::ProofRefused) }
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

@@ -15,6 +15,8 @@ use halo2_proofs::{
     transcript::{Blake2bRead, Challenge255},
 };
 
+use rayon::prelude::*;
+
 use crate::{Digest, Error, Kind, codec::Writer, transcript::label};
 
 /// A circuit of the suite, and all that its keys depend on.
@@ -44,6 +46,12 @@ fn check_length<C: Halo2Circuit>(public: &[Fp]) -> Result<(), Error> {
     } else {
         Err(Error::WrongInstance("the circuit has another number of inputs"))
     }
+}
+
+/// A proof of the right length, with the values of its instance column. Its points are read when it is checked.
+pub struct Halo2Opened {
+    public: Vec<Fp>,
+    proof: Vec<u8>,
 }
 
 /// The keys of one circuit, generated on first use and then shared by the whole process.
@@ -77,21 +85,44 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
         self.verifying.1
     }
 
-    /// Checks a proof for the values of the instance column.
+    /// Takes a proof for the values of the instance column.
     ///
     /// halo2 fills the column up with zeros, so a row with surplus zeros, or without its last ones, is the same row to
     /// it. Here there is one row.
     ///
     /// # Errors
-    /// [`Error::WrongInstance`] for a row of another length, [`Error::Malformed`] for a proof of another length,
-    /// [`Error::ProofRefused`].
-    pub(crate) fn verify(&self, public: &[Fp], proof: &[u8]) -> Result<(), Error> {
+    /// [`Error::WrongInstance`] for a row of another length, [`Error::Malformed`] for a proof of another length.
+    pub(crate) fn open(&self, public: &[Fp], proof: &[u8]) -> Result<Halo2Opened, Error> {
         check_length::<C>(public)?;
         if proof.len() != C::PROOF_LEN {
             return Err(Error::malformed("halo2 proof", "it has the wrong length"));
         }
+        Ok(Halo2Opened { public: public.to_vec(), proof: proof.to_vec() })
+    }
+
+    /// Checks proofs of this circuit.
+    ///
+    /// # Errors
+    /// [`Error::ProofRefused`] where one is bad, and for an empty set.
+    pub(crate) fn check(&self, proofs: &[&Halo2Opened]) -> Result<(), Error> {
+        if proofs.is_empty() {
+            return Err(Error::ProofRefused);
+        }
+        proofs.par_iter().try_for_each(|opened| self.check_one(opened))
+    }
+
+    /// Opens and checks one proof.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::check`].
+    #[cfg(all(test, feature = "prove"))]
+    pub(crate) fn verify(&self, public: &[Fp], proof: &[u8]) -> Result<(), Error> {
+        self.check(&[&self.open(public, proof)?])
+    }
+
+    fn check_one(&self, Halo2Opened { public, proof }: &Halo2Opened) -> Result<(), Error> {
         // Reading refuses points and scalars that are not canonical, and the identity.
-        let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof);
+        let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof.as_slice());
         let bases = commitment(C::K);
         verify_proof(bases, &self.verifying.0, SingleVerifier::new(bases), &[&[public]], &mut transcript)
             .map_err(|_| Error::ProofRefused)

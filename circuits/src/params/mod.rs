@@ -16,6 +16,7 @@ use crate::Error;
 pub(crate) use groth16::INPUT_POINTS;
 pub(crate) use groth16::groth16_key_digest;
 pub use groth16::{Groth16Parameters, Origin};
+pub use halo2::Halo2Opened;
 pub(crate) use halo2::{Halo2Circuit, Halo2Keys};
 
 /// Parameters of every proof system that has any. Cheap to clone.

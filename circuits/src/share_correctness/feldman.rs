@@ -3,9 +3,12 @@
 //! Proof (R, z), 64 bytes: R = ρ·G, c = challenge(kind, context, instance, x, S, R), z = ρ + c·s. Verified by
 //! z·G = R + c·S (Schnorr 1991; strong Fiat-Shamir as in Bernhard, Pereira, Warinschi 2012).
 
+use curve25519_dalek::{RistrettoPoint, Scalar};
+
 use super::{Instance, Scheme, ShareCorrectness};
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    Digest, Error, Kind, Parameters, ProofSystem,
+    context::HashedContext,
     key_knowledge::schnorr::{Ristretto255, SchnorrGroup},
     transcript::SchnorrTranscript,
 };
@@ -13,19 +16,28 @@ use crate::{
 /// Bytes of a proof.
 pub const PROOF_LEN: usize = 64;
 
+/// A proof (R, z) that was read, with its challenge c and S.
+pub struct Opened {
+    r: RistrettoPoint,
+    z: Scalar,
+    c: Scalar,
+    share: RistrettoPoint,
+}
+
 /// The proof system.
 pub struct Feldman;
 
-fn transcript(context: &ClaimContext, instance: &Instance) -> SchnorrTranscript {
+fn transcript(context: &Digest, instance: &Instance) -> SchnorrTranscript {
     let (index, point) = (instance.index(), instance.public_share());
-    SchnorrTranscript::of_share(Feldman::KIND.name(), &context.digest(), &instance.digest(), index, point)
+    SchnorrTranscript::of_share(Feldman::KIND.name(), context, &instance.digest(), index, point)
 }
 
 impl ProofSystem for Feldman {
     type Statement = ShareCorrectness;
+    type Opened = Opened;
     const KIND: Kind = Kind::ShareCorrectnessFeldman;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
+    fn open(_: &Parameters, context: &HashedContext<'_>, instance: &Instance, proof: &[u8]) -> Result<Opened, Error> {
         if instance.commitments().scheme() != Scheme::Feldman {
             return Err(Error::WrongInstance("the commitments are not Feldman's"));
         }
@@ -36,14 +48,19 @@ impl ProofSystem for Feldman {
         let (commitment, response) = proof.split_at(32);
         let r = Ristretto255::point_from_bytes(commitment).ok_or(malformed("its commitment is not a usable point"))?;
         let z = Ristretto255::scalar_from_bytes(response).ok_or(malformed("its response is not a canonical scalar"))?;
-        let c = Ristretto255::scalar_from_uniform(&transcript(context, instance).challenge(commitment));
-        if Ristretto255::equation_holds(&z, &r, &c, &instance.point) { Ok(()) } else { Err(Error::ProofRefused) }
+        let c = Ristretto255::scalar_from_uniform(&transcript(context.digest(), instance).challenge(commitment));
+        Ok(Opened { r, z, c, share: *instance.point })
+    }
+
+    fn check(_: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
+        let holds = |Opened { r, z, c, share }: &&Opened| Ristretto255::equation_holds(z, r, c, share);
+        if !proofs.is_empty() && proofs.iter().all(holds) { Ok(()) } else { Err(Error::ProofRefused) }
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {
@@ -55,9 +72,9 @@ impl ProofSystem for Feldman {
 
 /// Runs the prover's side for whatever `share` is: a proof verifies if and only if the share is the instance's.
 #[cfg(feature = "prove")]
-pub(super) fn respond(context: &ClaimContext, instance: &Instance, share: &curve25519_dalek::Scalar) -> Vec<u8> {
+pub(super) fn respond(context: &crate::ClaimContext, instance: &Instance, share: &Scalar) -> Vec<u8> {
     use zeroize::Zeroizing;
-    let transcript = transcript(context, instance);
+    let transcript = transcript(&context.digest(), instance);
     let nonce = transcript.hedged_nonce(share.as_bytes(), &mut rand::rngs::OsRng);
     let rho = Zeroizing::new(Ristretto255::scalar_from_uniform(&nonce));
     let commitment = Ristretto255::base_times(&rho);

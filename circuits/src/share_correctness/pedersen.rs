@@ -4,11 +4,12 @@
 //! Proof (R, z_s, z_r), 96 bytes: R = ρ·G + σ·H, c = challenge(kind, context, instance, x, S, R), z_s = ρ + c·s,
 //! z_r = σ + c·r. Verified by z_s·G + z_r·H = R + c·S (Okamoto, CRYPTO 1992).
 
-use curve25519_dalek::{RistrettoPoint, traits::VartimeMultiscalarMul};
+use curve25519_dalek::{RistrettoPoint, Scalar, constants::RISTRETTO_BASEPOINT_POINT, traits::VartimeMultiscalarMul};
 
 use super::{Instance, Scheme, ShareCorrectness, blinding_generator};
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    Digest, Error, Kind, Parameters, ProofSystem,
+    context::HashedContext,
     key_knowledge::schnorr::{Ristretto255, SchnorrGroup},
     transcript::SchnorrTranscript,
 };
@@ -16,19 +17,36 @@ use crate::{
 /// Bytes of a proof.
 pub const PROOF_LEN: usize = 96;
 
+/// A proof (R, z_s, z_r) that was read, with its challenge c and S.
+pub struct Opened {
+    r: RistrettoPoint,
+    z_s: Scalar,
+    z_r: Scalar,
+    c: Scalar,
+    share: RistrettoPoint,
+}
+
+impl Opened {
+    fn holds(&self) -> bool {
+        let bases = [RISTRETTO_BASEPOINT_POINT, *blinding_generator(), self.share];
+        RistrettoPoint::vartime_multiscalar_mul([self.z_s, self.z_r, -self.c], bases) == self.r
+    }
+}
+
 /// The proof system.
 pub struct Pedersen;
 
-fn transcript(context: &ClaimContext, instance: &Instance) -> SchnorrTranscript {
+fn transcript(context: &Digest, instance: &Instance) -> SchnorrTranscript {
     let (index, point) = (instance.index(), instance.public_share());
-    SchnorrTranscript::of_share(Pedersen::KIND.name(), &context.digest(), &instance.digest(), index, point)
+    SchnorrTranscript::of_share(Pedersen::KIND.name(), context, &instance.digest(), index, point)
 }
 
 impl ProofSystem for Pedersen {
     type Statement = ShareCorrectness;
+    type Opened = Opened;
     const KIND: Kind = Kind::ShareCorrectnessPedersen;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
+    fn open(_: &Parameters, context: &HashedContext<'_>, instance: &Instance, proof: &[u8]) -> Result<Opened, Error> {
         if instance.commitments().scheme() != Scheme::Pedersen {
             return Err(Error::WrongInstance("the commitments are not Pedersen's"));
         }
@@ -42,19 +60,18 @@ impl ProofSystem for Pedersen {
         let scalar =
             |bytes| Ristretto255::scalar_from_bytes(bytes).ok_or(malformed("a response is not a canonical scalar"));
         let (z_s, z_r) = (scalar(z_s)?, scalar(z_r)?);
-        let c = Ristretto255::scalar_from_uniform(&transcript(context, instance).challenge(commitment));
-        let bases = [curve25519_dalek::constants::RISTRETTO_BASEPOINT_POINT, *blinding_generator(), *instance.point];
-        if RistrettoPoint::vartime_multiscalar_mul([z_s, z_r, -c], bases) == r {
-            Ok(())
-        } else {
-            Err(Error::ProofRefused)
-        }
+        let c = Ristretto255::scalar_from_uniform(&transcript(context.digest(), instance).challenge(commitment));
+        Ok(Opened { r, z_s, z_r, c, share: *instance.point })
+    }
+
+    fn check(_: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
+        if !proofs.is_empty() && proofs.iter().all(|opened| opened.holds()) { Ok(()) } else { Err(Error::ProofRefused) }
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {
@@ -68,13 +85,13 @@ impl ProofSystem for Pedersen {
 /// Runs the prover's side for whatever the scalars are: a proof verifies if and only if they open the instance's point.
 #[cfg(feature = "prove")]
 pub(super) fn respond(
-    context: &ClaimContext,
+    context: &crate::ClaimContext,
     instance: &Instance,
-    share: &curve25519_dalek::Scalar,
-    blinding: &curve25519_dalek::Scalar,
+    share: &Scalar,
+    blinding: &Scalar,
 ) -> Vec<u8> {
     use zeroize::Zeroizing;
-    let transcript = transcript(context, instance);
+    let transcript = transcript(&context.digest(), instance);
     let mut secret = Zeroizing::new([0; 64]);
     secret.iter_mut().zip(share.as_bytes().iter().chain(blinding.as_bytes())).for_each(|(to, from)| *to = *from);
     let nonces = transcript.hedged_nonce::<128>(&*secret, &mut rand::rngs::OsRng);

@@ -21,9 +21,10 @@ use super::{
     relation::{HIGHER, PublicInputs, Secrets},
 };
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    Error, Kind, Parameters, ProofSystem,
+    context::HashedContext,
     gadgets::halo2::{self as gadgets, Cell, KeyConfig, LengthRows},
-    params::{Halo2Circuit, Halo2Keys},
+    params::{Halo2Circuit, Halo2Keys, Halo2Opened},
 };
 
 /// The circuit has 2^K rows.
@@ -284,16 +285,26 @@ pub struct Halo2;
 
 impl ProofSystem for Halo2 {
     type Statement = SharingOfKey;
+    type Opened = Halo2Opened;
     const KIND: Kind = Kind::SharingOfKeyHalo2;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        KEYS.verify(&PublicInputs::new(context, instance)?.column(), proof)
+    fn open(
+        _: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &Instance,
+        proof: &[u8],
+    ) -> Result<Halo2Opened, Error> {
+        KEYS.open(&PublicInputs::new(context.context(), instance)?.column(), proof)
+    }
+
+    fn check(_: &Parameters, proofs: &[&Halo2Opened]) -> Result<(), Error> {
+        KEYS.check(proofs)
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

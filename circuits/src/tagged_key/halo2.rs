@@ -11,9 +11,10 @@ use halo2_proofs::{
 
 use super::{Instance, PublicInputs, TagElements, TaggedKey};
 use crate::{
-    ClaimContext, Error, Kind, Parameters, ProofSystem,
+    Error, Kind, Parameters, ProofSystem,
+    context::HashedContext,
     gadgets::halo2::{KeyConfig, Lane},
-    params::{Halo2Circuit, Halo2Keys},
+    params::{Halo2Circuit, Halo2Keys, Halo2Opened},
 };
 
 /// The circuit has 2^K rows.
@@ -72,16 +73,26 @@ pub struct TaggedHalo2;
 
 impl ProofSystem for TaggedHalo2 {
     type Statement = TaggedKey;
+    type Opened = Halo2Opened;
     const KIND: Kind = Kind::TaggedKeyHalo2;
 
-    fn verify(_: &Parameters, context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(), Error> {
-        KEYS.verify(&PublicInputs::new(context, instance)?.row(), proof)
+    fn open(
+        _: &Parameters,
+        context: &HashedContext<'_>,
+        instance: &Instance,
+        proof: &[u8],
+    ) -> Result<Halo2Opened, Error> {
+        KEYS.open(&PublicInputs::new(context.context(), instance)?.row(), proof)
+    }
+
+    fn check(_: &Parameters, proofs: &[&Halo2Opened]) -> Result<(), Error> {
+        KEYS.check(proofs)
     }
 
     #[cfg(feature = "prove")]
     fn prove(
         _: &Parameters,
-        context: &ClaimContext,
+        context: &crate::ClaimContext,
         instance: &Instance,
         witness: &super::Witness,
     ) -> Result<Vec<u8>, Error> {

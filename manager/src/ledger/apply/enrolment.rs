@@ -278,9 +278,9 @@ fn parse(attributes: &KeyAttributes, instances: &[Vec<u8>]) -> Result<Vec<Enroll
     let mut parsed = Vec::with_capacity(instances.len());
     for bytes in instances {
         let instance = Instance::from_bytes(bytes).map_err(|error| malformed(error.to_string()))?;
-        let (found, expected) = (instance.algorithm(), attributes.algorithm);
-        if found != expected {
-            return Err(malformed(format!("an instance is of a {found} key, and the attributes say {expected}")));
+        let expected = attributes.algorithm;
+        if instance.algorithm() != Some(expected) {
+            return Err(malformed(format!("an instance is not of one {expected} key, as the attributes say")));
         }
         let kind = instance.kind().ok_or_else(|| malformed("no statement kind proves an instance".to_owned()))?;
         let fingerprint = instance.fingerprint().map_err(|error| malformed(error.to_string()))?;

@@ -176,7 +176,7 @@ fn shares_key(dealing: &Dealing, row: &KeyRow) -> bool {
     let commitments = dealing.commitments();
     commitments.scheme() == Scheme::Pedersen || row.instances.iter().any(|enrolled| {
         matches!(Instance::from_bytes(&enrolled.bytes), Ok(Instance::KeyKnowledge(key_knowledge::Instance::PublicKey {
-                algorithm: KeyAlgorithm::Ristretto255, bytes,
+                algorithm: KeyAlgorithm::Ristretto255, bytes, ..
             })) if bytes == commitments.public_secret())
     })
 }
