@@ -1,6 +1,7 @@
 //! The whole system, and every statement kind through one harness.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod agreement;
 mod ceremony;
 mod docs;
 mod program;

@@ -8,7 +8,7 @@ use crate::statements::{case, parameters, verify};
 const SHORT: usize = 256;
 
 /// Encodings of 32 bytes that stand for no usable point or scalar in one proof system or another.
-fn unusable() -> Vec<[u8; 32]> {
+pub(crate) fn unusable() -> Vec<[u8; 32]> {
     let ending = |first: u8, last: u8| {
         let mut bytes = [0; 32];
         (bytes[0], bytes[31]) = (first, last);

@@ -146,3 +146,77 @@ impl ProofSystem for Ed25519 {
         Ok(ed25519_dalek::SigningKey::from_bytes(seed).sign(&attest_message(context)).to_bytes().to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use curve25519_dalek::constants::EIGHT_TORSION;
+
+    use super::*;
+
+    #[test]
+    fn one_encoding_for_each_point() {
+        let by_encoding_again = |bytes: &[u8; 32]| {
+            let compressed = CompressedEdwardsY(*bytes);
+            compressed.decompress().filter(|point| point.compress() == compressed)
+        };
+        let mut encodings: Vec<[u8; 32]> = EIGHT_TORSION.iter().map(|point| point.compress().to_bytes()).collect();
+        // Around 0 and p, and up to 2^255 - 1.
+        for low in 0..=255 {
+            for (fill, high) in [(0, 0), (0xff, 0x7f)] {
+                let mut bytes = [fill; 32];
+                (bytes[0], bytes[31]) = (low, high);
+                encodings.push(bytes);
+            }
+        }
+        encodings.extend((0..64u64).map(|n| (ED25519_BASEPOINT_POINT * Scalar::from(n + 2)).compress().to_bytes()));
+        let mut refused = 0;
+        for bytes in &encodings {
+            for sign in [0, 0x80] {
+                let mut bytes = *bytes;
+                bytes[31] ^= sign;
+                assert_eq!(decode_canonical(&bytes), by_encoding_again(&bytes), "{bytes:02x?}");
+                refused += usize::from(decode_canonical(&bytes).is_none());
+            }
+        }
+        // Two signs without an x, and every y from p to 2^255 - 1 with either sign.
+        assert!(refused >= 2 + 2 * 19);
+    }
+
+    /// Signs with the commitment r·B + torsion.
+    fn opened(secret: u64, torsion: &EdwardsPoint, message: &[u8]) -> Opened {
+        let (a, r) = (Scalar::from(secret), Scalar::from(secret * 1_000_003));
+        let (public, commitment) = (ED25519_BASEPOINT_POINT * a, ED25519_BASEPOINT_POINT * r + torsion);
+        let (key, r_bytes) = (public.compress().to_bytes(), commitment.compress().to_bytes());
+        let hash = Sha512::new().chain_update(r_bytes).chain_update(key).chain_update(message).finalize();
+        let s = r + Scalar::from_bytes_mod_order_wide(&hash.into()) * a;
+        let signature = [r_bytes, s.to_bytes()].concat();
+        Opened::read(&key, &public, message, &signature.try_into().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn torsion_in_a_commitment_is_accepted_alone_and_in_company() {
+        for (at, torsion) in EIGHT_TORSION.iter().enumerate() {
+            let proofs: Vec<_> = (1..8).map(|secret| opened(secret, &EIGHT_TORSION[at], b"claim")).collect();
+            assert!(proofs.iter().all(Opened::holds));
+            for count in 2..=proofs.len() {
+                assert!(hold_together(&proofs.iter().take(count).collect::<Vec<_>>()), "{torsion:?}");
+            }
+            let other = opened(9, torsion, b"another claim");
+            let wrong = Opened { s: other.s + Scalar::ONE, ..other };
+            assert!(!wrong.holds() && !hold_together(&[&proofs[0], &wrong]));
+        }
+    }
+
+    #[test]
+    fn keys_of_small_order_or_with_torsion_are_refused() {
+        for torsion in &EIGHT_TORSION[1..] {
+            assert!(decode_public_key(&torsion.compress().to_bytes()).is_none());
+            let mixed = ED25519_BASEPOINT_POINT * Scalar::from(5u8) + torsion;
+            assert!(decode_public_key(&mixed.compress().to_bytes()).is_none());
+        }
+        assert!(decode_public_key(&EdwardsPoint::default().compress().to_bytes()).is_none());
+        let usable = ED25519_BASEPOINT_POINT * Scalar::from(5u8);
+        assert_eq!(decode_public_key(&usable.compress().to_bytes()), Some(usable));
+    }
+}
