@@ -62,7 +62,7 @@ fn a_key_is_dealt_and_its_holders_attest_their_shares() {
     assert_eq!(sharing["shares"].as_array().unwrap().len(), 3, "{sharing}");
     for (hsm, share) in hsms.iter().zip(["root.payments.1", "root.payments.2", "root.payments.3"]) {
         let reports = hsm.attest();
-        assert_eq!(statement(&reports, share), Some("share-correctness/ristretto255-feldman/1"), "{reports}");
+        assert_eq!(statement(&reports, share), Some("share-correctness/ristretto255-feldman/2"), "{reports}");
         assert_eq!(status(&manager, &hsm.name, share).state, AttestationState::Attested);
     }
     assert!(manager.fraud().is_empty());

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 512;
 
 /// Weights of 128 bits, from a generator that the operating system seeds for this set alone.
-pub(crate) fn weights(count: usize) -> Vec<u128> {
+pub fn weights(count: usize) -> Vec<u128> {
     let mut seed = [0; 32];
     rand::RngCore::fill_bytes(&mut OsRng, &mut seed);
     let mut generator = StdRng::from_seed(seed);
@@ -22,7 +22,7 @@ pub(crate) fn weights(count: usize) -> Vec<u128> {
 }
 
 /// Σ k_i·P_i on Curve25519, in variable time, on the rayon pool that it is called in.
-pub(crate) fn multiply<P>(scalars: &[Scalar], points: &[P]) -> P
+pub fn multiply<P>(scalars: &[Scalar], points: &[P]) -> P
 where
     P: VartimeMultiscalarMul<Point = P> + Clone + Sum + Send + Sync,
 {

@@ -3,6 +3,7 @@
 use crate::{
     ClusterId, Digest, Error, HsmId, KeyId, ManagerId, Nonce, Timestamp, TrustDomain,
     codec::{Canonical, Reader, Writer},
+    share_correctness,
     transcript::label,
 };
 
@@ -13,8 +14,11 @@ pub const MAX_KEYS: usize = 64;
 const MAX_STATEMENT: usize = 64;
 
 /// The digest of an instance's canonical encoding, as a claim context carries it.
+///
+/// An instance of `share_correctness` is hashed in two levels, so that all shares of one dealing hash its commitments once:
+/// [`crate::share_correctness::Instance::digest`].
 pub fn instance_digest(instance: &[u8]) -> Digest {
-    Digest::of(label::INSTANCE, instance)
+    share_correctness::digest_of_encoding(instance).unwrap_or_else(|| Digest::of(label::INSTANCE, instance))
 }
 
 /// One key of a claim.

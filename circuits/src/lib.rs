@@ -10,7 +10,7 @@
 #[cfg(feature = "prove")]
 pub mod ceremony;
 pub mod codec;
-mod combination;
+pub mod combination;
 pub mod context;
 pub mod envelope;
 mod error;
@@ -23,6 +23,7 @@ pub mod key_knowledge;
 pub mod params;
 #[cfg(all(test, feature = "prove"))]
 mod pins;
+pub mod power_sums;
 pub mod registry;
 pub mod share_correctness;
 pub mod sharing_of_key;

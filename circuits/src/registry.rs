@@ -96,13 +96,14 @@ impl Instance {
     /// The fingerprint of the key that the instance speaks of.
     ///
     /// # Errors
-    /// [`Error::WrongInstance`] for one of many keys: [`many::Instance::keys`] has theirs.
+    /// [`Error::WrongInstance`] for one of many keys: [`many::Instance::keys`] has theirs. [`Error::Malformed`] where a
+    /// dealing fixes a share of zero, which is nobody's key.
     pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.fingerprint(),
             Self::ManyKeys(_) => Err(Error::WrongInstance("it speaks of many keys, each with its own fingerprint")),
             Self::TaggedKey(instance) => Ok(instance.fingerprint()),
-            Self::ShareCorrectness(instance) => Ok(instance.fingerprint()),
+            Self::ShareCorrectness(instance) => instance.fingerprint(),
             Self::SharingOfKey(instance) => Ok(instance.fingerprint()),
             Self::KeyDerivation(instance) => Ok(instance.fingerprint()),
         }
@@ -125,7 +126,10 @@ impl Instance {
 
     /// Digest of the canonical encoding, as a claim context carries it.
     pub fn digest(&self) -> Digest {
-        instance_digest(&self.to_bytes())
+        match self {
+            Self::ShareCorrectness(instance) => instance.digest(),
+            _ => instance_digest(&self.to_bytes()),
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use curve25519_dalek::{
     traits::{IsIdentity, VartimeMultiscalarMul},
 };
 use p256::elliptic_curve::{Group, ops::LinearCombination, sec1::ToEncodedPoint};
-use rand::RngCore;
 
 use crate::{
     Digest, Error,
+    combination::{multiply, weights},
     key_knowledge::schnorr::{P256, Ristretto255, SchnorrGroup},
     transcript::SchnorrTranscript,
 };
@@ -154,25 +154,28 @@ impl<G: SigmaGroup, const N: usize> Claim<G, N> {
 /// # Errors
 /// [`Error::Malformed`], also for an empty set; [`Error::ProofRefused`].
 pub fn verify_batch<const N: usize>(proofs: &[(Claim<Ristretto255, N>, &[u8])]) -> Result<(), Error> {
-    if proofs.is_empty() {
-        return Err(Error::malformed("batch of proofs", "it is empty"));
-    }
+    let Some((first, _)) = proofs.first() else { return Err(Error::malformed("batch of proofs", "it is empty")) };
     let (mut scalars, mut points) = (Vec::new(), Vec::new());
-    for (claim, proof) in proofs {
+    // A base that the claims have in common, such as the generator, is one term.
+    let mut common = [Scalar::ZERO; N];
+    for ((claim, proof), weights) in proofs.iter().zip(weights(N * proofs.len()).chunks_exact(N)) {
         let Opened { commitments, challenge: c, response: z } = claim.open(proof)?;
-        for ((base, r), image) in claim.bases.iter().zip(&commitments).zip(&claim.images) {
-            let mut weight = [0; 16];
-            rand::rngs::OsRng.fill_bytes(&mut weight);
-            let weight = Scalar::from(u128::from_be_bytes(weight));
-            scalars.extend([weight * z, -weight, -weight * c]);
-            points.extend([*base, *r, *image]);
+        let terms = claim.bases.iter().zip(&commitments).zip(&claim.images).zip(weights);
+        for ((((base, r), image), weight), (shared, sum)) in terms.zip(first.bases.iter().zip(&mut common)) {
+            let weight = Scalar::from(*weight);
+            scalars.extend([weight, weight * c]);
+            points.extend([*r, *image]);
+            if base == shared {
+                *sum -= weight * z;
+            } else {
+                scalars.push(-weight * z);
+                points.push(*base);
+            }
         }
     }
-    if RistrettoPoint::vartime_multiscalar_mul(scalars, points).is_identity() {
-        Ok(())
-    } else {
-        Err(Error::ProofRefused)
-    }
+    scalars.extend(common);
+    points.extend(first.bases);
+    if multiply(&scalars, &points).is_identity() { Ok(()) } else { Err(Error::ProofRefused) }
 }
 
 #[cfg(all(test, feature = "prove"))]

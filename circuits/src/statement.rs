@@ -63,8 +63,8 @@ impl Kind {
             Self::KeyKnowledgeHalo2 => "key-knowledge/halo2-pasta/1",
             Self::KeyKnowledgeGroth16 => "key-knowledge/groth16-bn254/1",
             Self::TaggedKeyHalo2 => "tagged-key/halo2-pasta/1",
-            Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/1",
-            Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/1",
+            Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/2",
+            Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/2",
             Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
             Self::KeyDerivationHalo2 => "key-derivation/halo2-pasta/1",
         }

@@ -115,15 +115,14 @@ impl SchnorrTranscript {
         Self(transcript)
     }
 
-    /// Opens the transcript of a proof of `kind` that the share behind `public_share`, which `instance` fixes for the
-    /// holder `index`, is known, bound to `context`.
-    pub fn of_share(kind: &str, context: &Digest, instance: &Digest, index: u16, public_share: &[u8; 32]) -> Self {
+    /// Opens the transcript of a proof of `kind` that the share is known which the dealing `sharing` fixes for the holder
+    /// `index`, bound to `context`. The share's public point follows from dealing and index.
+    pub fn of_share(kind: &str, context: &Digest, sharing: &Digest, index: u16) -> Self {
         let mut transcript = Transcript::new(label::SHARE_CORRECTNESS.as_bytes());
         transcript.append_message(b"kind", kind.as_bytes());
         transcript.append_message(b"context", &context.0);
-        transcript.append_message(b"instance", &instance.0);
+        transcript.append_message(b"sharing", &sharing.0);
         transcript.append_u64(b"index", index.into());
-        transcript.append_message(b"public-share", public_share);
         Self(transcript)
     }
 

@@ -9,6 +9,8 @@
 //! so be given the point that opens that message. The proof, bound to the terms, the commitments and the index, shows that the
 //! dealer could have computed the point itself: publishing it tells nobody anything but the share that is complained about.
 
+use std::sync::Arc;
+
 use curve25519_dalek::traits::IsIdentity;
 use keywitness_circuits::{
     Digest, HsmId,
@@ -44,7 +46,7 @@ pub struct SealedShare {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dealing {
     terms: Terms,
-    commitments: Commitments,
+    commitments: Arc<Commitments>,
     sealed: Vec<SealedShare>,
     signature: [u8; 64],
 }
@@ -113,7 +115,7 @@ impl Dealing {
             let b = blinding.and_then(|blinding| blinding.coefficients().get(k).copied()).map(Zeroizing::new);
             opening(*a, b).commitment()
         });
-        let commitments = Commitments::new(scheme, points.collect())?;
+        let commitments = Arc::new(Commitments::new(scheme, points.collect())?);
         let header = header_digest(&terms, &commitments);
         let seal = |member: &Member| {
             let x = member.index;
@@ -138,7 +140,7 @@ impl Dealing {
     }
 
     /// The commitments, C_0 to C_{t-1}.
-    pub const fn commitments(&self) -> &Commitments {
+    pub const fn commitments(&self) -> &Arc<Commitments> {
         &self.commitments
     }
 
@@ -191,7 +193,9 @@ impl Dealing {
     /// [`Error::NotAMember`]; [`Error::Refused`] where the dealing fixes no usable share for this index.
     pub fn instance(&self, index: u16) -> Result<Instance, Error> {
         self.terms.member(index)?;
-        Ok(Instance::new(self.commitments.clone(), index)?)
+        let instance = Instance::new(self.commitments.clone(), index)?;
+        instance.public_share()?;
+        Ok(instance)
     }
 
     /// Opens and checks the share of the holder with this name and key. Call [`Self::check`] before.
@@ -247,7 +251,7 @@ impl Canonical for Dealing {
     const WHAT: &'static str = "dealing";
 
     fn write(&self, writer: &mut Writer) {
-        writer.value(&self.terms).value(&self.commitments);
+        writer.value(&self.terms).value(&*self.commitments);
         for sealed in &self.sealed {
             writer.array(&sealed.enc).array(&sealed.possession).bytes(&sealed.ciphertext);
         }
@@ -272,7 +276,7 @@ impl Canonical for Dealing {
             }
             sealed.push(SealedShare { enc, possession, ciphertext });
         }
-        Ok(Self { terms, commitments, sealed, signature: reader.array()? })
+        Ok(Self { terms, commitments: commitments.into(), sealed, signature: reader.array()? })
     }
 }
 

@@ -80,7 +80,7 @@ fn a_share_is_what_its_holder_proves() {
         let f = fixture(scheme, 3, 2);
         for share in f.shares() {
             let instance = f.dealing.instance(share.index).unwrap();
-            assert_eq!(*instance.public_share(), share.opening.commitment());
+            assert_eq!(instance.public_share(), Ok(share.opening.commitment()));
             let domain = &f.dealing.terms().sharing.trust_domain;
             ShareCorrectness::holds(domain, &instance, &share.opening.witness().unwrap()).unwrap();
             assert!(Instance::from(instance).kind().is_some());

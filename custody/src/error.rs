@@ -32,6 +32,9 @@ pub enum Error {
     /// The sealed share does not open to what the commitments fix. A complaint follows.
     #[error("the share that was dealt to index {0} is bad")]
     BadShare(u16),
+    /// Of shares that were checked together, those that their dealings do not fix.
+    #[error("the shares in the places {0:?} are not those that their dealings fix")]
+    WrongShares(Vec<usize>),
     /// The share is good: there is nothing to complain about.
     #[error("the share of index {0} is good; a complaint would only publish it")]
     NothingToComplainAbout(u16),

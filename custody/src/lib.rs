@@ -5,7 +5,8 @@
 //!
 //! - [`dealing`]: a holder receives its share as a **scalar**, which threshold signing needs. The dealing carries commitments
 //!   (Feldman's, or Pedersen's where the secret has low entropy) and the shares sealed to the holders' keys ([`seal`]). Only a
-//!   holder can see that its share is bad; it then publishes a [`complaint`], which anyone can judge.
+//!   holder can see that its share is bad; it then publishes a [`complaint`], which anyone can judge. Shares of many
+//!   dealings are checked together ([`received`]).
 //! - [`public`]: every share is checked by **anyone**, before a holder has seen it, with no complaint; but what is
 //!   reconstructed is a group element. It serves group secrets, such as encryption keys and beacons.
 //!
@@ -20,6 +21,7 @@ pub mod dealing;
 mod error;
 mod polynomial;
 pub mod public;
+pub mod received;
 pub mod seal;
 pub mod sharing;
 #[cfg(all(test, feature = "prove"))]
@@ -30,5 +32,6 @@ pub use dealing::Dealing;
 pub use error::Error;
 pub use keywitness_circuits::share_correctness::{Commitments, MAX_HOLDERS, MIN_THRESHOLD, Scheme};
 pub use public::{DecryptedShare, GroupKey, PublicDealing};
+pub use received::verify_shares;
 pub use seal::{HolderKey, SealingKey};
 pub use sharing::{Member, Opening, Purpose, Share, SharingId, Terms};

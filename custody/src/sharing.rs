@@ -1,6 +1,6 @@
 //! The terms of a sharing, and its shares.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use curve25519_dalek::{RistrettoPoint, Scalar};
 use keywitness_circuits::{
@@ -270,8 +270,9 @@ pub struct Share {
 ///
 /// # Errors
 /// [`Error::Refused`] when the commitments fix another share for this index, or none.
-pub fn verify_share(commitments: &Commitments, trust_domain: &TrustDomain, share: &Share) -> Result<(), Error> {
+pub fn verify_share(commitments: &Arc<Commitments>, trust_domain: &TrustDomain, share: &Share) -> Result<(), Error> {
     let instance = Instance::new(commitments.clone(), share.index)?;
+    instance.public_share()?;
     Ok(ShareCorrectness::holds(trust_domain, &instance, &share.opening.witness()?)?)
 }
 
@@ -299,7 +300,7 @@ pub struct Reconstructed {
 /// # Errors
 /// As [`reconstruct`]; [`Error::TooFewShares`] names the culprits.
 pub fn reconstruct_checked(
-    commitments: &Commitments,
+    commitments: &Arc<Commitments>,
     trust_domain: &TrustDomain,
     shares: &[Share],
 ) -> Result<Reconstructed, Error> {

@@ -1,11 +1,11 @@
 //! A holder's share under Feldman commitments: Schnorr's proof of knowledge of the logarithm of S = Σ x^k·C_k.
 //!
-//! Proof (R, z), 64 bytes: R = ρ·G, c = challenge(kind, context, instance, x, S, R), z = ρ + c·s. Verified by
+//! Proof (R, z), 64 bytes: R = ρ·G, c = challenge(kind, context, sharing, x, R), z = ρ + c·s. Verified by
 //! z·G = R + c·S (Schnorr 1991; strong Fiat-Shamir as in Bernhard, Pereira, Warinschi 2012).
 
-use curve25519_dalek::{RistrettoPoint, Scalar};
+use curve25519_dalek::Scalar;
 
-use super::{Instance, Scheme, ShareCorrectness};
+use super::{Instance, Opened, Scheme, ShareCorrectness, batch};
 use crate::{
     Digest, Error, Kind, Parameters, ProofSystem,
     context::HashedContext,
@@ -16,20 +16,11 @@ use crate::{
 /// Bytes of a proof.
 pub const PROOF_LEN: usize = 64;
 
-/// A proof (R, z) that was read, with its challenge c and S.
-pub struct Opened {
-    r: RistrettoPoint,
-    z: Scalar,
-    c: Scalar,
-    share: RistrettoPoint,
-}
-
 /// The proof system.
 pub struct Feldman;
 
 fn transcript(context: &Digest, instance: &Instance) -> SchnorrTranscript {
-    let (index, point) = (instance.index(), instance.public_share());
-    SchnorrTranscript::of_share(Feldman::KIND.name(), context, &instance.digest(), index, point)
+    SchnorrTranscript::of_share(Feldman::KIND.name(), context, &instance.sharing_digest(), instance.index())
 }
 
 impl ProofSystem for Feldman {
@@ -49,12 +40,12 @@ impl ProofSystem for Feldman {
         let r = Ristretto255::point_from_bytes(commitment).ok_or(malformed("its commitment is not a usable point"))?;
         let z = Ristretto255::scalar_from_bytes(response).ok_or(malformed("its response is not a canonical scalar"))?;
         let c = Ristretto255::scalar_from_uniform(&transcript(context.digest(), instance).challenge(commitment));
-        Ok(Opened { r, z, c, share: *instance.point })
+        let (instance, blinding) = (instance.clone(), Scalar::ZERO);
+        Ok(Opened { instance, commitment: r, challenge: c, response: z, blinding })
     }
 
     fn check(_: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
-        let holds = |Opened { r, z, c, share }: &&Opened| Ristretto255::equation_holds(z, r, c, share);
-        if !proofs.is_empty() && proofs.iter().all(holds) { Ok(()) } else { Err(Error::ProofRefused) }
+        batch::check(proofs)
     }
 
     #[cfg(feature = "prove")]

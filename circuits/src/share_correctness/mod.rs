@@ -4,12 +4,16 @@
 //! with its blinding where the commitments are Pedersen's. `spec.md` beside this file has the relation, its argument
 //! and its limits.
 
+mod batch;
 pub mod feldman;
 pub mod pedersen;
 #[cfg(all(test, feature = "prove"))]
 mod strategies;
 
-use std::{fmt, sync::LazyLock};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
 use curve25519_dalek::{RistrettoPoint, Scalar, ristretto::CompressedRistretto, traits::IsIdentity};
 use sha2::Sha512;
@@ -18,9 +22,10 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     Digest, Error, Fingerprint, KeyAlgorithm, Kind, Statement, Suite, TrustDomain,
     codec::{Canonical, Reader, Writer},
-    context,
     transcript::label,
 };
+
+pub use batch::Opened;
 
 /// Most holders of one sharing, so the largest index, and the largest threshold. An instance of the largest threshold
 /// has 32,773 bytes: half of what a reader accepts.
@@ -80,12 +85,22 @@ fn decode(bytes: &[u8; 32]) -> Option<RistrettoPoint> {
 }
 
 /// The commitments of one dealing: checked, canonical, of a polynomial of the degree that the threshold says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Commitments {
     scheme: Scheme,
     points: Vec<RistrettoPoint>,
     encoded: Vec<[u8; 32]>,
+    digest: Digest,
 }
+
+impl PartialEq for Commitments {
+    fn eq(&self, other: &Self) -> bool {
+        // Encodings are canonical, and points and digest follow from them.
+        self.scheme == other.scheme && self.encoded == other.encoded
+    }
+}
+
+impl Eq for Commitments {}
 
 impl Commitments {
     /// Checks C_0 to C_{t-1}.
@@ -110,7 +125,8 @@ impl Commitments {
         if points.last().is_none_or(IsIdentity::is_identity) {
             return Err(malformed("the last is the identity: the degree is lower than the threshold says"));
         }
-        Ok(Self { scheme, points, encoded })
+        let digest = Digest::of(label::SHARING, &encoding(scheme, &encoded));
+        Ok(Self { scheme, points, encoded, digest })
     }
 
     /// How they commit.
@@ -129,39 +145,85 @@ impl Commitments {
         self.encoded.first().copied().unwrap_or_default()
     }
 
+    /// The points, C_0 to C_{t-1}.
+    pub fn points(&self) -> &[RistrettoPoint] {
+        &self.points
+    }
+
     /// The encoded points.
     pub fn encoded(&self) -> &[[u8; 32]] {
         &self.encoded
     }
 
     /// Digest of scheme and points: the same for all shares of one dealing.
-    pub fn digest(&self) -> Digest {
-        Digest::of(label::SHARING, &self.to_bytes())
+    pub const fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// S = Σ x^k·C_k, the public point of the share with index x. May be the identity.
     ///
-    /// Horner's rule; x is small and public, so each step is at most 10 doublings and 9 additions, in variable time.
+    /// Horner's rule; x is small and public, so each step is [`evaluation_step`] additions, in variable time.
     pub fn evaluate(&self, index: u16) -> RistrettoPoint {
-        let mut points = self.points.iter().rev();
-        let Some(mut sum) = points.next().copied() else { return RistrettoPoint::default() };
-        for point in points {
-            sum = times_small(&sum, index) + point;
-        }
-        sum
+        evaluate(&self.points, index)
     }
 }
 
-/// x·P by doubling and adding, in variable time.
-fn times_small(point: &RistrettoPoint, x: u16) -> RistrettoPoint {
-    let mut product = RistrettoPoint::default();
-    for bit in (0..u16::BITS - x.leading_zeros()).rev() {
+/// Σ x^k·C_k of any points, lowest first; the identity for none. As [`Commitments::evaluate`].
+pub fn evaluate(points: &[RistrettoPoint], index: u16) -> RistrettoPoint {
+    if index == 0 {
+        return points.first().copied().unwrap_or_default();
+    }
+    let digits = signed_digits(index);
+    let mut points = points.iter().rev();
+    let highest = points.next().copied().unwrap_or_default();
+    points.fold(highest, |sum, point| times_small(&sum, &digits) + point)
+}
+
+/// What one coefficient costs [`evaluate`], in additions: at most 15 for a holder's index.
+pub fn evaluation_step(index: u16) -> usize {
+    let digits = signed_digits(index);
+    1 + digits.len() + digits.iter().filter(|digit| **digit != 0).count()
+}
+
+/// The digits of x after the first, which is 1, the highest first: binary, or the non-adjacent form (Reitwiesner 1960) where
+/// that takes fewer additions. None for zero, as for one.
+fn signed_digits(x: u16) -> Vec<i8> {
+    let binary: Vec<i8> = (0..u16::BITS - x.leading_zeros()).map(|bit| (x >> bit & 1) as i8).collect();
+    let (mut non_adjacent, mut rest) = (Vec::new(), i32::from(x));
+    while rest > 0 {
+        let digit = if rest & 1 == 0 { 0 } else { 2 - (rest & 3) };
+        non_adjacent.push(digit as i8);
+        rest = (rest - digit) >> 1;
+    }
+    let cost = |digits: &Vec<i8>| digits.len() + digits.iter().filter(|digit| **digit != 0).count();
+    let mut digits = if cost(&non_adjacent) < cost(&binary) { non_adjacent } else { binary };
+    digits.pop();
+    digits.reverse();
+    digits
+}
+
+/// x·P by doubling, adding and subtracting, in variable time. The digits are those of [`signed_digits`].
+fn times_small(point: &RistrettoPoint, digits: &[i8]) -> RistrettoPoint {
+    let mut product = *point;
+    for digit in digits {
         product += product;
-        if x >> bit & 1 == 1 {
-            product += point;
+        match digit {
+            1 => product += point,
+            -1 => product -= point,
+            _ => {}
         }
     }
     product
+}
+
+fn encoding(scheme: Scheme, points: &[[u8; 32]]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    // `Commitments::new` has bounded the number.
+    writer.value(&scheme).u16(points.len() as u16);
+    for point in points {
+        writer.array(point);
+    }
+    writer.into_bytes()
 }
 
 impl Canonical for Commitments {
@@ -186,35 +248,38 @@ impl Canonical for Commitments {
 }
 
 /// The public part: the dealing's commitments C_0 to C_{t-1}, and the holder's index x.
-#[derive(Clone, PartialEq, Eq, Debug)]
+///
+/// Cheap to clone: instances of one dealing may share its commitments. The public share S = Σ x^k·C_k is computed when it is
+/// first asked for, once for all clones; whether it is the identity is seen then.
+#[derive(Clone, Debug)]
 pub struct Instance {
-    commitments: Commitments,
+    commitments: Arc<Commitments>,
     index: u16,
-    /// S, computed once. Boxed, because instances of other statements are small.
-    point: Box<RistrettoPoint>,
-    public_share: [u8; 32],
+    point: Arc<OnceLock<RistrettoPoint>>,
 }
 
+impl PartialEq for Instance {
+    fn eq(&self, other: &Self) -> bool {
+        self.index == other.index && self.commitments == other.commitments
+    }
+}
+
+impl Eq for Instance {}
+
 impl Instance {
-    /// An instance, checked.
+    /// An instance, checked. Many of one dealing are made from one `Arc` of its commitments.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for an index that is not 1 to [`MAX_HOLDERS`] (at 0 the share is the secret itself), or a
-    /// public share that is the identity (anyone knows that share, and it has no public key).
-    pub fn new(commitments: Commitments, index: u16) -> Result<Self, Error> {
-        let malformed = |why| Error::malformed("share instance", why);
+    /// [`Error::Malformed`] for an index that is not 1 to [`MAX_HOLDERS`] (at 0 the share is the secret itself).
+    pub fn new(commitments: impl Into<Arc<Commitments>>, index: u16) -> Result<Self, Error> {
         if !(1..=MAX_HOLDERS).contains(&index) {
-            return Err(malformed("the index must be 1 to 1024"));
+            return Err(Error::malformed("share instance", "the index must be 1 to 1024"));
         }
-        let point = commitments.evaluate(index);
-        if point.is_identity() {
-            return Err(malformed("the public share is the identity"));
-        }
-        Ok(Self { commitments, index, public_share: point.compress().to_bytes(), point: Box::new(point) })
+        Ok(Self { commitments: commitments.into(), index, point: Arc::default() })
     }
 
     /// The dealing's commitments.
-    pub const fn commitments(&self) -> &Commitments {
+    pub const fn commitments(&self) -> &Arc<Commitments> {
         &self.commitments
     }
 
@@ -228,9 +293,20 @@ impl Instance {
         self.commitments.threshold()
     }
 
-    /// S = Σ x^k·C_k, encoded.
-    pub const fn public_share(&self) -> &[u8; 32] {
-        &self.public_share
+    /// S = Σ x^k·C_k. May be the identity.
+    pub fn point(&self) -> &RistrettoPoint {
+        self.point.get_or_init(|| self.commitments.evaluate(self.index))
+    }
+
+    /// S, encoded.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where it is the identity: anyone knows that share, which is zero, and it has no public key.
+    pub fn public_share(&self) -> Result<[u8; 32], Error> {
+        if self.point().is_identity() {
+            return Err(Error::malformed("share instance", "the public share is the identity"));
+        }
+        Ok(self.point().compress().to_bytes())
     }
 
     /// Names the sharing: equal for all shares of one dealing.
@@ -239,12 +315,16 @@ impl Instance {
     }
 
     /// Tag of the share: a labelled digest of its public point, so that one share in two HSMs shows.
-    pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { suite: Suite::PublicKey, bytes: Digest::of(label::SHARE, &self.public_share) }
+    ///
+    /// # Errors
+    /// As [`Self::public_share`]. Whoever enrols, receives or records a share asks for its tag, or for its public point,
+    /// before.
+    pub fn fingerprint(&self) -> Result<Fingerprint, Error> {
+        Ok(Fingerprint { suite: Suite::PublicKey, bytes: Digest::of(label::SHARE, &self.public_share()?) })
     }
 
     /// The share's algorithm.
-    pub const fn algorithm(&self) -> KeyAlgorithm {
+    pub fn algorithm(&self) -> KeyAlgorithm {
         match self.commitments.scheme {
             Scheme::Feldman => KeyAlgorithm::Ristretto255Share,
             Scheme::Pedersen => KeyAlgorithm::Ristretto255BlindedShare,
@@ -252,28 +332,47 @@ impl Instance {
     }
 
     /// The kind that proves this instance.
-    pub const fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         match self.commitments.scheme {
             Scheme::Feldman => Kind::ShareCorrectnessFeldman,
             Scheme::Pedersen => Kind::ShareCorrectnessPedersen,
         }
     }
 
-    /// Digest of the canonical encoding, as a claim context carries it.
+    /// What a claim context carries: the labelled hash of the scheme's code, the sharing's digest and the index. It binds the
+    /// whole encoding, and n shares of one dealing hash its commitments once.
     pub fn digest(&self) -> Digest {
-        context::instance_digest(&self.to_bytes())
+        two_level_digest(self.commitments.scheme.code(), &self.commitments.digest, self.index.to_be_bytes())
     }
+}
+
+/// [`Instance::digest`]. No other statement's encoding begins with a scheme's code.
+fn two_level_digest(code: u8, sharing: &Digest, index: [u8; 2]) -> Digest {
+    let mut writer = Writer::default();
+    writer.u8(code).value(sharing).array(&index);
+    Digest::of(label::INSTANCE, &writer.into_bytes())
+}
+
+/// [`Instance::digest`] of encoded bytes, without reading the points; none for those that begin as no instance of this
+/// statement does.
+pub(crate) fn digest_of_encoding(instance: &[u8]) -> Option<Digest> {
+    let code = *instance.first()?;
+    if code != Scheme::Feldman.code() && code != Scheme::Pedersen.code() {
+        return None;
+    }
+    let (commitments, index) = instance.split_last_chunk()?;
+    Some(two_level_digest(code, &Digest::of(label::SHARING, commitments), *index))
 }
 
 impl Canonical for Instance {
     const WHAT: &'static str = "share-correctness instance";
 
     fn write(&self, writer: &mut Writer) {
-        writer.value(&self.commitments).u16(self.index);
+        writer.value(&*self.commitments).u16(self.index);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        Self::new(reader.value()?, reader.u16()?)
+        Self::new(reader.value::<Commitments>()?, reader.u16()?)
     }
 }
 
@@ -340,7 +439,7 @@ impl Statement for ShareCorrectness {
         if witness.scheme() != instance.commitments.scheme {
             return Err(Error::WitnessRefused("the share is of another commitment scheme than the dealing"));
         }
-        if witness.point() == *instance.point {
+        if witness.point() == *instance.point() {
             Ok(())
         } else {
             Err(Error::WitnessRefused("the share is not the one that the dealing fixes for this index"))

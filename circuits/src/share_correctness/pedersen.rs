@@ -1,12 +1,10 @@
 //! A holder's share under Pedersen commitments: Okamoto's proof of knowledge of a representation of S = Σ x^k·C_k in
 //! the bases G and H.
 //!
-//! Proof (R, z_s, z_r), 96 bytes: R = ρ·G + σ·H, c = challenge(kind, context, instance, x, S, R), z_s = ρ + c·s,
+//! Proof (R, z_s, z_r), 96 bytes: R = ρ·G + σ·H, c = challenge(kind, context, sharing, x, R), z_s = ρ + c·s,
 //! z_r = σ + c·r. Verified by z_s·G + z_r·H = R + c·S (Okamoto, CRYPTO 1992).
 
-use curve25519_dalek::{RistrettoPoint, Scalar, constants::RISTRETTO_BASEPOINT_POINT, traits::VartimeMultiscalarMul};
-
-use super::{Instance, Scheme, ShareCorrectness, blinding_generator};
+use super::{Instance, Opened, Scheme, ShareCorrectness, batch};
 use crate::{
     Digest, Error, Kind, Parameters, ProofSystem,
     context::HashedContext,
@@ -17,28 +15,11 @@ use crate::{
 /// Bytes of a proof.
 pub const PROOF_LEN: usize = 96;
 
-/// A proof (R, z_s, z_r) that was read, with its challenge c and S.
-pub struct Opened {
-    r: RistrettoPoint,
-    z_s: Scalar,
-    z_r: Scalar,
-    c: Scalar,
-    share: RistrettoPoint,
-}
-
-impl Opened {
-    fn holds(&self) -> bool {
-        let bases = [RISTRETTO_BASEPOINT_POINT, *blinding_generator(), self.share];
-        RistrettoPoint::vartime_multiscalar_mul([self.z_s, self.z_r, -self.c], bases) == self.r
-    }
-}
-
 /// The proof system.
 pub struct Pedersen;
 
 fn transcript(context: &Digest, instance: &Instance) -> SchnorrTranscript {
-    let (index, point) = (instance.index(), instance.public_share());
-    SchnorrTranscript::of_share(Pedersen::KIND.name(), context, &instance.digest(), index, point)
+    SchnorrTranscript::of_share(Pedersen::KIND.name(), context, &instance.sharing_digest(), instance.index())
 }
 
 impl ProofSystem for Pedersen {
@@ -59,13 +40,14 @@ impl ProofSystem for Pedersen {
         let (z_s, z_r) = responses.split_at(32);
         let scalar =
             |bytes| Ristretto255::scalar_from_bytes(bytes).ok_or(malformed("a response is not a canonical scalar"));
-        let (z_s, z_r) = (scalar(z_s)?, scalar(z_r)?);
-        let c = Ristretto255::scalar_from_uniform(&transcript(context.digest(), instance).challenge(commitment));
-        Ok(Opened { r, z_s, z_r, c, share: *instance.point })
+        let (response, blinding) = (scalar(z_s)?, scalar(z_r)?);
+        let challenge =
+            Ristretto255::scalar_from_uniform(&transcript(context.digest(), instance).challenge(commitment));
+        Ok(Opened { instance: instance.clone(), commitment: r, challenge, response, blinding })
     }
 
     fn check(_: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
-        if !proofs.is_empty() && proofs.iter().all(|opened| opened.holds()) { Ok(()) } else { Err(Error::ProofRefused) }
+        batch::check(proofs)
     }
 
     #[cfg(feature = "prove")]
@@ -87,9 +69,10 @@ impl ProofSystem for Pedersen {
 pub(super) fn respond(
     context: &crate::ClaimContext,
     instance: &Instance,
-    share: &Scalar,
-    blinding: &Scalar,
+    share: &curve25519_dalek::Scalar,
+    blinding: &curve25519_dalek::Scalar,
 ) -> Vec<u8> {
+    use curve25519_dalek::RistrettoPoint;
     use zeroize::Zeroizing;
     let transcript = transcript(&context.digest(), instance);
     let mut secret = Zeroizing::new([0; 64]);
@@ -102,7 +85,7 @@ pub(super) fn respond(
         Zeroizing::new(Ristretto255::scalar_from_uniform(&wide))
     };
     let (rho, sigma) = (nonce(first), nonce(second));
-    let commitment = (RistrettoPoint::mul_base(&rho) + blinding_generator() * *sigma).compress().to_bytes();
+    let commitment = (RistrettoPoint::mul_base(&rho) + super::blinding_generator() * *sigma).compress().to_bytes();
     let c = Ristretto255::scalar_from_uniform(&transcript.challenge(&commitment));
     let (z_s, z_r) = (Ristretto255::respond(&rho, &c, share), Ristretto255::respond(&sigma, &c, blinding));
     [commitment, z_s.to_bytes(), z_r.to_bytes()].concat()

@@ -14,10 +14,10 @@ const SCHEMES: [Scheme; 2] = [Scheme::Feldman, Scheme::Pedersen];
 const INDEX: u16 = 5;
 
 /// The coefficients of a polynomial and of its blinding.
-struct Polynomials {
+pub(super) struct Polynomials {
     scheme: Scheme,
-    secret: Vec<Scalar>,
-    blinding: Vec<Scalar>,
+    pub(super) secret: Vec<Scalar>,
+    pub(super) blinding: Vec<Scalar>,
 }
 
 fn at(polynomial: &[Scalar], x: u16) -> Scalar {
@@ -25,7 +25,7 @@ fn at(polynomial: &[Scalar], x: u16) -> Scalar {
 }
 
 impl Polynomials {
-    fn new(scheme: Scheme, threshold: usize, seed: u64) -> Self {
+    pub(super) fn new(scheme: Scheme, threshold: usize, seed: u64) -> Self {
         let coefficients = |from: u64| (0..threshold as u64).map(|k| Scalar::from(from + 7 * k + 1)).collect();
         Self { scheme, secret: coefficients(seed << 32), blinding: coefficients(seed << 40) }
     }
@@ -38,11 +38,15 @@ impl Polynomials {
         self.secret.iter().zip(&self.blinding).map(|pair| point(pair).compress().to_bytes()).collect()
     }
 
-    fn instance(&self, index: u16) -> Result<Instance, Error> {
-        Instance::new(Commitments::new(self.scheme, self.points())?, index)
+    pub(super) fn commitments(&self) -> Result<Commitments, Error> {
+        Commitments::new(self.scheme, self.points())
     }
 
-    fn share(&self, index: u16) -> (Scalar, Scalar) {
+    pub(super) fn instance(&self, index: u16) -> Result<Instance, Error> {
+        Instance::new(self.commitments()?, index)
+    }
+
+    pub(super) fn share(&self, index: u16) -> (Scalar, Scalar) {
         (at(&self.secret, index), at(&self.blinding, index))
     }
 }
@@ -54,7 +58,7 @@ fn witness(scheme: Scheme, (share, blinding): (Scalar, Scalar)) -> Witness {
     }
 }
 
-fn context(instance: &Instance) -> ClaimContext {
+pub(super) fn context(instance: &Instance) -> ClaimContext {
     ClaimContext {
         statement: instance.kind().name().to_owned(),
         verifying_key: registry::verifying_key(&Parameters::transparent(), instance.kind()).unwrap(),
@@ -81,7 +85,7 @@ fn verify(context: &ClaimContext, instance: &Instance, proof: &[u8]) -> Result<(
 }
 
 /// The prover's messages, without the prover's own check of its witness.
-fn unchecked(context: &ClaimContext, instance: &Instance, (share, blinding): (Scalar, Scalar)) -> Vec<u8> {
+pub(super) fn unchecked(context: &ClaimContext, instance: &Instance, (share, blinding): (Scalar, Scalar)) -> Vec<u8> {
     match instance.commitments().scheme() {
         Scheme::Feldman => feldman::respond(context, instance, &share),
         Scheme::Pedersen => pedersen::respond(context, instance, &share, &blinding),
@@ -110,7 +114,7 @@ fn a_share_of_the_dealing_is_proven_at_every_index() {
             for index in [1, 2, 3, 511, 512, MAX_HOLDERS] {
                 let instance = dealing.instance(index).unwrap();
                 let (context, secret) = (context(&instance), dealing.share(index));
-                assert_eq!(*instance.public_share(), witness(scheme, secret).point().compress().to_bytes());
+                assert_eq!(instance.public_share(), Ok(witness(scheme, secret).point().compress().to_bytes()));
                 let proof = registry::prove(
                     &Parameters::transparent(),
                     &context,
@@ -209,8 +213,11 @@ fn instances_that_say_nothing() {
         let x = Scalar::from(INDEX);
         let mut rooted = Polynomials::new(scheme, 2, 1);
         (rooted.secret[0], rooted.blinding[0]) = (-x * rooted.secret[1], -x * rooted.blinding[1]);
-        assert!(matches!(rooted.instance(INDEX), Err(Error::Malformed { .. })), "public_share_is_the_identity");
-        assert!(rooted.instance(INDEX + 1).is_ok());
+        let zero = rooted.instance(INDEX).unwrap();
+        for asked in [zero.fingerprint().map(drop), registry::Instance::from(zero).fingerprint().map(drop)] {
+            assert!(matches!(asked, Err(Error::Malformed { .. })), "public_share_is_the_identity");
+        }
+        assert!(rooted.instance(INDEX + 1).unwrap().fingerprint().is_ok());
         for index in [0, MAX_HOLDERS + 1, u16::MAX] {
             assert!(matches!(ours.instance(index), Err(Error::Malformed { .. })), "index_out_of_range");
         }
@@ -287,8 +294,8 @@ fn a_simulated_proof_is_refused() {
     let ours = Polynomials::new(Scheme::Feldman, 3, 1);
     let instance = ours.instance(INDEX).unwrap();
     let (z, c) = (Scalar::from(11u8), Scalar::from(13u8));
-    let r = RistrettoPoint::mul_base(&z) - *instance.point * c;
-    assert!(crate::key_knowledge::schnorr::Ristretto255::equation_holds(&z, &r, &c, &instance.point));
+    let r = RistrettoPoint::mul_base(&z) - instance.point() * c;
+    assert!(crate::key_knowledge::schnorr::Ristretto255::equation_holds(&z, &r, &c, instance.point()));
     let proof = [r.compress().to_bytes(), z.to_bytes()].concat();
     assert_eq!(verify(&context(&instance), &instance, &proof), Err(Error::ProofRefused));
 }
