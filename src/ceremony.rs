@@ -10,7 +10,7 @@ use clap::Subcommand;
 use keywitness_circuits::{
     Digest,
     ceremony::{self, Beacon, Ceremony, CeremonyError, Phase, Source, Step, Verified},
-    params::{Groth16Parameters, Origin},
+    params::{Groth16Circuit, Groth16Parameters, Origin},
 };
 use zeroize::Zeroizing;
 
@@ -46,7 +46,10 @@ The whole walk, with two contributors:
 
 Managers and agents take the output with --groth16-parameters; agents check it against the ceremony with
 --groth16-ceremony, once, before they prove with it. Both are found as DATA/groth16-parameters and
-DATA/groth16-ceremony. With init --ptau FILE, phase 1 comes from a file of powers of tau, as of snarkjs.";
+DATA/groth16-ceremony. With init --ptau FILE, phase 1 comes from a file of powers of tau, as of snarkjs.
+
+With init --circuit key-knowledge-many, the parameters are those of many keys in one proof. The walk is the same; the
+file has some 20 MB, and every step takes minutes.";
 
 #[derive(Subcommand)]
 enum CeremonyStep {
@@ -54,7 +57,10 @@ enum CeremonyStep {
     Init {
         /// The ceremony's file, which must not exist yet
         file: PathBuf,
-        /// Take phase 1 from a .ptau file (BN254, power 9 or more)
+        /// The circuit whose parameters are made: key-knowledge, of one key, or key-knowledge-many, of up to 64
+        #[arg(long, default_value = "key-knowledge")]
+        circuit: Groth16Circuit,
+        /// Take phase 1 from a .ptau file (BN254, power 9 or more; for many keys 15 or more)
         #[arg(long, value_name = "FILE")]
         ptau: Option<PathBuf>,
     },
@@ -100,7 +106,7 @@ enum CeremonyStep {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.step {
-        CeremonyStep::Init { file, ptau } => init(global, file, ptau.as_deref()),
+        CeremonyStep::Init { file, circuit, ptau } => init(global, file, *circuit, ptau.as_deref()),
         CeremonyStep::Contribute { file, name, entropy_file } => {
             contribute(global, file, name, entropy_file.as_deref())
         }
@@ -114,17 +120,18 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn init(global: &Global, file: &Path, ptau: Option<&Path>) -> anyhow::Result<()> {
+fn init(global: &Global, file: &Path, circuit: Groth16Circuit, ptau: Option<&Path>) -> anyhow::Result<()> {
     let ceremony = match ptau {
-        Some(ptau) => watched(global, |progress| Ceremony::from_ptau(ptau, progress))?,
-        None => Ceremony::begin(),
+        Some(ptau) => watched(global, |progress| Ceremony::from_ptau(circuit, ptau, progress))?,
+        None => Ceremony::begin(circuit),
     };
     answer(ceremony.write(file, false))?;
     let digest = answer(ceremony.digest())?;
     if global.json {
-        return output::json(&serde_json::json!({ "digest": digest, "phase": ceremony.phase().number() }));
+        let phase = ceremony.phase().number();
+        return output::json(&serde_json::json!({ "digest": digest, "circuit": circuit.name(), "phase": phase }));
     }
-    say!("{} begins with {digest}", file.display());
+    say!("{} begins with {digest}, for the circuit {circuit}", file.display());
     tell_source(ceremony.source());
     say!("next: keywitness ceremony contribute {} --name NAME", file.display());
     Ok(())
@@ -166,7 +173,13 @@ fn end_phase(global: &Global, file: &Path, value: &str, log2_rounds: u8) -> anyh
     }
     say!("phase {} ends with {digest}", ended.number());
     match ceremony.phase() {
-        Phase::Closed => say!("next: keywitness ceremony finish {} --output groth16-parameters", file.display()),
+        Phase::Closed => {
+            let output = match ceremony.circuit() {
+                Groth16Circuit::OneKey => "groth16-parameters",
+                Groth16Circuit::ManyKeys => "groth16-many-parameters",
+            };
+            say!("next: keywitness ceremony finish {} --output {output}", file.display());
+        }
         _ => say!("phase 2 is open: keywitness ceremony contribute {} --name NAME", file.display()),
     }
     Ok(())
@@ -184,7 +197,9 @@ fn finish(global: &Global, file: &Path, path: &Path) -> anyhow::Result<()> {
             "verifying_key": parameters.verifying_key_digest() }));
     }
     say!("{} holds the parameters of ceremony {}", path.display(), verified.digest());
-    say!("keywitness manager --groth16-parameters {} --pin-parameters {}", path.display(), parameters.digest());
+    if verified.circuit() == Groth16Circuit::OneKey {
+        say!("keywitness manager --groth16-parameters {} --pin-parameters {}", path.display(), parameters.digest());
+    }
     Ok(())
 }
 
@@ -210,10 +225,12 @@ fn tell(global: &Global, file: &Path, verified: &Verified) -> anyhow::Result<()>
             }
         };
         return output::json(&serde_json::json!({ "digest": verified.digest(), "ptau": ptau,
+            "circuit": verified.circuit().name(),
             "closed": verified.phase() == Phase::Closed,
             "contributions": verified.entries().iter().map(entry).collect::<Vec<_>>() }));
     }
     say!("{} verifies: {}", file.display(), verified.digest());
+    say!("it is for the circuit {}", verified.circuit());
     tell_source(verified.source());
     for entry in verified.entries() {
         say!("phase {}  {}  {}", entry.phase.number(), entry.digest, entry.name);

@@ -15,11 +15,11 @@ use crate::{
     codec::Writer,
     key_derivation,
     key_knowledge::{
-        groth16::{self, soundness::matrices},
+        groth16,
         halo2::KeyCircuit,
-        symmetric::{PublicInputs, SuiteField, tests as common},
+        symmetric::{SuiteField, tests as common},
     },
-    params::Halo2Circuit,
+    params::{Groth16Circuit, Halo2Circuit},
     registry, sharing_of_key,
     soundness::halo2::{Shape, shape},
     tagged_key,
@@ -54,19 +54,19 @@ fn halo2<C: Halo2Circuit>(circuit: &C, public: &[Fp]) -> Value {
     })
 }
 
-/// The Groth16 circuit. Its verifying key comes from a setup, so the matrices stand for it: A, B, C, each row a
+/// A Groth16 circuit. Its verifying key comes from a setup, so the matrices stand for it: A, B, C, each row a
 /// count and that many (variable, factor), numbers in 4 bytes, factors in 32 bytes, little-endian.
-fn groth16() -> Value {
+fn groth16(circuit: Groth16Circuit) -> Value {
     let mut writer = Writer::default();
-    for row in matrices().iter().flatten() {
+    for row in circuit.matrices().unwrap().iter().flatten() {
         writer.u32(row.len() as u32);
         for (factor, variable) in row {
             writer.u32(*variable as u32).array(&factor.to_canonical());
         }
     }
     json!({
-        "constraints": groth16::CONSTRAINTS, "variables": groth16::VARIABLES,
-        "public": PublicInputs::<ark_bn254::Fr>::COUNT, "proof_bytes": groth16::PROOF_LEN,
+        "constraints": circuit.constraints(), "variables": circuit.variables(),
+        "public": circuit.input_points() - 1, "proof_bytes": groth16::PROOF_LEN,
         "matrices_sha256": hex(&Sha256::digest(writer.into_bytes())),
     })
 }
@@ -77,7 +77,8 @@ fn circuit(kind: Kind) -> Value {
             let (public, limbs) = common::satisfied::<Fp>(KeyAlgorithm::Aes256);
             halo2(&KeyCircuit::new(limbs), &public.row())
         }
-        Kind::KeyKnowledgeGroth16 => groth16(),
+        Kind::KeyKnowledgeGroth16 => groth16(Groth16Circuit::OneKey),
+        Kind::ManyKeysGroth16 => groth16(Groth16Circuit::ManyKeys),
         Kind::TaggedKeyHalo2 => {
             let (circuit, row) = tagged_key::halo2::soundness::honest();
             halo2(&circuit, &row)

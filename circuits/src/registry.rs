@@ -10,7 +10,7 @@ use crate::{
     key_knowledge::{
         self,
         eddsa::Ed25519,
-        groth16::Groth16,
+        groth16::{Groth16, many::ManyGroth16},
         halo2::{self, Halo2},
         many,
         schnorr::{P256, Ristretto255, Schnorr, Secp256k1},
@@ -346,6 +346,7 @@ systems! {
     ShareCorrectnessPedersen: ShareCorrectness by Pedersen;
     SharingOfKeyHalo2: SharingOfKey by sharing_of_key::halo2::Halo2;
     KeyDerivationHalo2: KeyDerivation by DerivationHalo2;
+    ManyKeysGroth16: ManyKeys by ManyGroth16;
 }
 
 /// Digest of the verifying key in force for `kind`.
@@ -365,6 +366,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
         Kind::SharingOfKeyHalo2 => Ok(sharing_of_key::halo2::KEYS.verifying_key_digest()),
         Kind::KeyDerivationHalo2 => Ok(key_derivation::halo2::KEYS.verifying_key_digest()),
+        Kind::ManyKeysGroth16 => Ok(parameters.groth16_many()?.verifying_key_digest()),
     }
 }
 

@@ -34,11 +34,13 @@ pub enum Kind {
     SharingOfKeyHalo2,
     /// Derivation of a key from a master key, both by fingerprint: halo2 on the Pasta curves.
     KeyDerivationHalo2,
+    /// Knowledge of up to 64 symmetric keys behind their fingerprints, in one proof: Groth16 on BN254.
+    ManyKeysGroth16,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
@@ -50,6 +52,7 @@ impl Kind {
         Self::ShareCorrectnessPedersen,
         Self::SharingOfKeyHalo2,
         Self::KeyDerivationHalo2,
+        Self::ManyKeysGroth16,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -67,6 +70,7 @@ impl Kind {
             Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/2",
             Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
             Self::KeyDerivationHalo2 => "key-derivation/halo2-pasta/1",
+            Self::ManyKeysGroth16 => "key-knowledge-many/groth16-bn254/1",
         }
     }
 

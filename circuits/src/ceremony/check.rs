@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Ceremony, CeremonyError, Progress, Verified, file::read_file};
 use crate::{
-    Digest, Kind,
+    Digest,
     codec::Writer,
     params::{Groth16Parameters, Origin, file::persist},
     transcript::label,
@@ -23,6 +23,7 @@ impl Verified {
         let made = self.key().ok_or(CeremonyError::Order("the ceremony is not finished: it has made no key yet"))?;
         let found = parameters.proving_key();
         let parts = [
+            (parameters.circuit() == self.circuit(), "the circuit"),
             (parameters.origin() == Origin::Ceremony(*self.digest()), "the digest of the ceremony"),
             (found.vk == made.vk, "the verifying key"),
             (found.beta_g1 == made.beta_g1, "beta in G1"),
@@ -38,8 +39,8 @@ impl Verified {
     }
 }
 
-/// Reads a parameter file, and checks it against the ceremony's file. As this takes seconds, a note beside the
-/// parameters remembers that these very two files were found to fit. The note spares time; it does not guard
+/// Reads one key's parameter file, and checks it against the ceremony's file. As this takes seconds, a note beside the
+/// ceremony remembers that these very two files were found to fit. The note spares time; it does not guard
 /// from whoever can write in that directory.
 ///
 /// # Errors
@@ -49,7 +50,26 @@ pub fn read_parameters(
     ceremony: &Path,
     progress: Progress<'_>,
 ) -> Result<Groth16Parameters, CeremonyError> {
-    let read = Groth16Parameters::read(parameters)?;
+    check_once(Groth16Parameters::read(parameters)?, ceremony, progress)
+}
+
+/// The same for the parameters of many keys, whose ceremony takes minutes to check.
+///
+/// # Errors
+/// As [`read_parameters`].
+pub fn read_parameters_many(
+    parameters: &Path,
+    ceremony: &Path,
+    progress: Progress<'_>,
+) -> Result<Groth16Parameters, CeremonyError> {
+    check_once(Groth16Parameters::read_many(parameters)?, ceremony, progress)
+}
+
+fn check_once(
+    read: Groth16Parameters,
+    ceremony: &Path,
+    progress: Progress<'_>,
+) -> Result<Groth16Parameters, CeremonyError> {
     let bytes = read_file(ceremony)?;
     let note = note(&read, &bytes);
     let path = note_path(ceremony);
@@ -64,7 +84,7 @@ pub fn read_parameters(
 
 fn note(parameters: &Groth16Parameters, ceremony: &[u8]) -> String {
     let mut writer = Writer::default();
-    writer.bytes(Kind::KeyKnowledgeGroth16.name().as_bytes()).value(&parameters.digest());
+    writer.bytes(parameters.circuit().kind().name().as_bytes()).value(&parameters.digest());
     writer.value(&Digest::of(label::CEREMONY_FILE, ceremony));
     format!("{}\n", Digest::of(label::CEREMONY_CHECKED, &writer.into_bytes()))
 }

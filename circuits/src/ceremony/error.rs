@@ -12,8 +12,8 @@ pub enum CeremonyError {
     /// The file does not end with its own digest.
     #[error("the ceremony file is damaged: its digest does not match")]
     Damaged,
-    /// The ceremony is for another circuit than this build's.
-    #[error("the ceremony is for another circuit than this build's")]
+    /// The ceremony is for no circuit of this build.
+    #[error("the ceremony is for no circuit of this build")]
     Circuit,
     /// A point that no honest contributor makes.
     #[error("{what}, point {index}: {why}")]

@@ -19,20 +19,22 @@ use std::{fs::File, io::Read, path::Path};
 use super::{
     Ceremony, CeremonyError, Phase, Source,
     contribution::Contribution,
-    key::{DOMAIN, Delta, circuit_digest},
+    key::{Delta, circuit_digest},
     powers::Powers,
 };
 use crate::{
-    Digest, Kind,
+    Digest,
     codec::{Reader, Writer},
-    params::file::persist,
+    params::{Groth16Circuit, file::persist},
     transcript::label,
 };
 
 const MAGIC: &[u8; 8] = b"KWCEREM1";
 const VERSION: u16 = 1;
-/// Largest file that is read, in bytes.
+/// Largest file that is read, in bytes. That of many keys begins with 13 million.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// Longest name of a circuit, in bytes.
+const MAX_NAME: usize = 64;
 /// Most contributions.
 const MAX_CONTRIBUTIONS: usize = 10_000;
 
@@ -63,7 +65,8 @@ impl Ceremony {
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, CeremonyError> {
         let mut writer = Writer::default();
-        writer.array(MAGIC).u16(VERSION).bytes(Kind::KeyKnowledgeGroth16.name().as_bytes()).value(&circuit_digest()?);
+        let name = self.circuit.kind().name().as_bytes();
+        writer.array(MAGIC).u16(VERSION).bytes(name).value(&circuit_digest(self.circuit)?);
         self.source.write(&mut writer);
         writer.u32(self.contributions.len() as u32);
         for contribution in &self.contributions {
@@ -85,8 +88,8 @@ impl Ceremony {
         if reader.array::<8>()? != *MAGIC || reader.u16()? != VERSION {
             return Err(reader.error("it is no ceremony file of version 1").into());
         }
-        let name = reader.bytes(Kind::KeyKnowledgeGroth16.name().len())?;
-        if name != Kind::KeyKnowledgeGroth16.name().as_bytes() || reader.value::<Digest>()? != circuit_digest()? {
+        let circuit = Groth16Circuit::of_kind(reader.bytes(MAX_NAME)?).ok_or(CeremonyError::Circuit)?;
+        if reader.value::<Digest>()? != circuit_digest(circuit)? {
             return Err(CeremonyError::Circuit);
         }
         let source = match reader.u8()? {
@@ -110,10 +113,10 @@ impl Ceremony {
             }
             contributions.push(contribution);
         }
-        let powers = Powers::read(&mut reader, DOMAIN)?;
-        let delta = if phase == Phase::Powers { None } else { Some(Delta::read(&mut reader)?) };
+        let powers = Powers::read(&mut reader, circuit.domain())?;
+        let delta = if phase == Phase::Powers { None } else { Some(Delta::read(&mut reader, circuit)?) };
         reader.finish()?;
-        Ok(Self { source, contributions, powers, delta })
+        Ok(Self { circuit, source, contributions, powers, delta })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Phase 2: from the powers of tau to the proving key of our circuit, with δ = 1, and δ's way from there.
+//! Phase 2: from the powers of tau to a circuit's proving key, with δ = 1, and δ's way from there.
 //!
 //! The reduction is libsnark's, as ark-groth16 has it: row j of the matrices A, B, C belongs to the j-th root
 //! of unity, and after the constraints A has one row more for each of the constant and the public inputs, which
@@ -28,24 +28,17 @@ use super::{
 use crate::{
     Digest,
     codec::{Reader, Writer},
-    key_knowledge::groth16::{CONSTRAINTS, VARIABLES, matrices},
-    params::INPUT_POINTS,
+    params::Groth16Circuit,
     transcript::label,
 };
 
 /// The name of phase 2's secret.
 pub(super) const SECRETS: [&str; 1] = ["delta"];
-/// Roots of unity that the circuit needs.
-pub(super) const DOMAIN: usize = (CONSTRAINTS + INPUT_POINTS).next_power_of_two();
-/// Elements of the H and L queries.
-const H: usize = DOMAIN - 1;
-const L: usize = VARIABLES - INPUT_POINTS;
-
 /// A variable's column of a matrix: coefficients and rows.
 type Column = Vec<(Fr, usize)>;
 
-fn columns(matrix: &Matrix<Fr>) -> Vec<Column> {
-    let mut columns = vec![Column::new(); VARIABLES];
+fn columns(matrix: &Matrix<Fr>, variables: usize) -> Vec<Column> {
+    let mut columns = vec![Column::new(); variables];
     for (row, terms) in matrix.iter().enumerate() {
         for (coefficient, variable) in terms {
             if let Some(column) = columns.get_mut(*variable) {
@@ -57,20 +50,26 @@ fn columns(matrix: &Matrix<Fr>) -> Vec<Column> {
 }
 
 /// The columns of A, with the rows of the inputs, of B and of C.
-fn circuit() -> Result<[Vec<Column>; 3], CeremonyError> {
-    let [a, b, c] = matrices()? else { return Err(CeremonyError::Circuit) };
-    let mut a = columns(a);
-    for (input, column) in a.iter_mut().take(INPUT_POINTS).enumerate() {
-        column.push((Fr::one(), CONSTRAINTS + input));
+fn matrices(circuit: Groth16Circuit) -> Result<[Vec<Column>; 3], CeremonyError> {
+    let [a, b, c] = circuit.matrices()? else { return Err(CeremonyError::Circuit) };
+    let [mut a, b, c] = [a, b, c].map(|matrix| columns(matrix, circuit.variables()));
+    for (input, column) in a.iter_mut().take(circuit.input_points()).enumerate() {
+        column.push((Fr::one(), circuit.constraints() + input));
     }
-    Ok([a, columns(b), columns(c)])
+    Ok([a, b, c])
 }
 
-/// Digest of the circuit: of the non-zero coefficients of A, B and C by variable.
-pub(super) fn circuit_digest() -> Result<Digest, CeremonyError> {
+/// Digest of a circuit: of the non-zero coefficients of A, B and C by variable.
+pub(super) fn circuit_digest(circuit: Groth16Circuit) -> Result<Digest, CeremonyError> {
+    static DIGESTS: Mutex<Vec<(Groth16Circuit, Digest)>> = Mutex::new(Vec::new());
+    let digests = || DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, digest)) = digests().iter().find(|(known, _)| *known == circuit) {
+        return Ok(*digest);
+    }
     let mut writer = Writer::default();
-    writer.bytes(b"circuit").u32(DOMAIN as u32).u32(CONSTRAINTS as u32).u32(INPUT_POINTS as u32);
-    for columns in circuit()? {
+    let (constraints, inputs) = (circuit.constraints() as u32, circuit.input_points() as u32);
+    writer.bytes(b"circuit").u32(circuit.domain() as u32).u32(constraints).u32(inputs);
+    for columns in matrices(circuit)? {
         for column in columns {
             writer.u32(column.len() as u32);
             for (coefficient, row) in column {
@@ -78,24 +77,38 @@ pub(super) fn circuit_digest() -> Result<Digest, CeremonyError> {
             }
         }
     }
-    Ok(Digest::of(label::CEREMONY, &writer.into_bytes()))
+    let digest = Digest::of(label::CEREMONY, &writer.into_bytes());
+    digests().push((circuit, digest));
+    Ok(digest)
 }
 
 /// L_j(τ)·G for all j, times whatever the powers are multiplied with.
-fn lagrange<C: SWCurveConfig<ScalarField = Fr>>(powers: &[Affine<C>]) -> Result<Vec<Affine<C>>, CeremonyError> {
-    let domain = Radix2EvaluationDomain::<Fr>::new(DOMAIN).ok_or(CeremonyError::Circuit)?;
-    let mut values: Vec<Projective<C>> = powers.iter().take(DOMAIN).map(|point| point.into_group()).collect();
+fn lagrange<C: SWCurveConfig<ScalarField = Fr>>(
+    powers: &[Affine<C>],
+    size: usize,
+) -> Result<Vec<Affine<C>>, CeremonyError> {
+    let domain = Radix2EvaluationDomain::<Fr>::new(size).ok_or(CeremonyError::Circuit)?;
+    let mut values: Vec<Projective<C>> = powers.iter().take(size).map(|point| point.into_group()).collect();
     domain.ifft_in_place(&mut values);
     Ok(Projective::normalize_batch(&values))
 }
 
-/// Σ coefficient·L_row(τ)·G over a column.
+/// Σ coefficient·L_row(τ)·G over a column. On one thread: columns are many and short.
 fn evaluate<C: SWCurveConfig<ScalarField = Fr>>(lagrange: &[Affine<C>], column: &[(Fr, usize)]) -> Projective<C> {
-    let terms = column.iter().filter_map(|(coefficient, row)| lagrange.get(*row).map(|point| (*coefficient, *point)));
-    let (plain, scaled): (Vec<_>, Vec<_>) = terms.partition(|(coefficient, _)| coefficient.is_one());
-    let (scalars, bases): (Vec<Fr>, Vec<Affine<C>>) = scaled.into_iter().unzip();
-    plain.iter().fold(combine(&bases, &scalars).into_group(), |sum, (_, point)| sum + point)
+    // An S-box reads its input in two rows, so that coefficients come in pairs: their points are added first.
+    let mut terms: Vec<(Fr, Projective<C>)> = Vec::with_capacity(column.len());
+    for (coefficient, row) in column {
+        let Some(point) = lagrange.get(*row) else { continue };
+        match terms.iter_mut().rev().take(PAIRED).find(|(known, _)| known == coefficient) {
+            Some((_, sum)) => *sum += point,
+            None => terms.push((*coefficient, point.into_group())),
+        }
+    }
+    points::combine_alone(&terms)
 }
+
+/// How far back [`evaluate`] looks for a coefficient that it has met already.
+const PAIRED: usize = 4;
 
 /// Every element of the proving key, with γ = δ = 1.
 pub(super) struct InitialKey {
@@ -113,30 +126,31 @@ pub(super) struct InitialKey {
     h: Vec<G1Affine>,
 }
 
-/// Keys that this process has derived, by the digest of the powers. A ceremony's powers stay while phase 2 goes on.
-static DERIVED: Mutex<Vec<(Digest, Arc<InitialKey>)>> = Mutex::new(Vec::new());
+/// Keys that this process has derived, by circuit and digest of the powers. A ceremony's powers stay while phase 2 goes on.
+static DERIVED: Mutex<Vec<((Groth16Circuit, Digest), Arc<InitialKey>)>> = Mutex::new(Vec::new());
 const MAX_DERIVED: usize = 4;
 
 impl InitialKey {
     /// Derives the key from powers of at least the circuit's domain, unless this process has just done so.
-    pub(super) fn of(powers: &Powers) -> Result<Arc<Self>, CeremonyError> {
-        let digest = powers.digest();
+    pub(super) fn of(circuit: Groth16Circuit, powers: &Powers) -> Result<Arc<Self>, CeremonyError> {
+        let which = (circuit, powers.digest());
         let derived = || DERIVED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, key)) = derived().iter().find(|(powers, _)| *powers == digest) {
+        if let Some((_, key)) = derived().iter().find(|(derived, _)| *derived == which) {
             return Ok(Arc::clone(key));
         }
-        let key = Arc::new(Self::derive(powers)?);
+        let key = Arc::new(Self::derive(circuit, powers)?);
         let mut kept = derived();
         kept.truncate(MAX_DERIVED - 1);
-        kept.insert(0, (digest, Arc::clone(&key)));
+        kept.insert(0, (which, Arc::clone(&key)));
         Ok(key)
     }
 
-    fn derive(powers: &Powers) -> Result<Self, CeremonyError> {
-        let [a, b, c] = circuit()?;
-        let tau_g1 = lagrange(&powers.tau_g1)?;
-        let tau_g2 = lagrange(&powers.tau_g2)?;
-        let (alpha, beta) = (lagrange(&powers.alpha_g1)?, lagrange(&powers.beta_g1)?);
+    fn derive(circuit: Groth16Circuit, powers: &Powers) -> Result<Self, CeremonyError> {
+        let [a, b, c] = matrices(circuit)?;
+        let size = circuit.domain();
+        let tau_g1 = lagrange(&powers.tau_g1, size)?;
+        let tau_g2 = lagrange(&powers.tau_g2, size)?;
+        let (alpha, beta) = (lagrange(&powers.alpha_g1, size)?, lagrange(&powers.beta_g1, size)?);
         let all = |lagrange: &[G1Affine], columns: &[Column]| -> Vec<_> {
             columns.par_iter().map(|column| evaluate(lagrange, column)).collect()
         };
@@ -144,9 +158,9 @@ impl InitialKey {
         let mixed: Vec<_> = all(&beta, &a).into_iter().zip(all(&alpha, &b)).zip(all(&tau_g1, &c)).collect();
         let mixed: Vec<_> = mixed.into_iter().map(|((a, b), c)| a + b + c).collect();
         let mut inputs = Projective::normalize_batch(&mixed);
-        let l = inputs.split_off(INPUT_POINTS);
-        let shifted = powers.tau_g1.iter().skip(DOMAIN).zip(&powers.tau_g1);
-        let h: Vec<_> = shifted.take(H).map(|(high, low)| high.into_group() - low).collect();
+        let l = inputs.split_off(circuit.input_points());
+        let shifted = powers.tau_g1.iter().skip(size).zip(&powers.tau_g1);
+        let h: Vec<_> = shifted.take(size - 1).map(|(high, low)| high.into_group() - low).collect();
         let [_, alpha_g1, beta_g1] = powers.heads();
         Ok(Self {
             alpha_g1,
@@ -233,11 +247,11 @@ impl Delta {
         points::write(writer, &self.l);
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CeremonyError> {
+    pub(super) fn read(reader: &mut Reader<'_>, circuit: Groth16Circuit) -> Result<Self, CeremonyError> {
         Ok(Self {
             in_g2: points::read_one(reader, "delta in G2")?,
-            h: points::read(reader, "the H query", H)?,
-            l: points::read(reader, "the L query", L)?,
+            h: points::read(reader, "the H query", circuit.domain() - 1)?,
+            l: points::read(reader, "the L query", circuit.variables() - circuit.input_points())?,
         })
     }
 }

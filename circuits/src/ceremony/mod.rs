@@ -1,7 +1,7 @@
 //! The ceremony that makes Groth16's parameters among parties of whom one honest one is enough.
 //!
 //! Phase 1 (Bowe, Gabizon, Miers, eprint 2017/1050) makes the powers of a secret τ, with secrets α and β; it
-//! serves any circuit of its size. Phase 2 takes them to the proving key of our circuit, with a secret δ. Each
+//! serves any circuit of its size. Phase 2 takes them to the proving key of one of our circuits, with a secret δ. Each
 //! contribution multiplies the secrets by its own, proves that it knows those, and forgets them. A [`Beacon`]
 //! ends each phase. Whoever would forge proofs needs the secrets of *every* contributor.
 //!
@@ -30,16 +30,16 @@ use ark_bn254::G1Affine;
 use ark_ec::AffineRepr;
 
 pub use beacon::Beacon;
-pub use check::read_parameters;
+pub use check::{read_parameters, read_parameters_many};
 pub use error::CeremonyError;
 pub use verify::{Entry, Verified};
 
 use contribution::{Contribution, check_name};
-use key::{DOMAIN, Delta, InitialKey};
+use key::{Delta, InitialKey};
 use knowledge::Secret;
 use powers::Powers;
 
-use crate::{Digest, Kind, codec::Writer, transcript::label};
+use crate::{Digest, codec::Writer, params::Groth16Circuit, transcript::label};
 
 /// How far a long step is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +101,7 @@ pub enum Source {
 /// A ceremony, at any moment between two contributions.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Ceremony {
+    circuit: Groth16Circuit,
     source: Source,
     contributions: Vec<Contribution>,
     powers: Powers,
@@ -109,19 +110,25 @@ pub struct Ceremony {
 }
 
 impl Ceremony {
-    /// Begins a ceremony for this build's circuit.
-    pub fn begin() -> Self {
-        Self { source: Source::Own, contributions: Vec::new(), powers: Powers::one(DOMAIN), delta: None }
+    /// Begins a ceremony for a circuit of this build.
+    pub fn begin(circuit: Groth16Circuit) -> Self {
+        let powers = Powers::one(circuit.domain());
+        Self { circuit, source: Source::Own, contributions: Vec::new(), powers, delta: None }
     }
 
     /// Begins phase 2 on powers that were made elsewhere.
-    fn on_powers(powers: Powers, contributions: u32) -> Result<Self, CeremonyError> {
+    fn on_powers(circuit: Groth16Circuit, powers: Powers, contributions: u32) -> Result<Self, CeremonyError> {
         let source = Source::Ptau { powers: powers.digest(), contributions };
-        let initial = InitialKey::of(&powers)?;
+        let initial = InitialKey::of(circuit, &powers)?;
         let delta = Delta::one(&initial);
         // With τ a root of unity, as in a file that nobody has contributed to.
         points::check("the H query", &delta.h)?;
-        Ok(Self { source, contributions: Vec::new(), powers, delta: Some(delta) })
+        Ok(Self { circuit, source, contributions: Vec::new(), powers, delta: Some(delta) })
+    }
+
+    /// The circuit whose parameters it makes.
+    pub const fn circuit(&self) -> Groth16Circuit {
+        self.circuit
     }
 
     /// Where phase 1 comes from.
@@ -138,7 +145,7 @@ impl Ceremony {
     /// Digest of the circuit, the source and every contribution: what the last contributor publishes.
     ///
     /// # Errors
-    /// [`CeremonyError::Circuit`] where this build's circuit cannot be laid out.
+    /// [`CeremonyError::Circuit`] where the circuit cannot be laid out.
     pub fn digest(&self) -> Result<Digest, CeremonyError> {
         Ok(self.places()?.last)
     }
@@ -182,7 +189,7 @@ impl Ceremony {
                 let secrets = beacon.secrets(&powers::SECRETS, &before, progress)?;
                 let digest = self.add_powers("beacon", Some(beacon), secrets)?;
                 progress(Step { name: "deriving the circuit's key", done: 0, total: 1 });
-                let initial = InitialKey::of(&self.powers)?;
+                let initial = InitialKey::of(self.circuit, &self.powers)?;
                 self.delta = Some(Delta::one(&initial));
                 Ok(digest)
             }
@@ -228,7 +235,8 @@ impl Ceremony {
     /// What opens the chain of digests: circuit and source.
     fn opening(&self) -> Result<Digest, CeremonyError> {
         let mut writer = Writer::default();
-        writer.bytes(b"opening").bytes(Kind::KeyKnowledgeGroth16.name().as_bytes()).value(&key::circuit_digest()?);
+        let name = self.circuit.kind().name().as_bytes();
+        writer.bytes(b"opening").bytes(name).value(&key::circuit_digest(self.circuit)?);
         self.source.write(&mut writer);
         Ok(Digest::of(label::CEREMONY, &writer.into_bytes()))
     }

@@ -4,9 +4,9 @@ use ark_bn254::{Bn254, Fr, G1Affine, G2Affine};
 use ark_ec::{
     AffineRepr, CurveGroup, VariableBaseMSM,
     pairing::Pairing,
-    short_weierstrass::{Affine, SWCurveConfig},
+    short_weierstrass::{Affine, Projective, SWCurveConfig},
 };
-use ark_ff::Zero;
+use ark_ff::{AdditiveGroup, BigInt, One, PrimeField, Zero};
 use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
 use rand::{RngCore, rngs::OsRng};
 use rayon::prelude::*;
@@ -105,6 +105,30 @@ pub(super) fn combine<C: SWCurveConfig<ScalarField = Fr>>(points: &[Affine<C>], 
     let count = points.len().min(scalars.len());
     let (points, scalars) = (points.get(..count).unwrap_or_default(), scalars.get(..count).unwrap_or_default());
     <Affine<C> as AffineRepr>::Group::msm_unchecked(points, scalars).into_affine()
+}
+
+/// Σ scalarᵢ·pointᵢ on the thread that it is called in, by Straus's method with windows of 4 bits: the multiplication that
+/// [`combine`] uses spreads over the thread pool, and many small ones at once would wait for each other in a deep stack.
+pub(super) fn combine_alone<C: SWCurveConfig<ScalarField = Fr>>(terms: &[(Fr, Projective<C>)]) -> Projective<C> {
+    let (plain, scaled): (Vec<_>, Vec<_>) = terms.iter().partition(|(scalar, _)| scalar.is_one());
+    let multiples =
+        |point: &Projective<C>| std::iter::successors(Some(*point), |last| Some(*last + point)).take(15).collect();
+    let tables: Vec<(BigInt<4>, Vec<_>)> =
+        scaled.iter().map(|(scalar, point)| (scalar.into_bigint(), multiples(point))).collect();
+    let mut sum = Projective::<C>::zero();
+    for window in (0..64).rev() {
+        for _ in 0..if sum.is_zero() { 0 } else { 4 } {
+            sum.double_in_place();
+        }
+        for (BigInt(words), table) in &tables {
+            let word = words.get(window / 16).copied().unwrap_or_default();
+            let digit = (word >> (4 * (window % 16))) as usize & 15;
+            if let Some(multiple) = digit.checked_sub(1).and_then(|index| table.get(index)) {
+                sum += multiple;
+            }
+        }
+    }
+    plain.into_iter().fold(sum, |sum, (_, point)| sum + point)
 }
 
 /// Random combinations of a list without its last point, and without its first, with the same weights: their

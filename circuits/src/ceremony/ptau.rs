@@ -24,7 +24,8 @@ use std::{
 use ark_bn254::{Fq, Fq2, G1Affine, G2Affine};
 use ark_ff::{BigInt, BigInteger, PrimeField};
 
-use super::{Ceremony, CeremonyError, Progress, Step, key::DOMAIN, powers::Powers};
+use super::{Ceremony, CeremonyError, Progress, Step, powers::Powers};
+use crate::params::Groth16Circuit;
 
 const MAX_SECTIONS: u32 = 64;
 const MAX_POWER: u32 = 28;
@@ -34,23 +35,23 @@ const COORDINATE: usize = 32;
 type Sections = BTreeMap<u32, (u64, u64)>;
 
 impl Ceremony {
-    /// Begins phase 2 on the powers of a `.ptau` file, for BN254 and a power of at least 9.
+    /// Begins phase 2 of a circuit on the powers of a `.ptau` file, for BN254 and a power of at least 9 for one key, 15 for many.
     ///
     /// # Errors
     /// [`CeremonyError::Ptau`] for a file of another form, [`CeremonyError::Point`] and [`CeremonyError::Powers`] for
     /// powers that are none.
-    pub fn from_ptau(path: &Path, progress: Progress<'_>) -> Result<Self, CeremonyError> {
+    pub fn from_ptau(circuit: Groth16Circuit, path: &Path, progress: Progress<'_>) -> Result<Self, CeremonyError> {
         let failed = |error: std::io::Error| CeremonyError::File(format!("{} cannot be read: {error}", path.display()));
         let step = |name, done| progress(Step { name, done, total: 4 });
         step("reading the powers of tau", 0);
         let mut file = PtauFile::open(BufReader::new(File::open(path).map_err(failed)?))?;
-        let (powers, contributions) = file.powers()?;
+        let (powers, contributions) = file.powers(circuit.domain())?;
         step("checking the points", 1);
         powers.check_points()?;
         step("checking the powers of tau", 2);
         powers.check()?;
         step("deriving the circuit's key", 3);
-        Self::on_powers(powers, contributions)
+        Self::on_powers(circuit, powers, contributions)
     }
 }
 
@@ -90,8 +91,8 @@ impl<R: Read + Seek> PtauFile<R> {
         Ok(this)
     }
 
-    /// The first powers, each point as it stands, and the number of contributions.
-    fn powers(&mut self) -> Result<(Powers, u32), CeremonyError> {
+    /// The first powers for a domain, each point as it stands, and the number of contributions.
+    fn powers(&mut self, domain: usize) -> Result<(Powers, u32), CeremonyError> {
         let length = self.section(1)?;
         if length != 4 + COORDINATE as u64 + 8 || self.u32()? as usize != COORDINATE {
             return Err(CeremonyError::Ptau("its header has another form"));
@@ -100,15 +101,15 @@ impl<R: Read + Seek> PtauFile<R> {
             return Err(CeremonyError::Ptau("it is for another curve than BN254 (bn128)"));
         }
         let power = self.u32()?;
-        if power > MAX_POWER || 1 << power < DOMAIN {
-            return Err(CeremonyError::Ptau("its power must be from 9 to 28"));
+        if power > MAX_POWER || 1 << power < domain {
+            return Err(CeremonyError::Ptau("its power must be at most 28, and at least 9 for one key or 15 for many"));
         }
         let size = 1 << power;
         let powers = Powers {
-            tau_g1: self.list(2, 2 * size - 1, 2 * DOMAIN - 1, g1)?,
-            tau_g2: self.list(3, size, DOMAIN, g2)?,
-            alpha_g1: self.list(4, size, DOMAIN, g1)?,
-            beta_g1: self.list(5, size, DOMAIN, g1)?,
+            tau_g1: self.list(2, 2 * size - 1, 2 * domain - 1, g1)?,
+            tau_g2: self.list(3, size, domain, g2)?,
+            alpha_g1: self.list(4, size, domain, g1)?,
+            beta_g1: self.list(5, size, domain, g1)?,
             beta_g2: *self.list(6, 1, 1, g2)?.first().ok_or(EARLY)?,
         };
         self.section(7)?;

@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod attacks;
+mod many;
 mod ptau;
 
 use std::sync::LazyLock;
 
 use ark_bn254::{Bn254, Fr, G1Affine, G2Affine};
-use ark_ec::{AffineRepr, CurveGroup};
+use ark_ec::{AffineRepr, CurveGroup, ScalarMul};
 use ark_ff::UniformRand;
 use ark_poly::{EvaluationDomain, GeneralEvaluationDomain};
+use ark_relations::gr1cs::ConstraintSynthesizer;
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
@@ -20,6 +22,9 @@ use crate::{
     params::{Groth16Parameters, Origin},
 };
 
+/// Roots of unity of the small circuit.
+pub(super) const DOMAIN: usize = Groth16Circuit::OneKey.domain();
+
 fn quiet(_: Step) {}
 
 pub(super) fn beacon() -> Beacon {
@@ -28,7 +33,7 @@ pub(super) fn beacon() -> Beacon {
 
 /// An honest ceremony: phase 1 by three, phase 2 by three. Gives every file on the way.
 pub(super) static HONEST: LazyLock<Vec<Ceremony>> = LazyLock::new(|| {
-    let mut ceremony = Ceremony::begin();
+    let mut ceremony = Ceremony::begin(Groth16Circuit::OneKey);
     let mut files = vec![ceremony.clone()];
     for _ in 0..2 {
         for name in ["alice", "bob", "carol"] {
@@ -89,31 +94,37 @@ fn an_honest_ceremony_makes_parameters_that_prove() {
 
 #[test]
 fn the_key_is_the_one_that_ark_groth16_makes_of_the_same_secrets() {
+    compare_with_ark_groth16(Groth16Circuit::OneKey, KeyCircuit::default());
+}
+
+/// Compares our derivation with that of ark-groth16, element by element, for one set of secrets.
+fn compare_with_ark_groth16(circuit: Groth16Circuit, synthesizer: impl ConstraintSynthesizer<Fr>) {
+    let size = circuit.domain();
     let mut rng = StdRng::seed_from_u64(16);
     let [alpha, beta, delta] = [(); 3].map(|()| Fr::rand(&mut rng));
-    let tau = GeneralEvaluationDomain::<Fr>::new(DOMAIN).unwrap().sample_element_outside_domain(&mut rng.clone());
+    let tau = GeneralEvaluationDomain::<Fr>::new(size).unwrap().sample_element_outside_domain(&mut rng.clone());
     let (g1, g2) = (G1Affine::generator().into_group(), G2Affine::generator().into_group());
     let one = Fr::from(1);
-    let theirs = Snark::generate_parameters_with_qap(KeyCircuit::default(), alpha, beta, one, delta, g1, g2, &mut rng);
+    let theirs = Snark::generate_parameters_with_qap(synthesizer, alpha, beta, one, delta, g1, g2, &mut rng);
 
-    let power = |i: usize| ark_ff::Field::pow(&tau, [i as u64]);
-    let in_g1 = |factor: Fr, count: usize| -> Vec<G1Affine> {
-        (0..count).map(|i| (g1 * (factor * power(i))).into_affine()).collect()
+    let powers = |factor: Fr, count: usize| -> Vec<Fr> {
+        std::iter::successors(Some(factor), |power| Some(*power * tau)).take(count).collect()
     };
     let powers = Powers {
-        tau_g1: in_g1(one, 2 * DOMAIN - 1),
-        tau_g2: (0..DOMAIN).map(|i| (g2 * power(i)).into_affine()).collect(),
-        alpha_g1: in_g1(alpha, DOMAIN),
-        beta_g1: in_g1(beta, DOMAIN),
+        tau_g1: g1.batch_mul(&powers(one, 2 * size - 1)),
+        tau_g2: g2.batch_mul(&powers(one, size)),
+        alpha_g1: g1.batch_mul(&powers(alpha, size)),
+        beta_g1: g1.batch_mul(&powers(beta, size)),
         beta_g2: (g2 * beta).into_affine(),
     };
     powers.check().unwrap();
-    let initial = InitialKey::of(&powers).unwrap();
+    let initial = InitialKey::of(circuit, &powers).unwrap();
     let delta_g1 = (g1 * delta).into_affine();
     let inverse = ark_ff::Field::inverse(&delta).unwrap();
     let mut ours = Delta::one(&initial);
     for query in [&mut ours.h, &mut ours.l] {
-        query.iter_mut().for_each(|point| *point = (*point * inverse).into_affine());
+        let factors = vec![inverse; query.len()].into();
+        points::scale(query, &factors);
     }
     ours.in_g2 = (g2 * delta).into_affine();
     ours.check(&initial, delta_g1).unwrap();
@@ -198,9 +209,10 @@ fn a_key_with_one_altered_element_is_refused() {
     for (what, change) in changes {
         let mut key = honest.clone();
         change(&mut key);
-        let parameters = Groth16Parameters::from_keys(Origin::Ceremony(*verified.digest()), key).unwrap();
+        let parameters =
+            Groth16Parameters::from_keys(Groth16Circuit::OneKey, Origin::Ceremony(*verified.digest()), key).unwrap();
         assert_eq!(verified.check_parameters(&parameters), Err(CeremonyError::Key(what)));
     }
-    let parameters = Groth16Parameters::from_keys(Origin::Development, honest.clone()).unwrap();
+    let parameters = Groth16Parameters::from_keys(Groth16Circuit::OneKey, Origin::Development, honest.clone()).unwrap();
     assert_eq!(verified.check_parameters(&parameters), Err(CeremonyError::Key("the digest of the ceremony")));
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Digest,
-    params::{Groth16Parameters, Origin},
+    params::{Groth16Circuit, Groth16Parameters, Origin},
 };
 
 /// One contribution, as verification found it.
@@ -27,6 +27,7 @@ pub struct Entry {
 
 /// Evidence that a whole ceremony was checked: only [`Ceremony::verify`] makes one.
 pub struct Verified {
+    circuit: Groth16Circuit,
     phase: Phase,
     source: Source,
     digest: Digest,
@@ -38,7 +39,7 @@ pub struct Verified {
 impl Ceremony {
     /// Checks everything, and trusts nothing: the chain of contributions from the generators onwards with its proofs of
     /// knowledge and beacons, that the powers are those that the chain leads to, and that every element of the key
-    /// is derived from them and this build's circuit.
+    /// is derived from them and the circuit.
     ///
     /// # Errors
     /// The first offence, by name.
@@ -80,7 +81,8 @@ impl Ceremony {
         };
         step("done", total);
         let key = key.filter(|_| phase == Phase::Closed);
-        Ok(Verified { phase, source: self.source.clone(), digest: places.last, entries, key })
+        let (circuit, source) = (self.circuit, self.source.clone());
+        Ok(Verified { circuit, phase, source, digest: places.last, entries, key })
     }
 
     fn check_powers(&self, heads: &[ark_bn254::G1Affine]) -> Result<(), CeremonyError> {
@@ -108,7 +110,7 @@ impl Ceremony {
         delta_g1: ark_bn254::G1Affine,
         derived: impl FnOnce(),
     ) -> Result<ProvingKey<Bn254>, CeremonyError> {
-        let initial = InitialKey::of(&self.powers)?;
+        let initial = InitialKey::of(self.circuit, &self.powers)?;
         derived();
         delta.check(&initial, delta_g1)?;
         Ok(initial.with_delta(delta_g1, delta))
@@ -116,6 +118,11 @@ impl Ceremony {
 }
 
 impl Verified {
+    /// The circuit whose parameters it makes.
+    pub const fn circuit(&self) -> Groth16Circuit {
+        self.circuit
+    }
+
     /// Which contributions the ceremony takes now.
     pub const fn phase(&self) -> Phase {
         self.phase
@@ -151,7 +158,7 @@ impl Verified {
     /// [`CeremonyError::Order`] where the ceremony is not closed.
     pub fn parameters(&self) -> Result<Groth16Parameters, CeremonyError> {
         let key = self.key().ok_or(CeremonyError::Order("the ceremony is not finished: it lacks its last beacon"))?;
-        Ok(Groth16Parameters::from_keys(Origin::Ceremony(self.digest), key.clone())?)
+        Ok(Groth16Parameters::from_keys(self.circuit, Origin::Ceremony(self.digest), key.clone())?)
     }
 
     pub(super) const fn key(&self) -> Option<&ProvingKey<Bn254>> {

@@ -10,15 +10,17 @@
 
 #[cfg(feature = "prove")]
 mod circuit;
+pub mod many;
+mod shape;
 
 use std::sync::LazyLock;
 
-use ark_bn254::{Bn254, Fr};
+use ark_bn254::{Bn254, Fr, G1Projective};
 use ark_crypto_primitives::sponge::{
     CryptographicSponge, FieldBasedCryptographicSponge,
     poseidon::{PoseidonConfig, PoseidonSponge, find_poseidon_ark_and_mds},
 };
-use ark_ec::AffineRepr;
+use ark_ec::{AffineRepr, VariableBaseMSM};
 use ark_ff::{AdditiveGroup, BigInteger, PrimeField};
 use ark_groth16::Proof;
 use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
@@ -29,10 +31,11 @@ use super::{
     Instance, KeyKnowledge,
     symmetric::{PublicInputs, SuiteField},
 };
-use crate::{Error, Kind, Parameters, ProofSystem, Suite, context::HashedContext};
+use crate::{Error, Kind, Parameters, ProofSystem, Suite, context::HashedContext, params::Groth16Parameters};
 
-#[cfg(feature = "prove")]
-pub(crate) use circuit::{CONSTRAINTS, KeyCircuit, VARIABLES, matrices};
+#[cfg(all(test, feature = "prove"))]
+pub(crate) use circuit::KeyCircuit;
+pub use shape::Groth16Circuit;
 
 /// Bytes of every proof: A and C in G1, B in G2, compressed.
 pub const PROOF_LEN: usize = 128;
@@ -110,20 +113,34 @@ pub(crate) fn encode(proof: &Proof<Bn254>) -> Vec<u8> {
 /// A proof whose points were checked, with its public inputs.
 pub struct Opened {
     proof: Proof<Bn254>,
-    public: PublicInputs<Fr>,
+    row: Vec<Fr>,
 }
 
-fn check_one(parameters: &Parameters, Opened { proof, public }: &Opened) -> Result<(), Error> {
-    // ark-groth16 ignores surplus inputs; these are as many as the key has, which is checked on loading.
-    match Snark::verify_proof(parameters.groth16()?.prepared(), proof, &public.row()) {
+/// Checks one proof of the keys' circuit against its public inputs.
+fn verify_points(keys: &Groth16Parameters, row: &[Fr], proof: &Proof<Bn254>) -> Result<(), Error> {
+    // ark-groth16 ignores surplus inputs.
+    let commitment = &keys.prepared().vk.gamma_abc_g1;
+    let (Some((constant, points)), true) = (commitment.split_first(), commitment.len() == row.len() + 1) else {
+        return Err(Error::ProofRefused);
+    };
+    let inputs = G1Projective::msm_unchecked(points, row) + constant;
+    match Snark::verify_proof_with_prepared_inputs(keys.prepared(), proof, &inputs) {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(Error::ProofRefused),
     }
 }
 
+/// Checks proofs of the keys' circuit; refuses an empty set.
+fn check_all(keys: &Groth16Parameters, proofs: &[&Opened]) -> Result<(), Error> {
+    if proofs.is_empty() {
+        return Err(Error::ProofRefused);
+    }
+    proofs.par_iter().try_for_each(|opened| verify_points(keys, &opened.row, &opened.proof))
+}
+
 #[cfg(all(test, feature = "prove"))]
 fn verify_row(parameters: &Parameters, public: &PublicInputs<Fr>, proof: &[u8]) -> Result<(), Error> {
-    check_one(parameters, &Opened { proof: decode(proof)?, public: *public })
+    verify_points(parameters.groth16()?, &public.row(), &decode(proof)?)
 }
 
 /// The proof system.
@@ -135,14 +152,12 @@ impl ProofSystem for Groth16 {
     const KIND: Kind = Kind::KeyKnowledgeGroth16;
 
     fn open(_: &Parameters, context: &HashedContext<'_>, instance: &Instance, proof: &[u8]) -> Result<Opened, Error> {
-        Ok(Opened { proof: decode(proof)?, public: PublicInputs::new(context.context(), instance)? })
+        let public = PublicInputs::new(context.context(), instance)?;
+        Ok(Opened { proof: decode(proof)?, row: public.row().to_vec() })
     }
 
     fn check(parameters: &Parameters, proofs: &[&Opened]) -> Result<(), Error> {
-        if proofs.is_empty() {
-            return Err(Error::ProofRefused);
-        }
-        proofs.par_iter().try_for_each(|opened| check_one(parameters, opened))
+        check_all(parameters.groth16()?, proofs)
     }
 
     #[cfg(feature = "prove")]
@@ -174,7 +189,6 @@ mod tests {
     use crate::{
         KeyAlgorithm,
         key_knowledge::symmetric::{KeyLimbs, tests as common},
-        params::Groth16Parameters,
     };
 
     static PARAMETERS: LazyLock<Parameters> =
@@ -220,11 +234,10 @@ mod tests {
     #[test]
     fn shape_is_pinned() {
         let matrices = circuit::matrices().unwrap();
-        assert_eq!(matrices.iter().map(Vec::len).collect::<Vec<_>>(), [CONSTRAINTS; 3]);
+        assert_eq!(matrices.iter().map(Vec::len).collect::<Vec<_>>(), [circuit::CONSTRAINTS; 3]);
         let (public, limbs) = common::satisfied(KeyAlgorithm::Aes256);
-        assert_eq!(circuit::assignment(public, limbs).unwrap().len(), VARIABLES);
-        // The domain of the quotient stays at 2^9.
-        const { assert!(CONSTRAINTS + PublicInputs::<Fr>::COUNT < 512) };
+        assert_eq!(circuit::assignment(public, limbs).unwrap().len(), circuit::VARIABLES);
+        assert_eq!((circuit::CONSTRAINTS, circuit::VARIABLES, Groth16Circuit::OneKey.domain()), (504, 508, 512));
     }
 
     #[test]

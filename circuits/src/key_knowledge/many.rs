@@ -61,7 +61,10 @@ impl Instance {
 
     /// The kind that proves this instance.
     pub const fn kind(&self) -> Option<Kind> {
-        None
+        match self.suite {
+            Suite::Groth16Bn254 => Some(Kind::ManyKeysGroth16),
+            Suite::Halo2Pasta | Suite::PublicKey | Suite::Halo2PastaTag => None,
+        }
     }
 
     /// Algorithm and fingerprint of each key, in the order of the claim's keys.

@@ -6,7 +6,6 @@
 pub mod eddsa;
 pub mod groth16;
 pub mod halo2;
-#[allow(dead_code)]
 pub mod many;
 mod point;
 pub mod schnorr;

@@ -65,7 +65,6 @@ impl<F: SuiteField> KeyLimbs<F> {
         Ok(Self { low: number(0, 16), mid: number(16, 24), top: number(24, 32) })
     }
 
-    #[allow(dead_code)]
     /// The key of zeros, which stands in a slot without a key.
     #[cfg(feature = "prove")]
     pub(crate) fn filler() -> Self {
@@ -160,7 +159,6 @@ impl<F: SuiteField> PublicInputs<F> {
         })
     }
 
-    #[allow(dead_code)]
     /// The inputs of a slot without a key: the fingerprint of the key of zeros under the domain zero.
     pub(crate) fn filler(context: [F; 2]) -> Self {
         let zero = F::from_number(0);

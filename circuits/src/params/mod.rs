@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use crate::Error;
 
-#[cfg(feature = "prove")]
-pub(crate) use groth16::INPUT_POINTS;
+pub use crate::key_knowledge::groth16::Groth16Circuit;
 pub(crate) use groth16::groth16_key_digest;
 pub use groth16::{Groth16Parameters, Origin};
 pub use halo2::Halo2Opened;
@@ -23,26 +22,47 @@ pub(crate) use halo2::{Halo2Circuit, Halo2Keys};
 #[derive(Clone, Default)]
 pub struct Parameters {
     groth16: Option<Arc<Groth16Parameters>>,
+    groth16_many: Option<Arc<Groth16Parameters>>,
 }
 
 impl Parameters {
-    /// The transparent parameters alone: every kind but Groth16.
+    /// The transparent parameters alone: every kind but Groth16's.
     pub fn transparent() -> Self {
         Self::default()
     }
 
-    /// These parameters, and Groth16's.
+    /// These parameters, and Groth16's for one key. Those of another circuit are no such parameters, and are missed
+    /// where they are asked for.
     #[must_use]
     pub fn with_groth16(mut self, parameters: Groth16Parameters) -> Self {
-        self.groth16 = Some(Arc::new(parameters));
+        self.groth16 = of(Groth16Circuit::OneKey, parameters);
         self
     }
 
-    /// Groth16's keys.
+    /// These parameters, and Groth16's for many keys in one proof; as [`Self::with_groth16`].
+    #[must_use]
+    pub fn with_groth16_many(mut self, parameters: Groth16Parameters) -> Self {
+        self.groth16_many = of(Groth16Circuit::ManyKeys, parameters);
+        self
+    }
+
+    /// Groth16's keys for one key.
     ///
     /// # Errors
     /// [`Error::MissingParameters`] where none were loaded.
     pub fn groth16(&self) -> Result<&Groth16Parameters, Error> {
         self.groth16.as_deref().ok_or(Error::MissingParameters("Groth16"))
     }
+
+    /// Groth16's keys for many keys in one proof.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameters`] where none were loaded.
+    pub fn groth16_many(&self) -> Result<&Groth16Parameters, Error> {
+        self.groth16_many.as_deref().ok_or(Error::MissingParameters("Groth16 many-key"))
+    }
+}
+
+fn of(circuit: Groth16Circuit, parameters: Groth16Parameters) -> Option<Arc<Groth16Parameters>> {
+    (parameters.circuit() == circuit).then(|| Arc::new(parameters))
 }

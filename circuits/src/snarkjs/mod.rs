@@ -26,7 +26,7 @@ use crate::{
         groth16::{self, Snark},
         symmetric::PublicInputs,
     },
-    params::{Groth16Parameters, groth16_key_digest},
+    params::{Groth16Circuit, Groth16Parameters, groth16_key_digest},
 };
 use decimal::{Decimal, Point1, Point2, Target, target};
 
@@ -222,7 +222,7 @@ impl VerifyingKey {
 
     /// Digest of the key, as claim contexts and [`Groth16Parameters::verifying_key_digest`] have it.
     pub fn digest(&self) -> Digest {
-        groth16_key_digest(&self.0)
+        groth16_key_digest(Groth16Circuit::OneKey, &self.0)
     }
 
     /// Checks a proof.

@@ -239,7 +239,7 @@ fn a_wrong_beacon_is_refused() {
     // Secrets that mallory knows, said to be the beacon's.
     let mut ceremony = HONEST[3].clone();
     ceremony.add_powers("beacon", Some(beacon()), [(); 3].map(|()| Secret::draw("mallory", b""))).unwrap();
-    ceremony.delta = Some(Delta::one(&InitialKey::of(&ceremony.powers).unwrap()));
+    ceremony.delta = Some(Delta::one(&InitialKey::of(Groth16Circuit::OneKey, &ceremony.powers).unwrap()));
     assert_eq!(offence(&ceremony), CeremonyError::Beacon { contribution: 4 });
     let mut ceremony = HONEST[7].clone();
     ceremony.add_delta("beacon", Some(beacon()), &[Secret::draw("mallory", b"")]).unwrap();
@@ -261,7 +261,7 @@ fn a_wrong_beacon_is_refused() {
     let before = ceremony.digest().unwrap();
     let secrets = beacon().secrets(&powers::SECRETS, &before, &quiet).unwrap();
     ceremony.add_powers("beacon", Some(beacon()), secrets).unwrap();
-    ceremony.delta = Some(Delta::one(&InitialKey::of(&ceremony.powers).unwrap()));
+    ceremony.delta = Some(Delta::one(&InitialKey::of(Groth16Circuit::OneKey, &ceremony.powers).unwrap()));
     assert!(matches!(offence(&ceremony), CeremonyError::Order(_)));
 }
 

@@ -65,7 +65,7 @@ fn read(bytes: &[u8]) -> Result<Ceremony, CeremonyError> {
     let directory = tempfile::tempdir().unwrap();
     let path: PathBuf = directory.path().join("powers.ptau");
     std::fs::write(&path, bytes).unwrap();
-    Ceremony::from_ptau(&path, &quiet)
+    Ceremony::from_ptau(Groth16Circuit::OneKey, &path, &quiet)
 }
 
 fn refused(bytes: &[u8]) -> CeremonyError {
