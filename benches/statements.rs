@@ -115,7 +115,7 @@ fn subjects() -> Vec<Subject> {
     };
     let mut subjects: Vec<_> =
         algorithms.iter().flat_map(kinds).map(|(kind, algorithm)| known(kind, algorithm)).collect();
-    subjects.extend([shared("3 of 5", 3), shared("t = 67", 67), tagged(), derived(), sharing()]);
+    subjects.extend([shared("3 of 5", 3), shared("t = 67", 67), tagged(), derived(), sharing(), many(64)]);
     subjects
 }
 
@@ -175,7 +175,16 @@ fn sharing() -> Subject {
     }
 }
 
-fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, instance: &[u8]) -> ClaimContext {
+/// Keys of one HSM in one proof.
+fn many(count: u8) -> Subject {
+    let algorithm = KeyAlgorithm::Aes256;
+    let key = |byte| key_knowledge::Witness::new(algorithm, &[byte; 32]).unwrap();
+    let witness = key_knowledge::many::Witness::new((0..count).map(key).collect());
+    let instance = witness.instance(&trust_domain(), Suite::Groth16Bn254).unwrap().into();
+    Subject { form: "64 keys", kind: Kind::ManyKeysGroth16, algorithm, instance, witness: witness.into() }
+}
+
+fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, keys: usize, instance: &[u8]) -> ClaimContext {
     let origin = if kind == Kind::KeyDerivationHalo2 { KeyOrigin::Derived } else { KeyOrigin::Generated };
     let attributes = KeyAttributes { algorithm, origin, extractable: false };
     ClaimContext {
@@ -186,7 +195,7 @@ fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, instance:
         cluster: "payments".parse().unwrap(),
         hsm: "hsm-1".parse().unwrap(),
         enrolment: 1,
-        keys: vec![KeyClaim { key: KEY.parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
+        keys: vec![KeyClaim { key: KEY.parse().unwrap(), epoch: 1, attributes: attributes.digest() }; keys],
         instance: context::instance_digest(instance),
         challenge: Nonce([7; 32]),
         not_before: Timestamp(0),
@@ -197,13 +206,15 @@ fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, instance:
 }
 
 fn main() {
-    let parameters = Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap());
+    let parameters = Parameters::transparent()
+        .with_groth16(Groth16Parameters::develop().unwrap())
+        .with_groth16_many(Groth16Parameters::develop_many().unwrap());
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["statement kind", "proof bytes", "prove", "verify", "peer", "peer's time", "peer / verify"]);
     for Subject { form, kind, algorithm, instance, witness } in subjects() {
-        let instance = instance.to_bytes();
-        let context = claim(&parameters, kind, algorithm, &instance);
+        let (keys, instance) = (instance.keys(), instance.to_bytes());
+        let context = claim(&parameters, kind, algorithm, keys, &instance);
         let make = || registry::prove(&parameters, &context, &instance, &witness).unwrap();
         let proof = make();
         let prove = median(|| {

@@ -1,7 +1,10 @@
 //! One harness for every registered statement kind. It iterates over `Kind::ALL`, so that a new kind is
 //! attacked the moment it exists.
 
-use std::sync::OnceLock;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, OnceLock},
+};
 
 use keywitness_circuits::{
     ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
@@ -19,7 +22,10 @@ use rand::rngs::OsRng;
 /// Made once: development parameters take a moment.
 pub(crate) fn parameters() -> &'static Parameters {
     static PARAMETERS: OnceLock<Parameters> = OnceLock::new();
-    PARAMETERS.get_or_init(|| Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap()))
+    PARAMETERS.get_or_init(|| {
+        let one = Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap());
+        one.with_groth16_many(Groth16Parameters::develop_many().unwrap())
+    })
 }
 
 pub(crate) struct Case {
@@ -66,6 +72,7 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Kind::KeyKnowledgeSecp256k1 => key(KeyAlgorithm::Secp256k1, Suite::PublicKey),
         Kind::KeyKnowledgeHalo2 => key(KeyAlgorithm::Aes256, Suite::Halo2Pasta),
         Kind::KeyKnowledgeGroth16 => key(KeyAlgorithm::Aes256, Suite::Groth16Bn254),
+        Kind::ManyKeysGroth16 => many_keys(Suite::Groth16Bn254, secret, trust_domain),
         Kind::ShareCorrectnessFeldman => share(Scheme::Feldman, secret),
         Kind::ShareCorrectnessPedersen => share(Scheme::Pedersen, secret),
         Kind::SharingOfKeyHalo2 => {
@@ -76,6 +83,19 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
             Subject { attributes, instance: instance.into(), witness: witness.into() }
         }
     }
+}
+
+/// Three keys in one proof, each of another length.
+fn many_keys(suite: Suite, secret: u8, trust_domain: &TrustDomain) -> Subject {
+    let key = |(index, algorithm): (u8, KeyAlgorithm)| {
+        key_knowledge::Witness::new(algorithm, &vec![secret ^ (index << 6); algorithm.secret_len()]).unwrap()
+    };
+    let algorithms = [KeyAlgorithm::Aes256, KeyAlgorithm::Aes128, KeyAlgorithm::Aes192];
+    let witness = key_knowledge::many::Witness::new((0..).zip(algorithms).map(key).collect());
+    let instance = witness.instance(trust_domain, suite).unwrap();
+    let attributes =
+        KeyAttributes { algorithm: KeyAlgorithm::Aes256, origin: KeyOrigin::Generated, extractable: false };
+    Subject { attributes, instance: instance.into(), witness: witness.into() }
 }
 
 /// The third share of a dealing with threshold 3, whose polynomials begin with `secret`.
@@ -103,6 +123,7 @@ fn share(scheme: Scheme, secret: u8) -> Subject {
 pub(crate) fn case(kind: Kind, secret: u8) -> Case {
     let trust_domain: TrustDomain = "acme.example".parse().unwrap();
     let Subject { attributes, instance, witness } = subject(kind, secret, &trust_domain);
+    let keys = instance.keys();
     let instance = instance.to_bytes();
     let context = ClaimContext {
         statement: kind.name().to_owned(),
@@ -112,7 +133,7 @@ pub(crate) fn case(kind: Kind, secret: u8) -> Case {
         cluster: "payments".parse().unwrap(),
         hsm: "hsm-1".parse().unwrap(),
         enrolment: 1,
-        keys: vec![KeyClaim { key: "signing".parse().unwrap(), epoch: 1, attributes: attributes.digest() }],
+        keys: vec![KeyClaim { key: "signing".parse().unwrap(), epoch: 1, attributes: attributes.digest() }; keys],
         instance: context::instance_digest(&instance),
         challenge: Nonce([7; 32]),
         not_before: Timestamp(1_000),
@@ -124,8 +145,14 @@ pub(crate) fn case(kind: Kind, secret: u8) -> Case {
 }
 
 impl Case {
+    /// An honest proof. One about many keys takes a second, so that those are made once for each claim.
     pub(crate) fn prove(&self) -> Vec<u8> {
-        registry::prove(parameters(), &self.context, &self.instance, &self.witness).unwrap()
+        static MADE: Mutex<BTreeMap<Digest, Vec<u8>>> = Mutex::new(BTreeMap::new());
+        let make = || registry::prove(parameters(), &self.context, &self.instance, &self.witness).unwrap();
+        if self.context.keys.len() == 1 {
+            return make();
+        }
+        MADE.lock().unwrap().entry(self.context.digest()).or_insert_with(make).clone()
     }
 }
 

@@ -57,7 +57,11 @@ fn write(kind: Kind) {
     });
     let needs_setup = registry::verifying_key(&Parameters::transparent(), kind).is_err();
     if needs_setup {
-        vector["groth16_verifying_key"] = json!(HEXLOWER.encode(&parameters().groth16().unwrap().verifying_key()));
+        let groth16 = match kind {
+            Kind::ManyKeysGroth16 => parameters().groth16_many(),
+            _ => parameters().groth16(),
+        };
+        vector["groth16_verifying_key"] = json!(HEXLOWER.encode(&groth16.unwrap().verifying_key()));
     }
     std::fs::create_dir_all(path(kind).parent().unwrap()).unwrap();
     std::fs::write(path(kind), serde_json::to_string_pretty(&vector).unwrap() + "\n").unwrap();
@@ -83,7 +87,13 @@ fn check(kind: Kind, vector: &Value) {
     let mut parameters = Parameters::transparent();
     if !vector["groth16_verifying_key"].is_null() {
         let key = bytes(&vector["groth16_verifying_key"]);
-        parameters = parameters.with_groth16(Groth16Parameters::for_verifying(Origin::Development, &key).unwrap());
+        let origin = Origin::Development;
+        parameters = match kind {
+            Kind::ManyKeysGroth16 => {
+                parameters.with_groth16_many(Groth16Parameters::for_verifying_many(origin, &key).unwrap())
+            }
+            _ => parameters.with_groth16(Groth16Parameters::for_verifying(origin, &key).unwrap()),
+        };
     }
     assert_eq!(vector["kind"], kind.name());
     let digest = ClaimContext::from_bytes(&bytes(&vector["context"])).unwrap().digest();

@@ -8,8 +8,12 @@ use std::{
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signer as _, SigningKey};
 use keywitness_circuits::{
-    ClaimContext, Envelope, KeyAlgorithm, Kind, Parameters, Suite, Timestamp, codec::Canonical, context,
-    key_knowledge::Witness, params::Groth16Parameters, registry,
+    ClaimContext, Envelope, Instance, KeyAlgorithm, Kind, Parameters, Suite, Timestamp,
+    codec::Canonical,
+    context,
+    key_knowledge::{Witness, many},
+    params::Groth16Parameters,
+    registry,
 };
 use keywitness_prover::{Access, SoftwareStore, Unlock, create_key_file};
 use keywitness_verifier::identity::IdentityKey;
@@ -32,13 +36,14 @@ impl World {
         if make {
             fs::create_dir_all(directory.join("claims")).unwrap();
         }
-        let path = directory.join("groth16-parameters");
-        let groth16 = if make {
-            Groth16Parameters::read_or_develop(&path).unwrap().0
+        let [one, many] = ["groth16-parameters", "groth16-many-parameters"].map(|name| directory.join(name));
+        let (one, many) = if make {
+            let many = Groth16Parameters::read_or_develop_many(&many).unwrap().0;
+            (Groth16Parameters::read_or_develop(&one).unwrap().0, many)
         } else {
-            Groth16Parameters::read(&path).unwrap()
+            (Groth16Parameters::read(&one).unwrap(), Groth16Parameters::read_many(&many).unwrap())
         };
-        let parameters = Parameters::transparent().with_groth16(groth16);
+        let parameters = Parameters::transparent().with_groth16(one).with_groth16_many(many);
         let identity = SigningKey::from_bytes(&[9; 32]);
         let mut world = Self { directory, parameters, claims: Vec::new(), identity };
         world.claims = Kind::ALL.into_iter().map(|kind| (kind, world.claim(kind, make))).collect();
@@ -100,14 +105,19 @@ impl World {
         let seal = |context, instance, proof| {
             Envelope::seal(context, instance, proof, |message| self.identity.sign(message).to_bytes())
         };
-        if kind != Kind::KeyKnowledgeGroth16 {
-            return seal(context, instance, part("proof"));
-        }
-        let witness = Witness::new(KeyAlgorithm::Aes256, &[5; 32]).unwrap();
-        let instance = witness.instance(&context.trust_domain, Suite::Groth16Bn254).unwrap().to_bytes();
+        let (suite, key) = (Suite::Groth16Bn254, |_| Witness::new(KeyAlgorithm::Aes256, &[5; 32]).unwrap());
+        let (instance, witness): (Instance, registry::Witness) = match kind {
+            Kind::KeyKnowledgeGroth16 => (key(0).instance(&context.trust_domain, suite).unwrap().into(), key(0).into()),
+            Kind::ManyKeysGroth16 => {
+                let keys = many::Witness::new((0..context.keys.len()).map(key).collect());
+                (keys.instance(&context.trust_domain, suite).unwrap().into(), keys.into())
+            }
+            _ => return seal(context, instance, part("proof")),
+        };
+        let instance = instance.to_bytes();
         context.verifying_key = registry::verifying_key(&self.parameters, kind).unwrap();
         context.instance = context::instance_digest(&instance);
-        let proof = registry::prove(&self.parameters, &context, &instance, &witness.into()).unwrap();
+        let proof = registry::prove(&self.parameters, &context, &instance, &witness).unwrap();
         seal(context, instance, proof)
     }
 
