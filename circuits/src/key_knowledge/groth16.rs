@@ -8,23 +8,26 @@
 //! BN254 gives about 100 bits of security (Kim, Barbulescu 2016), and whoever knows the secrets of the
 //! setup can forge proofs.
 
+mod batch;
 #[cfg(feature = "prove")]
 mod circuit;
+mod encoding;
 pub mod many;
+mod miller;
+mod msm;
+#[cfg(feature = "prove")]
+mod prover;
 mod shape;
 
 use std::sync::LazyLock;
 
-use ark_bn254::{Bn254, Fr, G1Projective};
+use ark_bn254::{Bn254, Fr};
 use ark_crypto_primitives::sponge::{
     CryptographicSponge, FieldBasedCryptographicSponge,
     poseidon::{PoseidonConfig, PoseidonSponge, find_poseidon_ark_and_mds},
 };
-use ark_ec::{AffineRepr, VariableBaseMSM};
 use ark_ff::{AdditiveGroup, BigInteger, PrimeField};
 use ark_groth16::Proof;
-use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
-use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{
@@ -33,8 +36,12 @@ use super::{
 };
 use crate::{Error, Kind, Parameters, ProofSystem, Suite, context::HashedContext, params::Groth16Parameters};
 
+pub(crate) use batch::Verifier;
 #[cfg(all(test, feature = "prove"))]
 pub(crate) use circuit::KeyCircuit;
+pub(crate) use encoding::{decode, encode};
+#[cfg(feature = "prove")]
+pub(crate) use prover::Prover;
 pub use shape::Groth16Circuit;
 
 /// Bytes of every proof: A and C in G1, B in G2, compressed.
@@ -88,59 +95,26 @@ impl SuiteField for Fr {
     }
 }
 
-/// Decodes a proof: points on their curves, in their subgroups, in their one encoding, none the identity.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Proof<Bn254>, Error> {
-    let malformed = |why| Error::malformed("Groth16 proof", why);
-    if bytes.len() != PROOF_LEN {
-        return Err(malformed("it has the wrong length"));
-    }
-    let proof = Proof::<Bn254>::deserialize_compressed(bytes).map_err(|_| malformed("its points are not usable"))?;
-    if proof.a.is_zero() || proof.b.is_zero() || proof.c.is_zero() {
-        return Err(malformed("one of its points is the identity"));
-    }
-    if encode(&proof) != bytes {
-        return Err(malformed("its encoding is not canonical"));
-    }
-    Ok(proof)
-}
-
-pub(crate) fn encode(proof: &Proof<Bn254>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(PROOF_LEN);
-    proof.serialize_compressed(&mut bytes).expect("a vector takes every write");
-    bytes
-}
-
 /// A proof whose points were checked, with its public inputs.
 pub struct Opened {
     proof: Proof<Bn254>,
     row: Vec<Fr>,
 }
 
-/// Checks one proof of the keys' circuit against its public inputs.
-fn verify_points(keys: &Groth16Parameters, row: &[Fr], proof: &Proof<Bn254>) -> Result<(), Error> {
-    // ark-groth16 ignores surplus inputs.
-    let commitment = &keys.prepared().vk.gamma_abc_g1;
-    let (Some((constant, points)), true) = (commitment.split_first(), commitment.len() == row.len() + 1) else {
-        return Err(Error::ProofRefused);
-    };
-    let inputs = G1Projective::msm_unchecked(points, row) + constant;
-    match Snark::verify_proof_with_prepared_inputs(keys.prepared(), proof, &inputs) {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Error::ProofRefused),
-    }
-}
-
 /// Checks proofs of the keys' circuit; refuses an empty set.
 fn check_all(keys: &Groth16Parameters, proofs: &[&Opened]) -> Result<(), Error> {
-    if proofs.is_empty() {
-        return Err(Error::ProofRefused);
-    }
-    proofs.par_iter().try_for_each(|opened| verify_points(keys, &opened.row, &opened.proof))
+    let proofs: Vec<_> = proofs.iter().map(|opened| (&opened.proof, opened.row.as_slice())).collect();
+    if keys.verifier().check(&proofs) { Ok(()) } else { Err(Error::ProofRefused) }
 }
 
 #[cfg(all(test, feature = "prove"))]
 fn verify_row(parameters: &Parameters, public: &PublicInputs<Fr>, proof: &[u8]) -> Result<(), Error> {
     verify_points(parameters.groth16()?, &public.row(), &decode(proof)?)
+}
+
+#[cfg(all(test, feature = "prove"))]
+fn verify_points(keys: &Groth16Parameters, row: &[Fr], proof: &Proof<Bn254>) -> Result<(), Error> {
+    check_all(keys, &[&Opened { proof: proof.clone(), row: row.to_vec() }])
 }
 
 /// The proof system.
@@ -170,7 +144,7 @@ impl ProofSystem for Groth16 {
         let public = PublicInputs::new(context, instance)?;
         let limbs = super::symmetric::KeyLimbs::new(witness.algorithm(), witness.secret())?;
         public.check(&limbs)?;
-        let proof = circuit::prove_row(parameters.groth16()?.proving_key(), public, limbs)?;
+        let proof = circuit::prove_row(parameters.groth16()?, public, limbs)?;
         Ok(encode(&proof))
     }
 }
@@ -286,8 +260,7 @@ mod tests {
         assert!(matches!(Groth16::prove(&PARAMETERS, &context, &instance, &other), Err(Error::WitnessRefused(_))));
         // Forced past the check, the prover's output does not verify.
         for (name, public, limbs) in common::strategies() {
-            let key = PARAMETERS.groth16().unwrap().proving_key();
-            if let Ok(proof) = circuit::prove_row(key, public, limbs) {
+            if let Ok(proof) = circuit::prove_row(PARAMETERS.groth16().unwrap(), public, limbs) {
                 assert!(verify_row(&PARAMETERS, &public, &encode(&proof)).is_err(), "{name}");
             }
         }

@@ -10,7 +10,7 @@
 //! point on every reading, the proving key's points at least for lying on their curves, and the manager
 //! records [`Groth16Parameters::digest`] of the file it began with.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, path::Path, sync::OnceLock};
 
 use ark_bn254::Bn254;
 use ark_ec::AffineRepr;
@@ -21,10 +21,12 @@ use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
 #[cfg(feature = "prove")]
 use rayon::prelude::*;
 
+#[cfg(feature = "prove")]
+use crate::key_knowledge::groth16::Prover;
 use crate::{
     Digest, Error,
     codec::{Reader, Writer},
-    key_knowledge::groth16::Groth16Circuit,
+    key_knowledge::groth16::{Groth16Circuit, Verifier},
     transcript::label,
 };
 
@@ -49,6 +51,9 @@ pub struct Groth16Parameters {
     file_digest: Digest,
     key_digest: Digest,
     prepared: PreparedVerifyingKey<Bn254>,
+    verifier: OnceLock<Verifier>,
+    #[cfg(feature = "prove")]
+    prover: OnceLock<Option<Prover>>,
     #[cfg(feature = "prove")]
     proving: ProvingKey<Bn254>,
 }
@@ -90,7 +95,16 @@ impl Groth16Parameters {
         check_shape(circuit, &proving).map_err(|why| Error::Parameters(why.to_owned()))?;
         let key_digest = verifying_key_digest(circuit, &compressed(&proving.vk));
         let prepared = prepare_verifying_key(&proving.vk);
-        let mut parameters = Self { circuit, origin, file_digest: Digest([0; 32]), key_digest, prepared, proving };
+        let mut parameters = Self {
+            circuit,
+            origin,
+            file_digest: Digest([0; 32]),
+            key_digest,
+            prepared,
+            verifier: OnceLock::new(),
+            prover: OnceLock::new(),
+            proving,
+        };
         parameters.file_digest = Digest::of(label::PARAMETERS, &parameters.body());
         Ok(parameters)
     }
@@ -181,6 +195,9 @@ impl Groth16Parameters {
             file_digest: Digest::of(label::PARAMETERS, verifying_key),
             key_digest: verifying_key_digest(circuit, verifying_key),
             prepared: prepare_verifying_key(&verifying),
+            verifier: OnceLock::new(),
+            #[cfg(feature = "prove")]
+            prover: OnceLock::new(),
             #[cfg(feature = "prove")]
             proving: ProvingKey {
                 vk: verifying,
@@ -241,6 +258,9 @@ impl Groth16Parameters {
             file_digest,
             key_digest: verifying_key_digest(circuit, verifying_bytes),
             prepared: prepare_verifying_key(&verifying),
+            verifier: OnceLock::new(),
+            #[cfg(feature = "prove")]
+            prover: OnceLock::new(),
             #[cfg(feature = "prove")]
             proving: read_proving_key(circuit, _proving_bytes, &verifying)?,
         })
@@ -307,6 +327,21 @@ impl Groth16Parameters {
     /// The verifying key, ready for pairings.
     pub(crate) fn prepared(&self) -> &PreparedVerifyingKey<Bn254> {
         &self.prepared
+    }
+
+    /// The verifying key with its tables, which are made on the first call.
+    pub(crate) fn verifier(&self) -> &Verifier {
+        self.verifier.get_or_init(|| Verifier::new(&self.prepared))
+    }
+
+    /// The proving key with its tables, which are made on the first call.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameters`] where there is no proving key.
+    #[cfg(feature = "prove")]
+    pub(crate) fn prover(&self) -> Result<&Prover, Error> {
+        let prover = self.prover.get_or_init(|| Prover::new(&self.proving, self.circuit.matrices().ok()?));
+        prover.as_ref().ok_or(Error::MissingParameters("Groth16 proving"))
     }
 
     /// The proving key.

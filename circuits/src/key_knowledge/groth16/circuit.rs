@@ -4,7 +4,6 @@ use std::sync::OnceLock;
 
 use ark_crypto_primitives::sponge::{constraints::CryptographicSpongeVar, poseidon::constraints::PoseidonSpongeVar};
 use ark_ff::{One, UniformRand};
-use ark_groth16::ProvingKey;
 use ark_r1cs_std::{
     alloc::AllocVar,
     eq::EqGadget,
@@ -174,29 +173,19 @@ pub(super) fn assignment(public: PublicInputs<Fr>, limbs: KeyLimbs<Fr>) -> Resul
 
 /// Makes a proof; `limbs` must satisfy the relation, or the proof will not verify.
 pub(super) fn prove_row(
-    key: &ProvingKey<Bn254>,
+    keys: &Groth16Parameters,
     public: PublicInputs<Fr>,
     limbs: KeyLimbs<Fr>,
 ) -> Result<Proof<Bn254>, Error> {
-    let values = assignment(public, limbs).map_err(|_| REFUSED)?;
-    prove_assignment(Groth16Circuit::OneKey, key, values)
+    prove_assignment(keys, assignment(public, limbs).map_err(|_| REFUSED)?)
 }
 
 pub(super) const REFUSED: Error = Error::WitnessRefused("the circuit could not be filled in");
 
 /// Makes a proof from the values of every variable, which it wipes.
-pub(super) fn prove_assignment(
-    circuit: Groth16Circuit,
-    key: &ProvingKey<Bn254>,
-    mut values: Vec<Fr>,
-) -> Result<Proof<Bn254>, Error> {
-    if key.a_query.len() != circuit.variables() {
-        return Err(Error::MissingParameters("Groth16 proving"));
-    }
+pub(super) fn prove_assignment(keys: &Groth16Parameters, mut values: Vec<Fr>) -> Result<Proof<Bn254>, Error> {
     let (r, s) = (Fr::rand(&mut OsRng), Fr::rand(&mut OsRng));
-    let (inputs, constraints) = (circuit.input_points(), circuit.constraints());
-    let matrices = circuit.matrices()?;
-    let proof = Snark::create_proof_with_reduction_and_matrices(key, r, s, matrices, inputs, constraints, &values);
+    let proof = keys.prover().and_then(|prover| Ok(prover.prove(keys.circuit().matrices()?, &values, r, s)));
     values.zeroize();
-    proof.map_err(|_| REFUSED)
+    proof?.ok_or(Error::MissingParameters("Groth16 proving"))
 }

@@ -53,7 +53,7 @@ impl ProofSystem for ManyGroth16 {
         let public = ManyInputs::new(context, instance)?;
         let limbs = witness.limbs()?;
         public.check(&limbs)?;
-        let proof = circuit::prove_row(parameters.groth16_many()?.proving_key(), &public, &limbs)?;
+        let proof = circuit::prove_row(parameters.groth16_many()?, &public, &limbs)?;
         Ok(super::encode(&proof))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use ark_bn254::{Bn254, Fr};
-use ark_groth16::{Proof, ProvingKey};
+use ark_groth16::Proof;
 use ark_relations::{
     gr1cs::{ConstraintSynthesizer, ConstraintSystemRef, SynthesisError},
     utils::matrix::Matrix,
@@ -12,13 +12,11 @@ use ark_relations::{
 use crate::{
     Error,
     key_knowledge::{
-        groth16::{
-            Groth16Circuit,
-            circuit::{self, Context, SLOT_CONSTRAINTS, SLOT_VARIABLES, Slot},
-        },
+        groth16::circuit::{self, Context, SLOT_CONSTRAINTS, SLOT_VARIABLES, Slot},
         many::{ManyInputs, SLOTS},
         symmetric::KeyLimbs,
     },
+    params::Groth16Parameters,
 };
 
 /// Rank-1 constraints: those of the slots, and 2 for the context.
@@ -58,10 +56,10 @@ pub(super) fn assignment(public: &ManyInputs<Fr>, limbs: &[KeyLimbs<Fr>]) -> Res
 
 /// Makes a proof; `limbs` must satisfy the relation, or the proof will not verify.
 pub(super) fn prove_row(
-    key: &ProvingKey<Bn254>,
+    keys: &Groth16Parameters,
     public: &ManyInputs<Fr>,
     limbs: &[KeyLimbs<Fr>],
 ) -> Result<Proof<Bn254>, Error> {
     let values = assignment(public, limbs).map_err(|_| circuit::REFUSED)?;
-    circuit::prove_assignment(Groth16Circuit::ManyKeys, key, values)
+    circuit::prove_assignment(keys, values)
 }
