@@ -256,4 +256,23 @@ mod tests {
         (crossed[3].1, crossed[4].1) = (&proofs[4], &proofs[3]);
         assert_eq!(verify_batch(&crossed), Err(Error::ProofRefused));
     }
+
+    #[test]
+    fn a_batch_over_bases_of_each_claim_sees_errors_that_cancel() {
+        let under = |secret: u64| {
+            let (g, h) = (RISTRETTO_BASEPOINT_POINT, RISTRETTO_BASEPOINT_POINT * Scalar::from(70 + secret));
+            let pairs = [(g, g * Scalar::from(secret)), (h, h * Scalar::from(secret))];
+            Claim::<Ristretto255, 2>::new(label::PUBLIC_SHARE, &BINDING, pairs).unwrap()
+        };
+        let mut proofs: Vec<Vec<u8>> = (1..5).map(|secret| under(secret).prove(&Scalar::from(secret))).collect();
+        let check = |proofs: &[Vec<u8>]| {
+            verify_batch(&(1..5).map(under).zip(proofs.iter().map(Vec::as_slice)).collect::<Vec<_>>())
+        };
+        check(&proofs).unwrap();
+        for (proof, by) in [(0, Scalar::ONE), (2, -Scalar::ONE)] {
+            let response = Scalar::from_canonical_bytes(proofs[proof][64..].try_into().unwrap()).unwrap();
+            proofs[proof][64..].copy_from_slice((response + by).as_bytes());
+        }
+        assert_eq!(check(&proofs), Err(Error::ProofRefused));
+    }
 }

@@ -4,30 +4,23 @@
 //! The share (s_j, r_j) of dealing j is good when s_j·G + r_j·H = S_j, where S_j = Σ x^k·C_{j,k}. With weights w_j of 128
 //! bits from the checker's own randomness, (Σ w_j·s_j)·G + (Σ w_j·r_j)·H = Σ w_j·S_j holds for good shares, and for a set
 //! with a bad one with a probability of at most 2^-128. The left side is computed in constant time. The right side is public,
-//! and computed in the cheaper of two ways: each S_j by Horner's rule, which is exact; or, where many dealings are checked at
-//! one index, Σ w_j·C_{j,k} for every k, and Horner's rule once.
+//! each S_j by Horner's rule: an index is so small that this takes less than a weight of 128 bits for every coefficient would.
 
 use std::sync::Arc;
 
 use curve25519_dalek::{RistrettoPoint, Scalar, traits::IsIdentity};
 use keywitness_circuits::{
     combination::{multiply, weights},
-    share_correctness::{Commitments, MAX_HOLDERS, blinding_generator, evaluate, evaluation_step},
+    share_correctness::{Commitments, MAX_HOLDERS, blinding_generator},
 };
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
 use crate::{Error, Share};
 
-/// From how many dealings on their commitments may be combined first. Fewer do not fill a multiplication's tables.
-const MANY: usize = 100;
-
-/// What a point with a weight of 128 bits costs in a multiplication of that many, in additions of [`evaluation_step`].
-const WEIGHTED_POINT: usize = 12;
-
 /// Checks shares against the commitments of their dealings, all together, and names those that are wrong.
 ///
-/// The same shares are good as by [`crate::sharing::verify_share`], but for 2^-128 and for whoever knows log_G H. Uses the
+/// The same shares are good as by [`crate::sharing::verify_share`], but for a probability of 2^-128 for each set. Uses the
 /// rayon pool it is called in.
 ///
 /// # Errors
@@ -46,16 +39,13 @@ pub fn verify_shares(received: &[(&Arc<Commitments>, &Share)]) -> Result<(), Err
     if wrong.is_empty() { Ok(()) } else { Err(Error::WrongShares(wrong)) }
 }
 
-/// Index and scheme fit, and the share is not zero, which would be everybody's.
+/// Index and scheme fit.
 fn plausible(commitments: &Commitments, share: &Share) -> bool {
-    let zero = |scalar: &Scalar| *scalar == Scalar::ZERO;
-    (1..=MAX_HOLDERS).contains(&share.index)
-        && share.opening.scheme() == commitments.scheme()
-        && !(zero(&share.opening.value) && share.opening.blinding.as_ref().is_none_or(|blinding| zero(blinding)))
+    (1..=MAX_HOLDERS).contains(&share.index) && share.opening.scheme() == commitments.scheme()
 }
 
 /// One share, exactly.
-pub(crate) fn holds(commitments: &Commitments, share: &Share) -> bool {
+fn holds(commitments: &Commitments, share: &Share) -> bool {
     plausible(commitments, share) && {
         let point = commitments.evaluate(share.index);
         !point.is_identity() && point == opened(&share.opening.value, share.opening.blinding.as_deref())
@@ -80,31 +70,11 @@ fn hold(received: &[(&Arc<Commitments>, &Share)]) -> bool {
     public_sum(received, &weights).is_some_and(|sum| sum == opened(&value, blinding.as_deref()))
 }
 
-/// Σ w_j·S_j; none where an S_j was seen to be the identity.
+/// Σ w_j·S_j; none where an S_j is the identity.
 fn public_sum(received: &[(&Arc<Commitments>, &Share)], weights: &[Scalar]) -> Option<RistrettoPoint> {
-    let index = received.first().map(|(_, share)| share.index)?;
-    let one_index = received.iter().all(|(_, share)| share.index == index);
-    if one_index && received.len() >= MANY && evaluation_step(index) >= WEIGHTED_POINT {
-        return Some(evaluate(&combined(received, weights), index));
-    }
-    let points: Vec<RistrettoPoint> =
-        received.par_iter().map(|(commitments, share)| commitments.evaluate(share.index)).collect();
-    if points.iter().any(IsIdentity::is_identity) {
-        return None;
-    }
-    Some(multiply(weights, &points))
-}
-
-/// Σ w_j·C_{j,k} for every k, over the dealings that have as many coefficients.
-fn combined(received: &[(&Arc<Commitments>, &Share)], weights: &[Scalar]) -> Vec<RistrettoPoint> {
-    let longest = received.iter().map(|(commitments, _)| commitments.points().len()).max().unwrap_or(0);
-    let coefficient = |k: usize| {
-        let terms = received.iter().zip(weights);
-        let terms = terms.filter_map(|((dealing, _), weight)| dealing.points().get(k).map(|point| (*weight, *point)));
-        let (scalars, points): (Vec<Scalar>, Vec<RistrettoPoint>) = terms.unzip();
-        multiply(&scalars, &points)
-    };
-    (0..longest).into_par_iter().map(coefficient).collect()
+    let evaluated = received.par_iter().map(|(commitments, share)| commitments.evaluate(share.index));
+    let points: Vec<RistrettoPoint> = evaluated.collect();
+    if points.iter().any(IsIdentity::is_identity) { None } else { Some(multiply(weights, &points)) }
 }
 
 #[cfg(all(test, feature = "prove"))]

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What a point with a full-size scalar costs in one multiplication, in additions of [`evaluation_step`].
-const POINT_IN_A_SUM: usize = 24;
+const POINT_IN_A_SUM: usize = 32;
 
 /// A share proof that was read: points decoded, challenge derived.
 #[derive(Clone, Debug)]

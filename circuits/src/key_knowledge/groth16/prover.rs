@@ -83,10 +83,10 @@ impl Prover {
     }
 
     /// The proof for `assignment` (the constant, the public inputs, the witness) with randomness r and s, and the
-    /// matrices that the prover was made with; none for an assignment of another length. The proof verifies where
+    /// matrices that the prover was made with; none for an assignment of another length, or with another constant than 1. The proof verifies where
     /// the assignment satisfies the constraints.
     pub(crate) fn prove(&self, matrices: &[Matrix<Fr>], assignment: &[Fr], r: Fr, s: Fr) -> Option<Proof<Bn254>> {
-        if assignment.len() != self.variables {
+        if assignment.len() != self.variables || !assignment.first().is_some_and(Fr::is_one) {
             return None;
         }
         let mut scalars = Zeroizing::new(Vec::with_capacity(self.variables + 2));
@@ -197,7 +197,7 @@ mod tests {
             agrees(&values, Fr::ZERO, Fr::ZERO);
             // Some variables changed, which satisfies nothing.
             let change = |value: &Fr| if OsRng.gen_ratio(1, 5) { random() } else { *value };
-            agrees(&values.iter().map(change).collect::<Vec<_>>(), random(), -Fr::one());
+            agrees(&constant_first(values.iter().map(change)), random(), -Fr::one());
         }
         // Limbs out of range, and what else the circuit refuses.
         for (_, public, limbs) in common::strategies() {
@@ -205,11 +205,16 @@ mod tests {
             let proof = agrees(&values, random(), random());
             assert!(!Snark::verify_proof(parameters.prepared(), &proof, &values[1..inputs]).unwrap());
         }
-        let values: Vec<Fr> = (0..VARIABLES).map(|_| random()).collect();
+        let values = constant_first((0..VARIABLES).map(|_| random()));
         agrees(&values, random(), random());
-        agrees(&[Fr::ZERO; VARIABLES], random(), random());
-        agrees(&[-Fr::one(); VARIABLES], random(), random());
+        agrees(&constant_first([Fr::ZERO; VARIABLES].into_iter()), random(), random());
+        agrees(&constant_first([-Fr::one(); VARIABLES].into_iter()), random(), random());
         assert!(prover.prove(matrices, &values[1..], random(), random()).is_none());
+        assert!(prover.prove(matrices, &[random(); VARIABLES], random(), random()).is_none());
+    }
+
+    fn constant_first(values: impl Iterator<Item = Fr>) -> Vec<Fr> {
+        std::iter::once(Fr::one()).chain(values.skip(1)).collect()
     }
 
     #[test]
@@ -228,7 +233,7 @@ mod tests {
             change(&mut key);
             assert!(Prover::new(&key, matrices).is_none());
         }
-        // Without tables' points, as where only a verifying key is at hand.
+        // Where only a verifying key is at hand, there are no points.
         let verifying = Groth16Parameters::for_verifying(parameters.origin(), &parameters.verifying_key()).unwrap();
         assert!(verifying.prover().is_err());
     }
