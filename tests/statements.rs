@@ -73,6 +73,7 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
         Kind::KeyKnowledgeHalo2 => key(KeyAlgorithm::Aes256, Suite::Halo2Pasta),
         Kind::KeyKnowledgeGroth16 => key(KeyAlgorithm::Aes256, Suite::Groth16Bn254),
         Kind::ManyKeysGroth16 => many_keys(Suite::Groth16Bn254, secret, trust_domain),
+        Kind::ManyKeysHalo2 => many_keys(Suite::Halo2Pasta, secret, trust_domain),
         Kind::ShareCorrectnessFeldman => share(Scheme::Feldman, secret),
         Kind::ShareCorrectnessPedersen => share(Scheme::Pedersen, secret),
         Kind::SharingOfKeyHalo2 => {

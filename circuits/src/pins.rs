@@ -15,7 +15,7 @@ use crate::{
     codec::Writer,
     key_derivation,
     key_knowledge::{
-        groth16,
+        self, groth16,
         halo2::KeyCircuit,
         symmetric::{SuiteField, tests as common},
     },
@@ -79,6 +79,10 @@ fn circuit(kind: Kind) -> Value {
         }
         Kind::KeyKnowledgeGroth16 => groth16(Groth16Circuit::OneKey),
         Kind::ManyKeysGroth16 => groth16(Groth16Circuit::ManyKeys),
+        Kind::ManyKeysHalo2 => {
+            let (circuit, row) = key_knowledge::many::halo2::soundness::honest::<{ key_knowledge::many::SLOTS }>(64);
+            halo2(&circuit, &row)
+        }
         Kind::TaggedKeyHalo2 => {
             let (circuit, row) = tagged_key::halo2::soundness::honest();
             halo2(&circuit, &row)

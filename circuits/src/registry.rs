@@ -341,6 +341,7 @@ systems! {
     KeyKnowledgeSecp256k1: KeyKnowledge by Schnorr<Secp256k1>;
     KeyKnowledgeHalo2: KeyKnowledge by Halo2;
     KeyKnowledgeGroth16: KeyKnowledge by Groth16;
+    ManyKeysHalo2: ManyKeys by many::halo2::Halo2;
     TaggedKeyHalo2: TaggedKey by TaggedHalo2;
     ShareCorrectnessFeldman: ShareCorrectness by Feldman;
     ShareCorrectnessPedersen: ShareCorrectness by Pedersen;
@@ -363,6 +364,7 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         | Kind::ShareCorrectnessPedersen => Ok(kind.name_digest()),
         Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),
         Kind::KeyKnowledgeGroth16 => Ok(parameters.groth16()?.verifying_key_digest()),
+        Kind::ManyKeysHalo2 => Ok(many::halo2::KEYS.verifying_key_digest()),
         Kind::TaggedKeyHalo2 => Ok(tagged_key::halo2::KEYS.verifying_key_digest()),
         Kind::SharingOfKeyHalo2 => Ok(sharing_of_key::halo2::KEYS.verifying_key_digest()),
         Kind::KeyDerivationHalo2 => Ok(key_derivation::halo2::KEYS.verifying_key_digest()),

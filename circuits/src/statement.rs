@@ -24,6 +24,10 @@ pub enum Kind {
     KeyKnowledgeHalo2,
     /// Knowledge of the symmetric key behind a fingerprint: Groth16 on BN254.
     KeyKnowledgeGroth16,
+    /// Knowledge of the symmetric keys behind up to 64 fingerprints: halo2 on the Pasta curves.
+    ManyKeysHalo2,
+    /// The same: Groth16 on BN254.
+    ManyKeysGroth16,
     /// Knowledge of the tags that a key computed: halo2 on the Pasta curves.
     TaggedKeyHalo2,
     /// Knowledge of the share that a dealing with Feldman commitments fixes for one holder: Schnorr over merlin.
@@ -34,25 +38,24 @@ pub enum Kind {
     SharingOfKeyHalo2,
     /// Derivation of a key from a master key, both by fingerprint: halo2 on the Pasta curves.
     KeyDerivationHalo2,
-    /// Knowledge of up to 64 symmetric keys behind their fingerprints, in one proof: Groth16 on BN254.
-    ManyKeysGroth16,
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
         Self::KeyKnowledgeSecp256k1,
         Self::KeyKnowledgeHalo2,
         Self::KeyKnowledgeGroth16,
+        Self::ManyKeysHalo2,
+        Self::ManyKeysGroth16,
         Self::TaggedKeyHalo2,
         Self::ShareCorrectnessFeldman,
         Self::ShareCorrectnessPedersen,
         Self::SharingOfKeyHalo2,
         Self::KeyDerivationHalo2,
-        Self::ManyKeysGroth16,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -65,12 +68,13 @@ impl Kind {
             Self::KeyKnowledgeSecp256k1 => "key-knowledge/secp256k1-schnorr/1",
             Self::KeyKnowledgeHalo2 => "key-knowledge/halo2-pasta/1",
             Self::KeyKnowledgeGroth16 => "key-knowledge/groth16-bn254/1",
+            Self::ManyKeysHalo2 => "key-knowledge-many/halo2-pasta/1",
+            Self::ManyKeysGroth16 => "key-knowledge-many/groth16-bn254/1",
             Self::TaggedKeyHalo2 => "tagged-key/halo2-pasta/1",
             Self::ShareCorrectnessFeldman => "share-correctness/ristretto255-feldman/2",
             Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/2",
             Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
             Self::KeyDerivationHalo2 => "key-derivation/halo2-pasta/1",
-            Self::ManyKeysGroth16 => "key-knowledge-many/groth16-bn254/1",
         }
     }
 

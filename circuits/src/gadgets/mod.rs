@@ -2,3 +2,4 @@
 
 pub(crate) mod canonical;
 pub(crate) mod halo2;
+pub(crate) mod poseidon;

@@ -5,6 +5,8 @@
 //! constraint that a prover could switch. Which slots hold keys follows from the instance alone, and the verifier
 //! computes every public input itself.
 
+pub mod halo2;
+
 use std::fmt;
 
 #[cfg(feature = "prove")]
@@ -63,7 +65,8 @@ impl Instance {
     pub const fn kind(&self) -> Option<Kind> {
         match self.suite {
             Suite::Groth16Bn254 => Some(Kind::ManyKeysGroth16),
-            Suite::Halo2Pasta | Suite::PublicKey | Suite::Halo2PastaTag => None,
+            Suite::Halo2Pasta => Some(Kind::ManyKeysHalo2),
+            Suite::PublicKey | Suite::Halo2PastaTag => None,
         }
     }
 

@@ -6,18 +6,18 @@ use std::{
     sync::{LazyLock, OnceLock},
 };
 
+use ff::PrimeField;
 #[cfg(feature = "prove")]
 use halo2_proofs::plonk::{ProvingKey, keygen_pk};
 use halo2_proofs::{
     pasta::{EqAffine, Fp},
-    plonk::{Circuit, SingleVerifier, VerifyingKey, keygen_vk, verify_proof},
-    poly::commitment::Params,
-    transcript::{Blake2bRead, Challenge255},
+    plonk::{Circuit, Error as PlonkError, VerificationStrategy, VerifyingKey, keygen_vk, verify_proof},
+    poly::commitment::{Guard, MSM, Params},
+    transcript::{Blake2bRead, Challenge255, EncodedChallenge},
 };
-
 use rayon::prelude::*;
 
-use crate::{Digest, Error, Kind, codec::Writer, transcript::label};
+use crate::{Digest, Error, Kind, codec::Writer, combination, transcript::label};
 
 /// A circuit of the suite, and all that its keys depend on.
 pub(crate) trait Halo2Circuit: Circuit<Fp> + Default {
@@ -48,10 +48,52 @@ fn check_length<C: Halo2Circuit>(public: &[Fp]) -> Result<(), Error> {
     }
 }
 
-/// A proof of the right length, with the values of its instance column. Its points are read when it is checked.
+/// A sum of multiples of points, over the bases of one size.
+type Equation = MSM<'static, EqAffine>;
+
+/// A proof that was read: points and scalars decoded, challenges derived, evaluations compared with the gates.
+///
+/// What is left is its equation: a sum of multiples of points that is the identity if the proof is good. A proof of the
+/// right form with wrong values in it is opened, and refused by its check.
 pub struct Halo2Opened {
-    public: Vec<Fp>,
-    proof: Vec<u8>,
+    verifying_key: Digest,
+    equation: Equation,
+}
+
+/// Hands out the equation of a proof, where the library's strategies evaluate it.
+struct Open(&'static Params<EqAffine>);
+
+impl VerificationStrategy<'static, EqAffine> for Open {
+    type Output = Equation;
+
+    fn process<E: EncodedChallenge<EqAffine>>(
+        self,
+        read: impl FnOnce(Equation) -> Result<Guard<'static, EqAffine, E>, PlonkError>,
+    ) -> Result<Equation, PlonkError> {
+        Ok(read(self.0.empty_msm())?.use_challenges())
+    }
+}
+
+/// The sum of equations, each multiplied with a weight of its own: the group of Vesta has prime order.
+///
+/// What was added is never multiplied again, so the work is linear in the number of proofs; points that all of
+/// them share, the bases and the verifying key's, are added up as scalars.
+fn weighted_sum(bases: &'static Params<EqAffine>, proofs: &[&Halo2Opened]) -> Equation {
+    let weighted: Vec<_> = combination::weights(proofs.len()).into_iter().zip(proofs).collect();
+    let part = weighted.len().div_ceil(rayon::current_num_threads()).max(1);
+    let sum = |part: &[(u128, &&Halo2Opened)]| {
+        part.iter().fold(bases.empty_msm(), |mut sum, (weight, proof)| {
+            let mut equation = proof.equation.clone();
+            equation.scale(Fp::from_u128(*weight));
+            sum.add_msm(&equation);
+            sum
+        })
+    };
+    let both = |mut left: Equation, right: Equation| {
+        left.add_msm(&right);
+        left
+    };
+    weighted.par_chunks(part).map(sum).reduce(|| bases.empty_msm(), both)
 }
 
 /// The keys of one circuit, generated on first use and then shared by the whole process.
@@ -85,30 +127,40 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
         self.verifying.1
     }
 
-    /// Takes a proof for the values of the instance column.
+    /// Reads a proof for the values of the instance column.
     ///
     /// halo2 fills the column up with zeros, so a row with surplus zeros, or without its last ones, is the same row to
     /// it. Here there is one row.
     ///
     /// # Errors
-    /// [`Error::WrongInstance`] for a row of another length, [`Error::Malformed`] for a proof of another length.
+    /// [`Error::WrongInstance`] for a row of another length, [`Error::Malformed`] for a proof of another length,
+    /// [`Error::ProofRefused`] for points and scalars that are not canonical, and for the identity.
     pub(crate) fn open(&self, public: &[Fp], proof: &[u8]) -> Result<Halo2Opened, Error> {
         check_length::<C>(public)?;
         if proof.len() != C::PROOF_LEN {
             return Err(Error::malformed("halo2 proof", "it has the wrong length"));
         }
-        Ok(Halo2Opened { public: public.to_vec(), proof: proof.to_vec() })
+        let (key, verifying_key) = &*self.verifying;
+        let bases = commitment(C::K);
+        let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof);
+        let equation = verify_proof(bases, key, Open(bases), &[&[public]], &mut transcript);
+        Ok(Halo2Opened { verifying_key: *verifying_key, equation: equation.map_err(|_| Error::ProofRefused)? })
     }
 
-    /// Checks proofs of this circuit.
+    /// Checks proofs of this circuit: one exactly, several by one equation.
     ///
     /// # Errors
-    /// [`Error::ProofRefused`] where one is bad, and for an empty set.
+    /// [`Error::ProofRefused`] where one is bad or of another circuit, and for an empty set.
     pub(crate) fn check(&self, proofs: &[&Halo2Opened]) -> Result<(), Error> {
-        if proofs.is_empty() {
+        if proofs.iter().any(|proof| proof.verifying_key != self.verifying.1) {
             return Err(Error::ProofRefused);
         }
-        proofs.par_iter().try_for_each(|opened| self.check_one(opened))
+        let equation = match proofs {
+            [] => return Err(Error::ProofRefused),
+            [proof] => proof.equation.clone(),
+            several => weighted_sum(commitment(C::K), several),
+        };
+        if equation.eval() { Ok(()) } else { Err(Error::ProofRefused) }
     }
 
     /// Opens and checks one proof.
@@ -118,14 +170,6 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
     #[cfg(all(test, feature = "prove"))]
     pub(crate) fn verify(&self, public: &[Fp], proof: &[u8]) -> Result<(), Error> {
         self.check(&[&self.open(public, proof)?])
-    }
-
-    fn check_one(&self, Halo2Opened { public, proof }: &Halo2Opened) -> Result<(), Error> {
-        // Reading refuses points and scalars that are not canonical, and the identity.
-        let mut transcript = Blake2bRead::<_, EqAffine, Challenge255<_>>::init(proof.as_slice());
-        let bases = commitment(C::K);
-        verify_proof(bases, &self.verifying.0, SingleVerifier::new(bases), &[&[public]], &mut transcript)
-            .map_err(|_| Error::ProofRefused)
     }
 
     /// Makes a proof; the circuit's witness must satisfy the relation, or the proof will not verify.
@@ -155,3 +199,6 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
         })
     }
 }
+
+#[cfg(all(test, feature = "prove"))]
+mod tests;

@@ -16,6 +16,12 @@ pub(crate) fn honest() -> (TagCircuit, Vec<Fp>) {
     (TagCircuit { tags: Some(tags) }, public.row().to_vec())
 }
 
+/// An honest proof.
+pub(crate) fn proof() -> Vec<u8> {
+    let (circuit, row) = honest();
+    KEYS.prove(circuit, &row).unwrap()
+}
+
 #[test]
 fn no_constraint_is_missing() {
     let (circuit, row) = honest();
