@@ -93,7 +93,7 @@ impl<P: SWCurveConfig<ScalarField = Fr>> Bases<P> {
             });
             Buckets::fill(half * sets.len(), pairs).weighted_sums(half)
         };
-        let together = (CHUNK * self.sets / self.points.len().max(1)).clamp(1, self.sets);
+        let together = (CHUNK / self.points.len().max(1)).clamp(1, self.sets);
         let ranges = (0..self.sets.div_ceil(together)).into_par_iter();
         let ranges = ranges.map(|range| range * together..((range + 1) * together).min(self.sets));
         let mut sums: Vec<Projective<P>> = ranges.flat_map_iter(of_sets).collect();
@@ -324,6 +324,20 @@ mod tests {
             agrees::<g1::Config>(length);
         }
         agrees::<g2::Config>(24);
+    }
+
+    #[test]
+    fn sets_that_do_not_fit_together_are_summed_apart() {
+        use ark_ec::VariableBaseMSM;
+        // Twice 6,000 points fit, three times do not.
+        let point = || Projective::<g1::Config>::rand(&mut OsRng);
+        let steps = (point(), point());
+        let points: Vec<_> = std::iter::successors(Some(steps.0), |last| Some(*last + steps.1)).take(6000).collect();
+        let points = Projective::normalize_batch(&points);
+        let scalars: Vec<_> = points.iter().map(|_| Fr::rand(&mut OsRng).into_bigint()).collect();
+        let expected = Projective::msm_bigint(&points, &scalars);
+        assert_eq!(Bases::once(&points).sum(&scalars), expected);
+        assert_eq!(Bases::fixed(&points, 6000).sum(&scalars), expected);
     }
 
     #[test]
