@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -54,6 +55,33 @@ pub(crate) struct Args {
     /// How long a token lasts at most
     #[arg(long, default_value = "5m", value_name = "DURATION")]
     token_ttl: humantime::Duration,
+    #[command(flatten)]
+    verification: Verification,
+}
+
+/// How proofs are checked.
+#[derive(clap::Args)]
+pub(crate) struct Verification {
+    /// Threads that check proofs; as many as there are cores when left out
+    ///
+    /// Proofs that arrive together are checked together, so more of them cost little more. Give fewer threads where
+    /// other services need the machine.
+    #[arg(long, value_name = "COUNT")]
+    verify_threads: Option<NonZeroUsize>,
+    /// How many proofs may wait to be checked; one HSM's are at most an eighth of them
+    ///
+    /// Whoever finds no room is answered at once with status 503 and a time to come back, which agents keep to.
+    #[arg(long, default_value = "4096", value_name = "COUNT")]
+    verify_queue: NonZeroUsize,
+}
+
+impl Verification {
+    /// The configuration with these settings.
+    pub(crate) fn apply(&self, mut config: Config) -> Config {
+        config.verify_threads = self.verify_threads.map_or(config.verify_threads, NonZeroUsize::get);
+        config.verify_queue = self.verify_queue.get();
+        config
+    }
 }
 
 fn suite(text: &str) -> Result<Suite, String> {
@@ -90,6 +118,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         pinned_parameters: args.pin_parameters,
         ..Config::new(paths.manager(), args.trust_domain.clone(), args.manager_id.clone())
     };
+    let config = args.verification.apply(config);
     config.check_bind(args.listen, &parameters)?;
     let listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SystemClock))?);

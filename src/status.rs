@@ -49,6 +49,14 @@ fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
         );
     }
     say!("events: {}, fraud alerts: {}", status.events, status.alerts);
+    let checking = &status.verification;
+    say!(
+        "proofs: {} waiting, {:.1} checked at once, {} turned away, {} HSMs checked apart",
+        checking.queued,
+        checking.mean_batch,
+        checking.busy,
+        checking.isolated
+    );
     Ok(())
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Args {
     /// How long a record lasts
     #[arg(long, default_value = "10m", value_name = "DURATION")]
     record_ttl: humantime::Duration,
+    #[command(flatten)]
+    verification: manager::Verification,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -115,7 +117,7 @@ fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) ->
         }
         Err(error) => return Err(error).context(format!("cannot listen on port {}", args.port)),
     };
-    let manager = Manager::open(config, parameters, Arc::new(SystemClock))?;
+    let manager = Manager::open(args.verification.apply(config), parameters, Arc::new(SystemClock))?;
     Ok(http::serve(Arc::new(manager), listener)?)
 }
 

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use keywitness_circuits::{Digest, Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
 use keywitness_verifier::{
+    engine::EngineConfig,
     identity::Audience,
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
@@ -44,11 +45,16 @@ pub struct Config {
     pub pinned_parameters: Option<Digest>,
     /// Serve plain HTTP beyond loopback: a proxy in front terminates TLS.
     pub allow_plaintext: bool,
+    /// Threads that check proofs.
+    pub verify_threads: usize,
+    /// Proofs that may wait to be checked; one HSM's are at most an eighth of them.
+    pub verify_queue: usize,
 }
 
 impl Config {
     /// The defaults: both suites, records of 10 minutes, challenges of 1, tokens of 5; 5 failures in 10
-    /// minutes, or 3 attempts a minute or more after a revocation, raise an event.
+    /// minutes, or 3 attempts a minute or more after a revocation, raise an event. Proofs are checked on every core, and
+    /// 4,096 may wait.
     pub fn new(data_dir: impl Into<PathBuf>, trust_domain: TrustDomain, manager: ManagerId) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -65,7 +71,14 @@ impl Config {
             allow_development_parameters: false,
             pinned_parameters: None,
             allow_plaintext: false,
+            verify_threads: EngineConfig::default().threads,
+            verify_queue: EngineConfig::default().queue,
         }
+    }
+
+    /// The verification engine's part.
+    pub(crate) fn engine(&self) -> EngineConfig {
+        EngineConfig { threads: self.verify_threads, queue: self.verify_queue, ..EngineConfig::default() }
     }
 
     /// Whom requests and claims must be for.
@@ -138,6 +151,9 @@ impl Config {
         }
         if self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0 {
             return refused("token-ttl, failures, failure-window and revoked-attempts must not be zero");
+        }
+        if self.verify_threads == 0 || self.verify_queue == 0 {
+            return refused("verify-threads and verify-queue must not be zero");
         }
         Ok(Configuration {
             audience: self.audience(),
@@ -252,6 +268,8 @@ mod tests {
             Config { record_ttl: 60, challenge_ttl: 60, ..halo2.clone() },
             Config { record_ttl: MAX_RECORD_TTL + 1, ..halo2.clone() },
             Config { token_ttl: 0, ..halo2.clone() },
+            Config { verify_threads: 0, ..halo2.clone() },
+            Config { verify_queue: 0, ..halo2.clone() },
             Config { failures: 0, ..halo2 },
         ] {
             assert!(matches!(wrong.configuration(&parameters), Err(StartError::Refused(_))));

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use keywitness_circuits::{Digest, Kind, Parameters};
-use keywitness_verifier::wire::{Role, new_secret, secret_digest};
+use keywitness_verifier::{
+    engine::Engine,
+    wire::{Role, new_secret, secret_digest},
+};
 
 use crate::{
     clock::Clock,
@@ -47,7 +50,9 @@ impl Manager {
         let ledger = Embedded::start(store, Arc::clone(&clock))?;
         configure(&ledger, &configuration)?;
         first_operator(&ledger, &config)?;
-        Ok(Self::new(config, configuration, parameters, Box::new(ledger), clock, signer))
+        let engine = Engine::new(parameters.clone(), &config.engine())
+            .map_err(|error| StartError::Refused(error.to_string()))?;
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, signer))
     }
 }
 

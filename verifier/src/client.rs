@@ -35,6 +35,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// After how many seconds the manager wants to be asked again, if it says so.
+    pub const fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Problem(problem) => problem.retry_after,
+            Self::Unreachable(..) | Self::Malformed(_) => None,
+        }
+    }
+
     /// The kind of refusal, if the manager refused.
     pub fn problem_kind(&self) -> Option<wire::ProblemKind> {
         match self {
@@ -274,13 +282,15 @@ impl ManagerClient {
         let request = request.map_err(|error| ClientError::Malformed(error.to_string()))?;
         let response = self.agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
         let success = response.status().is_success();
+        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
         let body = read(&self.base, response)?;
         let malformed = |error: serde_json::Error| ClientError::Malformed(error.to_string());
         if success {
             // Endpoints without an answer send no body, which reads as JSON's null.
             serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(malformed)
         } else {
-            Err(ClientError::Problem(serde_json::from_slice(&body).map_err(malformed)?))
+            let problem: wire::Problem = serde_json::from_slice(&body).map_err(malformed)?;
+            Err(ClientError::Problem(wire::Problem { retry_after, ..problem }))
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What ANYONE can check: identity signatures, proofs, verification tokens and answers of an HSM, with
-//! the manager's wire types and, behind the feature `client`, a small blocking HTTP client.
+//! the manager's wire types and, behind features, a small blocking HTTP client (`client`) and the engine that checks
+//! proofs of many callers together (`engine`).
 //!
-//! Checking takes its time as an argument and touches no file, clock or socket.
+//! Checking takes its time as an argument and touches no file, clock or socket; the engine measures how long it takes.
 
 pub mod channel;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod envelope;
 pub mod identity;
 pub mod operation;

@@ -84,7 +84,7 @@ impl ResponseError for Refusal {
         match advice {
             Advice::Nothing => {}
             Advice::Authenticate => drop(response.insert_header((WWW_AUTHENTICATE, "Bearer, Keywitness-HSM"))),
-            Advice::Retry => drop(response.insert_header((RETRY_AFTER, "1"))),
+            Advice::Retry => drop(response.insert_header((RETRY_AFTER, self.0.retry_after.unwrap_or(1)))),
         }
         // A problem document has only text and numbers: it always encodes.
         response.body(serde_json::to_vec(&self.0).unwrap_or_default())
@@ -118,5 +118,16 @@ mod tests {
             assert_eq!(response_of(*kind).0.as_u16(), kind.status(), "{kind}");
             assert_eq!(Refusal::new(*kind, "").error_response().status().as_u16(), kind.status());
         }
+    }
+
+    #[test]
+    fn who_is_turned_away_is_told_when_to_come_back() {
+        let header = |problem: Problem| {
+            let response = Refusal(problem).error_response();
+            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        assert_eq!(header(Problem::new(ProblemKind::Unavailable, "")).as_deref(), Some("1"));
+        assert_eq!(header(Problem::new(ProblemKind::Unavailable, "").after(7)).as_deref(), Some("7"));
+        assert_eq!(header(Problem::new(ProblemKind::NotFound, "").after(7)), None);
     }
 }

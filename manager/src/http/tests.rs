@@ -4,7 +4,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    pin::pin,
+    sync::{Arc, Condvar, Mutex},
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use keywitness_circuits::{Nonce, codec::Canonical};
@@ -45,7 +48,10 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        let world = World::new();
+        Self::of(World::new())
+    }
+
+    fn of(world: World) -> Self {
         let server = serve(Arc::clone(&world.manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         Self { world, server }
     }
@@ -179,4 +185,60 @@ fn the_dashboard_is_locked_down() {
     for expected in ["content-security-policy: default-src 'none'", "script-src 'sha256-", "nosniff", "no-referrer"] {
         assert!(page.head.contains(expected), "{expected}: {}", page.head);
     }
+}
+
+/// Holds the thread that wakes it, until it is let go.
+#[derive(Default)]
+struct Hold(Mutex<bool>, Condvar);
+
+impl Hold {
+    fn release(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+}
+
+impl Wake for Hold {
+    fn wake(self: Arc<Self>) {
+        let held = self.1.wait_timeout_while(self.0.lock().unwrap(), Duration::from_secs(60), |released| !*released);
+        assert!(!held.unwrap().1.timed_out());
+    }
+}
+
+#[test]
+fn where_too_many_proofs_wait_the_answer_is_503_with_a_time_and_consumes_nothing() {
+    let api = Api::of(World::that_is_soon_busy());
+    let (world, key) = (&api.world, TestKey::ed25519("k", 1));
+    let prepare = |name: &str| {
+        let hsm = world.hsm(name, "eu");
+        hsm.enrol_key(world, &key).unwrap();
+        let challenge = hsm.challenge(world, &key).unwrap();
+        hsm.answer(world, "eu", &key, &challenge)
+    };
+    let (other, envelope) = (prepare("hsm-1"), prepare("hsm-2"));
+    // Whoever is told of a verdict is told on the engine's only thread, which this holds.
+    let hold = Arc::new(Hold::default());
+    let waker = Waker::from(Arc::clone(&hold));
+    loop {
+        let mut first = pin!(world.verify(other.clone()).unwrap());
+        if first.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Pending {
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while first.wait_timeout(Duration::from_millis(100)).is_none() {
+                assert!(std::time::Instant::now() < until);
+            }
+            break;
+        }
+    }
+    let waiting = world.verify(other).unwrap();
+    let answer = api.call("POST", path::ATTESTATIONS, None, &envelope.to_bytes());
+    answer.refused(ProblemKind::Unavailable);
+    assert_eq!(answer.status, 503);
+    let header = answer.head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
+    assert!((1..=60).contains(&header.parse::<u64>().unwrap()), "{header}");
+    assert_eq!(world.manager.status().unwrap().verification.busy, 1);
+    assert!(world.alerts().is_empty());
+    hold.release();
+    waiting.wait().unwrap();
+    let record: Record = api.call("POST", path::ATTESTATIONS, None, &envelope.to_bytes()).json();
+    assert_eq!(record.envelope, envelope.digest());
 }

@@ -1,7 +1,10 @@
 //! Judging envelopes (`VerifyAttestation`).
 
-use keywitness_circuits::{Envelope, Error, codec::Canonical, registry};
-use keywitness_verifier::wire::{Problem, ProblemKind, Record};
+use keywitness_circuits::{Envelope, Error, codec::Canonical};
+use keywitness_verifier::{
+    engine::{Claim, EngineError, Priority, Work},
+    wire::{Problem, ProblemKind, Record},
+};
 
 use super::{Manager, unexpected};
 use crate::ledger::{
@@ -14,12 +17,12 @@ impl Manager {
     /// Judges an envelope. Anyone may bring it: the identity signature inside says whose it is, and until
     /// that verifies nothing is consumed, counted or logged.
     ///
-    /// The proof is checked here, on the caller's thread, before the command is ordered; the ledger then
-    /// checks everything else again, and consumes the challenge.
+    /// The proof is checked here, by the engine and with those of other callers, before the command is ordered; the ledger
+    /// then checks everything else again, and consumes the challenge.
     ///
     /// # Errors
-    /// `malformed` and `unauthenticated`, and `unknown-challenge` for what another manager asked for, which
-    /// change nothing; then, each of them recorded,
+    /// `malformed` and `unauthenticated`, `unknown-challenge` for what another manager asked for, and `unavailable` where
+    /// too many proofs wait, which change nothing; then, each of them recorded,
     /// `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`,
     /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
     /// envelope sent again gets the same answer.
@@ -56,15 +59,25 @@ impl Manager {
         if let Err(wrong) = examine(state, hsm, envelope, self.now(state)?)? {
             return wrong.misdirected().map_or(Ok(Verdict::Unchecked), |problem| Err(self.rejected(problem.clone())));
         }
-        match registry::verify(&self.parameters, &envelope.context, &envelope.instance, &envelope.proof) {
+        let claim = Claim::from(envelope.clone());
+        match self.engine.verify(Work { claim, source: hsm.hsm.clone(), priority: Priority::Fresh }) {
             Ok(_verified) => Ok(Verdict::Proven),
-            Err(error @ (Error::MissingParameters(_) | Error::Parameters(_))) => {
-                tracing::error!(%error, "a proof cannot be checked");
-                Err(Problem::new(ProblemKind::Internal, "the manager's log has the reason"))
+            Err(EngineError::Busy { retry_after }) => {
+                tracing::warn!(hsm = %hsm.hsm, ?retry_after, "too many proofs wait to be checked");
+                let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+                let why = "too many proofs wait to be checked; send the same envelope again later";
+                Err(Problem::new(ProblemKind::Unavailable, why).after(seconds))
             }
-            Err(error) => {
+            Err(EngineError::Stopped) => Err(Problem::new(ProblemKind::Unavailable, "the manager is stopping")),
+            Err(EngineError::Refused(error))
+                if !matches!(error, Error::MissingParameters(_) | Error::Parameters(_)) =>
+            {
                 tracing::debug!(hsm = %hsm.hsm, %error, "proof refused");
                 Ok(Verdict::Refused)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a proof cannot be checked");
+                Err(Problem::new(ProblemKind::Internal, "the manager's log has the reason"))
             }
         }
     }

@@ -26,8 +26,9 @@ use std::{
 use jsonwebtoken::jwk::JwkSet;
 use keywitness_circuits::{Parameters, Timestamp};
 use keywitness_verifier::{
+    engine::Engine,
     identity::Audience,
-    wire::{Problem, ProblemKind, TrustDomainInfo},
+    wire::{Problem, ProblemKind, TrustDomainInfo, VerificationStatus},
 };
 
 use crate::{
@@ -42,6 +43,7 @@ pub struct Manager {
     config: Config,
     configuration: Configuration,
     parameters: Parameters,
+    engine: Engine,
     ledger: Box<dyn Ledger>,
     clock: Arc<dyn Clock>,
     signer: Signer,
@@ -65,12 +67,12 @@ impl Manager {
     pub(crate) fn new(
         config: Config,
         configuration: Configuration,
-        parameters: Parameters,
+        (parameters, engine): (Parameters, Engine),
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
         signer: Signer,
     ) -> Self {
-        Self { config, configuration, parameters, ledger, clock, signer, unauthenticated: AtomicU64::new(0) }
+        Self { config, configuration, parameters, engine, ledger, clock, signer, unauthenticated: AtomicU64::new(0) }
     }
 
     /// The configuration that this manager was opened with.
@@ -115,6 +117,19 @@ impl Manager {
     /// Whether changes can be made.
     pub fn alive(&self) -> bool {
         self.ledger.alive()
+    }
+
+    /// How the checking of proofs goes.
+    pub fn verification(&self) -> VerificationStatus {
+        let stats = self.engine.stats();
+        VerificationStatus {
+            queued: stats.queued as u64,
+            batches: stats.batches,
+            mean_batch: stats.mean_batch(),
+            splits: stats.splits,
+            busy: stats.busy,
+            isolated: stats.isolated as u64,
+        }
     }
 
     /// How many messages were refused since the start because they could not be read or authenticated.

@@ -191,7 +191,8 @@ impl Manager {
         }
         let trust_domain = configuration.audience.trust_domain;
         let revocations = state.all(&[])?;
-        Ok(Status { now, trust_domain, keys, revocations, events: head.events, alerts: head.alerts })
+        let (events, alerts, verification) = (head.events, head.alerts, self.verification());
+        Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification })
     }
 
     /// The events after number `after`, at most 1,000. For operators and viewers.

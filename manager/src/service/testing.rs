@@ -12,6 +12,7 @@ use keywitness_circuits::{
     Parameters, Suite, Timestamp, codec::Canonical, key_knowledge::Witness, params::Groth16Parameters, registry,
 };
 use keywitness_verifier::{
+    engine::{Claim, EngineError, Priority, Ticket, Work},
     identity::{EnrolmentParts, IdentityKey, RequestAuth, RequestParts},
     wire::{
         Base64, Challenge, ChallengeRequest, EnrolKeyRequest, EnrolRequest, Enrolment, EventKind, JoinTokenRequest,
@@ -83,11 +84,27 @@ impl World {
         Self::over(directory, Arc::new(store), vec![Suite::Halo2Pasta])
     }
 
+    /// In memory, where one thread checks proofs and one proof may wait.
+    pub(crate) fn that_is_soon_busy() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&directory, vec![Suite::Halo2Pasta]);
+        Self::with(Config { verify_threads: 1, verify_queue: 1, ..config }, directory, Arc::new(MemoryStore::default()))
+    }
+
     fn over(directory: TempDir, store: Arc<dyn Store>, suites: Vec<Suite>) -> Self {
+        Self::with(config(&directory, suites), directory, store)
+    }
+
+    fn with(config: Config, directory: TempDir, store: Arc<dyn Store>) -> Self {
         let clock = Arc::new(FakeClock(AtomicU64::new(DAWN)));
-        let manager =
-            Manager::over(Arc::clone(&store), config(&directory, suites), parameters(), clock.clone()).unwrap();
+        let manager = Manager::over(Arc::clone(&store), config, parameters(), clock.clone()).unwrap();
         Self { manager: Arc::new(manager), store, directory, clock }
+    }
+
+    /// Has the manager's engine check an envelope's proof, and nothing else.
+    pub(crate) fn verify(&self, envelope: Envelope) -> Result<Ticket, EngineError> {
+        let source = envelope.context.hsm.clone();
+        self.manager.engine.submit(Work { claim: Claim::from(envelope), source, priority: Priority::Fresh })
     }
 
     /// Closes the manager and opens it again over the same store.

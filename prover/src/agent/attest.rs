@@ -22,6 +22,9 @@ use crate::{
 const REDELIVERY: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
+/// Longest such wait that a manager can ask for.
+const LONGEST_REDELIVERY: Duration = Duration::from_secs(10);
+
 /// An enrolled HSM in conversation with its manager.
 pub(super) struct Session<'a> {
     pub(super) store: &'a dyn KeyStore,
@@ -253,7 +256,9 @@ pub(super) fn insist_while<T>(
     for wait in REDELIVERY {
         match call() {
             Err(error) if may_pass(&error) => {
-                if stop.wait(wait) || !worthwhile() {
+                // A busy manager says when to come back; nobody can make this agent wait much longer.
+                let asked = Duration::from_secs(error.retry_after().unwrap_or_default()).min(LONGEST_REDELIVERY);
+                if stop.wait(wait.max(asked)) || !worthwhile() {
                     return Err(error);
                 }
                 tracing::debug!(error = printable(&error), "sending the same request again");

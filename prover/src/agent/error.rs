@@ -125,8 +125,8 @@ impl AttestError {
 
     /// How long to wait before the next attempt.
     pub(super) fn pause(&self, revoked_recheck: u64) -> Pause {
-        if self.client_error().is_some_and(may_pass) {
-            return Pause::Short;
+        if let Some(error) = self.client_error().filter(|error| may_pass(error)) {
+            return error.retry_after().map_or(Pause::Short, Pause::After);
         }
         match self.problem() {
             Some(ProblemKind::HsmRevoked | ProblemKind::KeyRevoked) => Pause::Revoked(revoked_recheck),

@@ -47,6 +47,9 @@ pub enum Pause {
     Short,
     /// Somebody has to look at it: at most [`MAX_REFUSED_BACK_OFF`].
     Long,
+    /// The manager is busy and said when to come back: after so many seconds, but at most [`MAX_BACK_OFF`], and a short
+    /// wait that spreads those it told the same.
+    After(u64),
     /// Key or HSM are revoked: exactly this many seconds.
     Revoked(u64),
 }
@@ -95,6 +98,9 @@ impl Schedule {
         state.failures = state.failures.saturating_add(1);
         state.due = now.plus(match pause {
             Pause::Short => back_off(state.failures, MAX_BACK_OFF, rng),
+            Pause::After(seconds) => {
+                seconds.min(MAX_BACK_OFF).saturating_add(back_off(state.failures, MAX_BACK_OFF, rng))
+            }
             Pause::Long => back_off(state.failures.saturating_add(3), MAX_REFUSED_BACK_OFF, rng),
             Pause::Revoked(recheck) => recheck,
         });

@@ -554,4 +554,24 @@ pub struct Status {
     pub events: u64,
     /// How many of them are fraud events.
     pub alerts: u64,
+    /// How the checking of proofs goes.
+    #[serde(default)]
+    pub verification: VerificationStatus,
+}
+
+/// How the checking of proofs goes, since the manager started.
+#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize, Deserialize)]
+pub struct VerificationStatus {
+    /// Proofs that wait.
+    pub queued: u64,
+    /// Sets that were checked.
+    pub batches: u64,
+    /// Proofs in a set, on average.
+    pub mean_batch: f64,
+    /// Sets that failed and were searched for the bad proof.
+    pub splits: u64,
+    /// Proofs that were turned away, since too many waited.
+    pub busy: u64,
+    /// HSMs whose proofs are checked apart, since one was bad.
+    pub isolated: u64,
 }

@@ -110,6 +110,10 @@ pub struct Problem {
     pub status: u16,
     /// What was wrong this time, and what to do.
     pub detail: String,
+    /// After how many seconds to come back. It travels in the header `retry-after` (RFC 9110, section 10.2.3) and is not
+    /// kept with the problem.
+    #[serde(skip)]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -120,7 +124,15 @@ impl Problem {
             title: kind.title().to_owned(),
             status: kind.status(),
             detail: detail.into(),
+            retry_after: None,
         }
+    }
+
+    /// This problem, with when to come back: after so many seconds.
+    #[must_use]
+    pub const fn after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// The kind, if this build knows it.
