@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Subcommand;
 use keywitness_circuits::{
-    Digest, Envelope, Nonce, Parameters, TrustDomain, codec::Canonical, params::Groth16Parameters,
+    Digest, Envelope, Instance, Nonce, Parameters, TrustDomain, codec::Canonical, params::Groth16Parameters,
 };
 use keywitness_verifier::{
     envelope,
@@ -94,11 +94,15 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
     let identity = IdentityKey::try_from(args.identity_key).map_err(no)?;
     let verified = envelope::verify(&parameters, &identity, &envelope)?;
     let context = &envelope.context;
+    let fingerprints = match verified.instance() {
+        Instance::ManyKeys(many) => many.keys().map(|(_, fingerprint)| fingerprint).collect(),
+        one => vec![one.fingerprint()?],
+    };
     let keys: Vec<_> = context.keys.iter().map(|claim| format!("{} @{}", claim.key, claim.epoch)).collect();
     if global.json {
         return output::json(&serde_json::json!({ "statement": verified.kind(), "hsm": context.hsm,
             "cluster": context.cluster, "trust_domain": context.trust_domain, "manager": context.manager,
-            "enrolment": context.enrolment, "keys": keys, "fingerprint": verified.instance().fingerprint()?,
+            "enrolment": context.enrolment, "keys": keys, "fingerprints": fingerprints,
             "not_before": context.not_before, "not_after": context.not_after, "envelope": envelope.digest() }));
     }
     say!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());

@@ -239,7 +239,9 @@ impl Hsm {
     /// One honest attestation.
     pub(crate) fn attest(&self, key: &Key) -> Result<wire::Record, ClientError> {
         let challenge = self.challenge(key)?;
-        self.client.attest(&self.envelope(key, self.context(key, &challenge)))
+        let mut answer = self.client.attest(&self.envelope(key, self.context(key, &challenge)))?;
+        assert_eq!(answer.records.len(), 1);
+        Ok(answer.records.remove(0))
     }
 }
 

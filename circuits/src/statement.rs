@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClaimContext, Digest, Error, Parameters, TrustDomain, codec::Canonical, context::HashedContext, transcript::label,
+    ClaimContext, Digest, Error, Parameters, TrustDomain,
+    codec::Canonical,
+    context::{HashedContext, MAX_KEYS},
+    transcript::label,
 };
 
 /// One statement under one proof system.
@@ -81,6 +84,32 @@ impl Kind {
     /// Whether a claim of this kind answers the beacon of the round that is open.
     pub const fn needs_beacon(self) -> bool {
         matches!(self, Self::TaggedKeyHalo2)
+    }
+
+    /// The kind that attests one key as this one attests each of many; of every other kind, itself.
+    pub const fn single(self) -> Self {
+        match self {
+            Self::ManyKeysHalo2 => Self::KeyKnowledgeHalo2,
+            Self::ManyKeysGroth16 => Self::KeyKnowledgeGroth16,
+            one => one,
+        }
+    }
+
+    /// The kind that attests each of many keys in one proof as this one attests one.
+    pub const fn many(self) -> Option<Self> {
+        match self {
+            Self::KeyKnowledgeHalo2 => Some(Self::ManyKeysHalo2),
+            Self::KeyKnowledgeGroth16 => Some(Self::ManyKeysGroth16),
+            _ => None,
+        }
+    }
+
+    /// How many keys a claim of this kind may speak of.
+    pub const fn most_keys(self) -> usize {
+        match self {
+            Self::ManyKeysHalo2 | Self::ManyKeysGroth16 => MAX_KEYS,
+            _ => 1,
+        }
     }
 
     /// What stands for a verifying key where the proof system has none: the digest of the kind's name.

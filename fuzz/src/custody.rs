@@ -6,6 +6,7 @@ use keywitness_circuits::{
     Digest, HsmId, KeyAlgorithm,
     ceremony::Ceremony,
     codec::Canonical,
+    params::Groth16Circuit,
     sharing_of_key::{self, Opening},
     transcript::label,
 };
@@ -119,7 +120,7 @@ fn ceremony(world: &'static World) -> Target {
         file.truncate(file.len() - 32);
         file
     };
-    let body = written(&Ceremony::begin());
+    let body = written(&Ceremony::begin(Groth16Circuit::OneKey));
     // Magic, version, name, circuit, source, number of contributions; then the points.
     let name = u32::from_be_bytes(body[10..14].try_into().unwrap()) as usize;
     let (head, points) = body.split_at(14 + name + 32 + 1 + 4);
@@ -156,7 +157,7 @@ fn ptau(world: &'static World) -> Target {
     Target::new("ptau", vec![head], move |bytes| {
         for file in [[bytes, &points].concat(), bytes.to_vec()] {
             fs::write(&path, &file).unwrap();
-            assert!(Ceremony::from_ptau(&path, &|_| ()).is_err(), "powers of nothing");
+            assert!(Ceremony::from_ptau(Groth16Circuit::OneKey, &path, &|_| ()).is_err(), "powers of nothing");
             fs::remove_file(&path).unwrap();
         }
     })

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use keywitness_circuits::{Digest, Kind, ManagerId, Parameters, Suite, TrustDomain, params::Origin, registry};
+use keywitness_circuits::{
+    Digest, Error, Kind, ManagerId, Parameters, Suite, TrustDomain,
+    params::{Groth16Parameters, Origin},
+    registry,
+};
 use keywitness_verifier::{
     engine::EngineConfig,
     identity::Audience,
@@ -95,10 +99,11 @@ impl Config {
         if address.ip().is_loopback() {
             return Ok(());
         }
-        if let Ok(groth16) = parameters.groth16()
-            && self.suites.contains(&Suite::Groth16Bn254)
+        let loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();
+        let unnamed = |groth16: &&Groth16Parameters| self.pinned_parameters != Some(groth16.digest());
+        if self.suites.contains(&Suite::Groth16Bn254)
             && !self.allow_development_parameters
-            && self.pinned_parameters != Some(groth16.digest())
+            && let Some(groth16) = loaded.into_iter().find(unnamed)
         {
             let origin = match groth16.origin() {
                 Origin::Development => "were made by one party on one machine",
@@ -175,12 +180,13 @@ impl Config {
     }
 }
 
-/// Whether Groth16 parameters are loaded that one party made.
+/// Whether Groth16 parameters are loaded, for one key or for many, that one party made.
 pub fn development_parameters(parameters: &Parameters) -> bool {
-    parameters.groth16().is_ok_and(|groth16| groth16.origin() == Origin::Development)
+    let mut loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();
+    loaded.any(|groth16| groth16.origin() == Origin::Development)
 }
 
-/// Every kind that attests some key under these suites, with its verifying key.
+/// Every kind that attests some key under these suites, alone or with others, with its verifying key.
 fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<StatementInfo>, StartError> {
     use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin};
     let of = |algorithm, origin| KeyAttributes { algorithm, origin, extractable: false }.kinds(suites);
@@ -190,11 +196,13 @@ fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<Statement
             [KeyOrigin::Generated, KeyOrigin::Derived].map(|origin| attests(algorithm, origin)).contains(&true)
         })
     };
-    let kinds = Kind::ALL.into_iter().filter(needed);
+    let kinds = Kind::ALL.into_iter().filter(|kind| needed(&kind.single()));
     kinds
-        .map(|kind| match registry::verifying_key(parameters, kind) {
-            Ok(verifying_key) => Ok(StatementInfo { kind, verifying_key }),
-            Err(error) => Err(StartError::Refused(format!("statement {kind} cannot be checked here: {error}"))),
+        .filter_map(|kind| match registry::verifying_key(parameters, kind) {
+            Ok(verifying_key) => Some(Ok(StatementInfo { kind, verifying_key })),
+            // What it would attest is attested one key at a time.
+            Err(Error::MissingParameters(_)) if kind != kind.single() => None,
+            Err(error) => Some(Err(StartError::Refused(format!("statement {kind} cannot be checked here: {error}")))),
         })
         .collect()
 }
@@ -259,7 +267,9 @@ mod tests {
         let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
         let configuration = halo2.configuration(&parameters).unwrap();
         assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
-        assert_eq!(configuration.statements.len(), 9);
+        assert_eq!(configuration.statements.len(), 10);
+        let offered = |kind| configuration.verifying_key(kind).is_some();
+        assert!(offered(Kind::ManyKeysHalo2) && !offered(Kind::ManyKeysGroth16));
         for wrong in [
             Config { suites: vec![], ..halo2.clone() },
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },

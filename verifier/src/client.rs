@@ -194,7 +194,7 @@ impl ManagerClient {
     }
 
     /// Submits an envelope, which authenticates itself.
-    pub fn attest(&self, envelope: &Envelope) -> Result<wire::Record, ClientError> {
+    pub fn attest(&self, envelope: &Envelope) -> Result<wire::AttestResponse, ClientError> {
         let request = Request::post(format!("{}{}", self.base, path::ATTESTATIONS))
             .header("content-type", wire::ENVELOPE_TYPE)
             .body(envelope.to_bytes());

@@ -12,8 +12,8 @@ use std::{
 
 use keywitness_circuits::{Nonce, codec::Canonical};
 use keywitness_verifier::wire::{
-    Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery, MAX_BODY, ProblemKind,
-    Record, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse, path,
+    AttestResponse, Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery, MAX_BODY,
+    ProblemKind, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse, path,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -110,8 +110,8 @@ fn the_whole_way_over_http() {
     let ask = ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] };
     let challenge: Challenge = api.signed(&hsm, "POST", path::CHALLENGES, &ask).json();
     let envelope = hsm.answer(&api.world, "eu", &key, &challenge).to_bytes();
-    let record: Record = api.call("POST", path::ATTESTATIONS, None, &envelope).json();
-    assert_eq!(record.hsm, hsm.id);
+    let answer: AttestResponse = api.call("POST", path::ATTESTATIONS, None, &envelope).json();
+    assert_eq!((answer.records.len(), &answer.records[0].hsm), (1, &hsm.id));
     let attested: keywitness_verifier::wire::KeyStatus =
         api.bearer(&client, "GET", &format!("{}?key=k&max_age=60", path::ATTESTED), &()).json();
     assert!(attested.attested);
@@ -239,6 +239,6 @@ fn where_too_many_proofs_wait_the_answer_is_503_with_a_time_and_consumes_nothing
     assert!(world.alerts().is_empty());
     hold.release();
     waiting.wait().unwrap();
-    let record: Record = api.call("POST", path::ATTESTATIONS, None, &envelope.to_bytes()).json();
-    assert_eq!(record.envelope, envelope.digest());
+    let answer: AttestResponse = api.call("POST", path::ATTESTATIONS, None, &envelope.to_bytes()).json();
+    assert_eq!(answer.records[0].envelope, envelope.digest());
 }

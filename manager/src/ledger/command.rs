@@ -44,6 +44,11 @@ impl Configuration {
     pub fn verifying_key(&self, kind: Kind) -> Option<Digest> {
         self.statements.iter().find(|statement| statement.kind == kind).map(|statement| statement.verifying_key)
     }
+
+    /// Whether a record was made under the verifying key that is in force for its statement.
+    pub fn still_accepts(&self, record: &Record) -> bool {
+        self.verifying_key(record.statement) == Some(record.verifying_key)
+    }
 }
 
 /// What checking a proof came to, before its command was ordered.
@@ -212,8 +217,8 @@ pub enum Outcome {
     Enrolled(Enrolment),
     /// A challenge was given.
     Challenge(Challenge),
-    /// A proof was accepted.
-    Recorded(Record),
+    /// A proof was accepted: one record for each key of the claim, in the claim's order.
+    Recorded(Vec<Record>),
     /// A complaint was judged.
     Judged(ComplaintVerdict),
     /// A revocation is in force.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     service::{
         testing::{TestHsm, TestKey, World, refused, submit},
-        tests::{sharing, statements},
+        tests::{many, sharing, statements},
     },
     store::{FILE, Redb},
 };
@@ -58,6 +58,7 @@ fn bustle(world: &World) -> (TestHsm, TestKey) {
 fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
     let world = sharing::bustle(World::on_disk());
     statements::bustle(&world);
+    many::bustle(&world);
     bustle(&world);
     let disk = world.store.view().unwrap();
     let mut memory = Memory::default();

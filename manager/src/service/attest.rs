@@ -3,7 +3,7 @@
 use keywitness_circuits::{Envelope, Error, codec::Canonical};
 use keywitness_verifier::{
     engine::{Claim, EngineError, Priority, Work},
-    wire::{Problem, ProblemKind, Record},
+    wire::{AttestResponse, Problem, ProblemKind},
 };
 
 use super::{Manager, unexpected};
@@ -15,7 +15,7 @@ use crate::ledger::{
 
 impl Manager {
     /// Judges an envelope. Anyone may bring it: the identity signature inside says whose it is, and until
-    /// that verifies nothing is consumed, counted or logged.
+    /// that verifies nothing is consumed, counted or logged. A claim of many keys is accepted or refused as a whole.
     ///
     /// The proof is checked here, by the engine and with those of other callers, before the command is ordered; the ledger
     /// then checks everything else again, and consumes the challenge.
@@ -26,7 +26,7 @@ impl Manager {
     /// `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`,
     /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
     /// envelope sent again gets the same answer.
-    pub fn attest(&self, bytes: &[u8]) -> Result<Record, Problem> {
+    pub fn attest(&self, bytes: &[u8]) -> Result<AttestResponse, Problem> {
         let envelope =
             Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
         let (hsm, verdict) = {
@@ -83,9 +83,9 @@ impl Manager {
     }
 }
 
-fn recorded(outcome: Outcome) -> Result<Record, Problem> {
+fn recorded(outcome: Outcome) -> Result<AttestResponse, Problem> {
     match outcome {
-        Outcome::Recorded(record) => Ok(record),
+        Outcome::Recorded(records) => Ok(AttestResponse { records }),
         Outcome::Refused(problem) => Err(problem),
         other => Err(unexpected(&other)),
     }

@@ -52,9 +52,9 @@ fn weigh(
         let newest_success = proven.as_ref().map_or(0, |row| row.sequence);
         let standing = failed.filter(|row| row.sequence > newest_success);
         // A record made under an older verifying key or enrolment proves nothing under today's.
-        let in_force = proven.map(|row| row.record).filter(|record| {
-            record.enrolment == hsm.revision && configuration.verifying_key(*kind) == Some(record.verifying_key)
-        });
+        let in_force = proven
+            .map(|row| row.record)
+            .filter(|record| record.enrolment == hsm.revision && configuration.still_accepts(record));
         // An answer that came too late contradicts no record that is still in force.
         let harmless = |failed: &FailureRow| {
             failed.failure.problem == ProblemKind::ChallengeExpired

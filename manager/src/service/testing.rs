@@ -45,7 +45,7 @@ impl Clock for FakeClock {
 }
 
 /// Parameters of both suites, made once for all tests.
-fn parameters() -> Parameters {
+pub(crate) fn parameters() -> Parameters {
     static PARAMETERS: OnceLock<Parameters> = OnceLock::new();
     let make = || Parameters::transparent().with_groth16(Groth16Parameters::develop().unwrap());
     PARAMETERS.get_or_init(make).clone()
@@ -193,6 +193,11 @@ impl TestKey {
         }
     }
 
+    /// A symmetric key; each `secret` is another one.
+    pub(crate) fn aes256(name: &str, secret: u8) -> Self {
+        Self { secret: [secret; 32], ..Self::new(name, KeyAlgorithm::Aes256, 0) }
+    }
+
     pub(crate) fn ed25519(name: &str, seed: u8) -> Self {
         Self::new(name, KeyAlgorithm::Ed25519, seed)
     }
@@ -206,7 +211,7 @@ impl TestKey {
         Self { suite, ..self.clone() }
     }
 
-    fn witness(&self) -> Witness {
+    pub(crate) fn witness(&self) -> Witness {
         Witness::new(self.attributes.algorithm, &self.secret).unwrap()
     }
 
@@ -389,9 +394,16 @@ impl TestHsm {
     }
 }
 
-/// Brings an envelope to the manager.
+/// Brings an envelope of one key to the manager.
 pub(crate) fn submit(world: &World, envelope: &Envelope) -> Result<Record, Problem> {
-    world.manager.attest(&envelope.to_bytes())
+    let mut records = submit_many(world, envelope)?;
+    assert_eq!(records.len(), 1);
+    Ok(records.remove(0))
+}
+
+/// Brings an envelope to the manager.
+pub(crate) fn submit_many(world: &World, envelope: &Envelope) -> Result<Vec<Record>, Problem> {
+    world.manager.attest(&envelope.to_bytes()).map(|answer| answer.records)
 }
 
 /// Asserts the kind of a refusal.

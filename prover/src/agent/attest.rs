@@ -1,15 +1,18 @@
-//! AttestKey: one attestation of one key under one statement kind.
+//! AttestKey: one attestation of one key, or of several at once, under one statement kind.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Envelope, Instance, KeyClaim, Kind, Parameters, Timestamp, codec::Canonical, context,
-    registry,
+    ClaimContext, Digest, Envelope, Error, Fingerprint, Instance, KeyClaim, Kind, Parameters, Timestamp,
+    codec::Canonical, context, key_knowledge::many, registry,
 };
 use keywitness_verifier::{
     client::{ClientError, HsmSigner, ManagerClient},
     identity::{Audience, MAX_SKEW},
-    wire::{Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, MAX_RECORD_TTL, Record, TrustDomainInfo},
+    wire::{
+        AttestResponse, Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, KeyRef, MAX_RECORD_TTL,
+        Record, TrustDomainInfo,
+    },
 };
 
 use super::error::{AttestError, may_pass, printable};
@@ -39,32 +42,61 @@ pub(super) struct Session<'a> {
     pub(super) stop: &'a Stop,
 }
 
-/// A key and what is to be proven of it.
+/// A key, and its instances as the manager was told of them. What is proven later is of these: of a key that was
+/// damaged since, no proof is made.
+#[derive(Clone)]
+pub(super) struct KnownKey {
+    pub(super) entry: KeyEntry,
+    pub(super) instances: Arc<[Instance]>,
+}
+
+/// Keys, and what is to be proven of them: one key, or several where the kind proves many.
 pub(super) struct Subject<'a> {
-    pub(super) entry: &'a KeyEntry,
+    pub(super) keys: &'a [KnownKey],
     pub(super) kind: Kind,
 }
 
-impl Session<'_> {
-    /// The one of the key's instances that `subject` speaks of.
-    pub(super) fn instance(&self, subject: &Subject<'_>) -> Result<Instance, AttestError> {
-        let key = &subject.entry.key;
-        let instances = self.store.instances(key, &self.audience.trust_domain, &self.info.suites)?;
-        let found = instances.into_iter().find(|instance| instance.kind() == Some(subject.kind));
-        found.ok_or_else(|| AttestError::NoInstance { key: key.clone(), kind: subject.kind })
+impl Subject<'_> {
+    /// The keys' names and epochs, in order.
+    pub(super) fn refs(&self) -> Vec<KeyRef> {
+        self.keys.iter().map(|known| known.entry.key.clone()).collect()
     }
 
+    /// The instance that the kind proves: the key's own, or one that is made of all the keys', in order.
+    pub(super) fn instance(&self) -> Result<Instance, AttestError> {
+        let single = self.kind.single();
+        let of_key = |known: &KnownKey| {
+            let found = known.instances.iter().find(|instance| instance.kind() == Some(single));
+            found.cloned().ok_or_else(|| AttestError::NoInstance { key: known.entry.key.clone(), kind: self.kind })
+        };
+        let instances = self.keys.iter().map(of_key).collect::<Result<Vec<_>, _>>()?;
+        if single != self.kind {
+            let part = |(known, instance): (&KnownKey, &Instance)| {
+                Ok((known.entry.attributes.algorithm, instance.fingerprint()?))
+            };
+            let parts = self.keys.iter().zip(&instances).map(part).collect::<Result<Vec<_>, Error>>();
+            let many = parts.and_then(|parts| many::Instance::new(&parts)).map_err(StoreError::from)?;
+            return Ok(many.into());
+        }
+        let one = instances.into_iter().next();
+        one.ok_or(AttestError::Store(Error::WrongInstance("it speaks of no key").into()))
+    }
+}
+
+impl Session<'_> {
     /// The instance that answers `challenge`: for a tagged key, that of the challenge's beacon.
     fn asked_instance(&self, subject: &Subject<'_>, challenge: &Challenge) -> Result<Instance, AttestError> {
-        if !subject.kind.needs_beacon() {
-            return self.instance(subject);
+        match subject.keys {
+            [known] if subject.kind.needs_beacon() => {
+                let beacon = challenge.beacon.as_ref().ok_or(AttestError::Challenge("it carries no beacon"))?;
+                Ok(self.store.tagged_instance(&known.entry.key, &self.audience.trust_domain, beacon)?)
+            }
+            _ => subject.instance(),
         }
-        let beacon = challenge.beacon.as_ref().ok_or(AttestError::Challenge("it carries no beacon"))?;
-        Ok(self.store.tagged_instance(&subject.entry.key, &self.audience.trust_domain, beacon)?)
     }
 
     /// Tells the manager of a key, with all its instances. Telling it again changes nothing.
-    pub(super) fn enrol_key(&self, entry: &KeyEntry) -> Result<(), AttestError> {
+    pub(super) fn enrol_key(&self, entry: &KeyEntry) -> Result<KnownKey, AttestError> {
         let instances = self.store.instances(&entry.key, &self.audience.trust_domain, &self.info.suites)?;
         let request = EnrolKeyRequest {
             key: entry.key.key.clone(),
@@ -72,14 +104,14 @@ impl Session<'_> {
             attributes: entry.attributes.clone(),
             instances: instances.iter().map(|instance| Base64(instance.to_bytes())).collect(),
         };
-        Ok(insist(self.stop, || self.client.enrol_key(self, &request))?)
+        insist(self.stop, || self.client.enrol_key(self, &request))?;
+        Ok(KnownKey { entry: entry.clone(), instances: instances.into() })
     }
 
-    /// Asks for a challenge, proves, signs, submits.
-    pub(super) fn attest(&self, subject: &Subject<'_>) -> Result<Record, AttestError> {
+    /// Asks for a challenge, proves, signs, submits. Gives one record for each key, in order.
+    pub(super) fn attest(&self, subject: &Subject<'_>) -> Result<Vec<Record>, AttestError> {
         let verifying_key = agreed_verifying_key(self.parameters, self.info, subject.kind)?;
-        let request =
-            ChallengeRequest { statement: subject.kind.name().to_owned(), keys: vec![subject.entry.key.clone()] };
+        let request = ChallengeRequest { statement: subject.kind.name().to_owned(), keys: subject.refs() };
         let asked = self.clock.now();
         let challenge = insist(self.stop, || self.client.challenge(self, &request))?;
         check_challenge(&challenge, self.clock.now())?;
@@ -88,21 +120,25 @@ impl Session<'_> {
         let envelope = self.seal(&claim, &instance, &challenge)?;
         // The second bound holds where the manager's clock is ahead.
         let until = challenge.expires_at.min(asked.plus(self.info.challenge_ttl));
-        let record = insist_while(self.stop, || self.clock.now() < until, || self.client.attest(&envelope))
+        let answer = insist_while(self.stop, || self.clock.now() < until, || self.client.attest(&envelope))
             .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error })?;
-        check_record(&record, &envelope, subject, &instance)?;
+        let AttestResponse { records } = answer;
+        check_records(&records, &envelope, subject, &instance)?;
         self.keep(subject, &envelope);
-        Ok(record)
+        Ok(records)
     }
 
     /// Keeps an accepted envelope, for whoever checks it later. It says nothing that its manager was not told.
     fn keep(&self, subject: &Subject<'_>, envelope: &Envelope) {
         let Some(folder) = self.envelopes else { return };
-        let (key, kind) = (&subject.entry.key, subject.kind.name().replace('/', "-"));
-        let path = folder.join(format!("{}-{}-{kind}.envelope", key.key, key.epoch));
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, envelope.to_bytes()));
-        if let Err(error) = written {
-            tracing::error!(%error, path = %path.display(), "an envelope cannot be kept; attestation goes on");
+        let (kind, bytes) = (subject.kind.single().name().replace('/', "-"), envelope.to_bytes());
+        // One of many keys is each key's newest.
+        for KnownKey { entry: KeyEntry { key, .. }, .. } in subject.keys {
+            let path = folder.join(format!("{}-{}-{kind}.envelope", key.key, key.epoch));
+            let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, &bytes));
+            if let Err(error) = written {
+                tracing::error!(%error, path = %path.display(), "an envelope cannot be kept; attestation goes on");
+            }
         }
     }
 
@@ -114,7 +150,12 @@ impl Session<'_> {
     ) -> Result<Envelope, AttestError> {
         let encoded = instance.to_bytes();
         let context = claim.context(context::instance_digest(&encoded), challenge);
-        let proof = self.store.prove(self.parameters, &context, &encoded, &claim.subject.entry.key)?;
+        let proof = match claim.subject.keys {
+            [known] if claim.subject.kind.single() == claim.subject.kind => {
+                self.store.prove(self.parameters, &context, &encoded, &known.entry.key)?
+            }
+            _ => self.store.prove_many(self.parameters, &context, &encoded, &claim.subject.refs())?,
+        };
         if self.verify_own_proofs {
             registry::verify(self.parameters, &context, &encoded, &proof).map_err(AttestError::OwnProof)?;
         }
@@ -162,7 +203,11 @@ impl Claim<'_> {
     /// The claim context. From the manager come only the challenge's nonce and times, which were checked; the audience
     /// was pinned at enrolment, the rest is the agent's own.
     pub(super) fn context(&self, instance: Digest, challenge: &Challenge) -> ClaimContext {
-        let entry = self.subject.entry;
+        let claim = |KnownKey { entry, .. }: &KnownKey| KeyClaim {
+            key: entry.key.key.clone(),
+            epoch: entry.key.epoch,
+            attributes: entry.attributes.digest(),
+        };
         ClaimContext {
             statement: self.subject.kind.name().to_owned(),
             verifying_key: self.verifying_key,
@@ -171,11 +216,7 @@ impl Claim<'_> {
             cluster: self.enrolment.cluster.clone(),
             hsm: self.enrolment.hsm.clone(),
             enrolment: self.enrolment.revision,
-            keys: vec![KeyClaim {
-                key: entry.key.key.clone(),
-                epoch: entry.key.epoch,
-                attributes: entry.attributes.digest(),
-            }],
+            keys: self.subject.keys.iter().map(claim).collect(),
             instance,
             challenge: challenge.nonce,
             not_before: challenge.not_before,
@@ -215,21 +256,39 @@ pub(super) fn check_challenge(challenge: &Challenge, now: Timestamp) -> Result<(
     Ok(())
 }
 
-/// Refuses a record that is not of the claim that was sent.
-pub(super) fn check_record(
-    record: &Record,
+/// Refuses records that are not those of the claim that was sent: one for each key, in order.
+pub(super) fn check_records(
+    records: &[Record],
     envelope: &Envelope,
     subject: &Subject<'_>,
     instance: &Instance,
 ) -> Result<(), AttestError> {
+    let fingerprints = match instance {
+        Instance::ManyKeys(many) => many.keys().map(|(_, fingerprint)| fingerprint).collect(),
+        one => vec![one.fingerprint().map_err(StoreError::from)?],
+    };
+    if records.len() != subject.keys.len() || records.len() != fingerprints.len() {
+        return Err(AttestError::ForeignRecord("more or fewer keys"));
+    }
+    let each = records.iter().zip(subject.keys).zip(fingerprints);
+    each.into_iter().try_for_each(|((record, known), fingerprint)| {
+        check_record(record, envelope, (&known.entry.key, subject.kind), fingerprint)
+    })
+}
+
+fn check_record(
+    record: &Record,
+    envelope: &Envelope,
+    (key, kind): (&KeyRef, Kind),
+    fingerprint: Fingerprint,
+) -> Result<(), AttestError> {
     let context = &envelope.context;
-    let fingerprint = instance.fingerprint().map_err(StoreError::from)?;
     let checks = [
         (record.envelope == envelope.digest(), "another envelope"),
         (record.hsm == context.hsm && record.enrolment == context.enrolment, "another HSM"),
         (record.cluster == context.cluster, "another cluster"),
-        (record.key == subject.entry.key, "another key"),
-        (record.statement == subject.kind && record.verifying_key == context.verifying_key, "another statement"),
+        (record.key == *key, "another key"),
+        (record.statement == kind && record.verifying_key == context.verifying_key, "another statement"),
         (record.fingerprint == fingerprint, "another fingerprint"),
         (record.expires_at <= context.not_after, "a longer time"),
         (record.proven_at < record.expires_at, "no time at all"),

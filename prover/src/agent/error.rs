@@ -1,6 +1,8 @@
 //! Why an agent or one attestation stops.
 
-use keywitness_circuits::{Digest, HsmId, Kind};
+use std::sync::Arc;
+
+use keywitness_circuits::{Digest, Error, HsmId, Kind};
 use keywitness_verifier::{
     client::ClientError,
     identity::Audience,
@@ -41,7 +43,7 @@ pub enum AgentError {
     NoSealingKey(HsmId),
     /// What was asked of the manager on the way.
     #[error(transparent)]
-    Attest(#[from] Box<AttestError>),
+    Attest(#[from] Arc<AttestError>),
     /// The manager answered an enrolment with another name.
     #[error("the manager enrolled HSM {0} instead; report this to its operator")]
     ForeignEnrolment(HsmId),
@@ -121,6 +123,20 @@ impl AttestError {
     /// Whether the manager could not be asked at all.
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.client_error(), Some(ClientError::Unreachable(..)))
+    }
+
+    /// The places of the keys, from 0, for which no proof of many could be made.
+    pub(super) fn culprits(&self) -> &[usize] {
+        match self {
+            Self::Store(StoreError::Proof(Error::KeysRefused { culprits })) => culprits,
+            _ => &[],
+        }
+    }
+
+    /// Whether the reason is the same for every key, so that claiming each alone would change nothing.
+    pub(super) fn concerns_every_key(&self) -> bool {
+        let wide = matches!(self.problem(), Some(ProblemKind::HsmRevoked | ProblemKind::ClockSkew));
+        wide || self.client_error().is_some_and(may_pass)
     }
 
     /// How long to wait before the next attempt.

@@ -110,8 +110,8 @@ pub type Observer = Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync>;
 pub struct Report {
     /// The key.
     pub key: KeyRef,
-    /// The statement.
+    /// The statement that was asked for. The record may be of [`Kind::many`].
     pub kind: Kind,
-    /// The manager's record, or why there is none.
-    pub result: Result<Record, AttestError>,
+    /// The manager's record, or why there is none; several keys may share the reason.
+    pub result: Result<Record, Arc<AttestError>>,
 }

@@ -127,20 +127,27 @@ impl Journal {
         Ok(())
     }
 
-    /// Appends an entry, durably.
+    /// Appends entries, durably.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        let mut line = serde_json::to_vec(entry).map_err(|_| StoreError::Sealing("a journal entry has no encoding"))?;
-        line.push(b'\n');
-        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
-            self.turn_over()?;
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        for entry in entries {
+            let mut line =
+                serde_json::to_vec(entry).map_err(|_| StoreError::Sealing("a journal entry has no encoding"))?;
+            line.push(b'\n');
+            if self.size > 0 && self.size + line.len() as u64 > self.max_size {
+                self.sync()?;
+                self.turn_over()?;
+            }
+            self.file.write_all(&line).map_err(StoreError::io(&self.path))?;
+            self.size += line.len() as u64;
         }
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
-        written.map_err(StoreError::io(&self.path))?;
-        self.size += line.len() as u64;
-        Ok(())
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(StoreError::io(&self.path))
     }
 
     fn turn_over(&mut self) -> Result<(), StoreError> {
@@ -184,7 +191,7 @@ pub fn newest_records(entries: Vec<Entry>, enrolment: &Enrolment) -> BTreeMap<Ta
     for entry in entries.into_iter().filter(ours) {
         match (entry.outcome, entry.problem) {
             (Ending::Attested, _) => {
-                records.insert(Task { kind: entry.kind, key: entry.key.clone() }, entry);
+                records.insert(Task { kind: entry.kind.single(), key: entry.key.clone() }, entry);
             }
             (_, Some(ProblemKind::HsmRevoked)) => records.clear(),
             (_, Some(ProblemKind::KeyRevoked)) => records.retain(|task: &Task, _| task.key.key != entry.key.key),
@@ -226,8 +233,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         assert!(read(&path).unwrap().is_empty());
-        Journal::open(&path, 10_000).unwrap().append(&entry(1)).unwrap();
-        Journal::open(&path, 10_000).unwrap().append(&refused(2)).unwrap();
+        Journal::open(&path, 10_000).unwrap().append(&[entry(1)]).unwrap();
+        Journal::open(&path, 10_000).unwrap().append(&[refused(2)]).unwrap();
         assert_eq!(read(&path).unwrap(), [entry(1), refused(2)]);
         let line = fs::read_to_string(&path).unwrap();
         assert!(line.contains(r#""key":"signing","epoch":2"#) && line.contains(r#""outcome":"attested""#), "{line}");
@@ -238,19 +245,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         for entry in [entry(1), entry(2)] {
-            Journal::open(&path, 10_000).unwrap().append(&entry).unwrap();
+            Journal::open(&path, 10_000).unwrap().append(&[entry]).unwrap();
         }
         let whole = fs::read(&path).unwrap();
         let first_line = whole.len() / 2;
         for length in first_line..whole.len() - 1 {
             fs::write(&path, whole.split_at(length).0).unwrap();
             assert_eq!(read(&path).unwrap(), [entry(1)], "length {length}");
-            Journal::open(&path, 10_000).unwrap().append(&entry(3)).unwrap();
+            Journal::open(&path, 10_000).unwrap().append(&[entry(3)]).unwrap();
             assert_eq!(read(&path).unwrap(), [entry(1), entry(3)], "length {length}");
         }
         // Only the line's end is missing: the entry is whole.
         fs::write(&path, whole.split_at(whole.len() - 1).0).unwrap();
-        Journal::open(&path, 10_000).unwrap().append(&entry(3)).unwrap();
+        Journal::open(&path, 10_000).unwrap().append(&[entry(3)]).unwrap();
         assert_eq!(read(&path).unwrap(), [entry(1), entry(2), entry(3)]);
     }
 
@@ -260,11 +267,11 @@ mod tests {
         let path = directory.path().join("journal");
         let mut journal = Journal::open(&path, 1000).unwrap();
         for at in 0..100 {
-            journal.append(&entry(at)).unwrap();
+            journal.append(&[entry(at)]).unwrap();
         }
         let kept = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
         assert!(kept.sum::<u64>() <= 2000);
-        journal.append(&refused(100)).unwrap();
+        journal.append(&[refused(100)]).unwrap();
         let entries = read(&path).unwrap();
         assert!(entries.len() > 2 && entries.len() < 12);
         let enrolment = Enrolment { hsm: name("hsm-1"), cluster: name("cluster-1"), revision: 3 };

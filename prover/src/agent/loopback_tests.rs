@@ -7,11 +7,17 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use keywitness_circuits::{Envelope, HsmId, Instance, Kind, Nonce, Parameters, codec::Canonical, registry};
+use keywitness_circuits::{
+    Envelope, Fingerprint, HsmId, Instance, KeyAlgorithm, KeyClaim, KeyId, Kind, Nonce, Parameters, Suite,
+    codec::Canonical, registry,
+};
 use keywitness_verifier::{
     client::ManagerClient,
     identity::EnrolmentParts,
-    wire::{Challenge, EnrolRequest, Enrolment, Problem, ProblemKind, Record, StatementInfo, TrustDomainInfo, path},
+    wire::{
+        AttestResponse, Challenge, ChallengeRequest, EnrolRequest, Enrolment, Problem, ProblemKind, Record,
+        StatementInfo, TrustDomainInfo, path,
+    },
 };
 use serde_json::{Value, json};
 
@@ -88,20 +94,25 @@ fn challenge() -> Answer {
 fn record(body: &[u8]) -> Answer {
     let envelope = Envelope::from_bytes(body).unwrap();
     let context = &envelope.context;
-    let key = context.keys.first().unwrap();
-    let record = Record {
+    let instance = Instance::from_bytes(&envelope.instance).unwrap();
+    let fingerprints = match &instance {
+        Instance::ManyKeys(many) => many.keys().map(|(_, fingerprint)| fingerprint).collect(),
+        one => vec![one.fingerprint().unwrap()],
+    };
+    let record = |(key, fingerprint): (&KeyClaim, Fingerprint)| Record {
         hsm: context.hsm.clone(),
         cluster: context.cluster.clone(),
         enrolment: context.enrolment,
         key: KeyRef { key: key.key.clone(), epoch: key.epoch },
         statement: context.statement.parse().unwrap(),
         verifying_key: context.verifying_key,
-        fingerprint: Instance::from_bytes(&envelope.instance).unwrap().fingerprint().unwrap(),
+        fingerprint,
         envelope: envelope.digest(),
         proven_at: SystemClock.now(),
         expires_at: context.not_after,
     };
-    Some((201, serde_json::to_value(record).unwrap()))
+    let records = context.keys.iter().zip(fingerprints).map(record).collect();
+    Some((201, serde_json::to_value(AttestResponse { records }).unwrap()))
 }
 
 fn refusal(kind: ProblemKind) -> Answer {
@@ -295,4 +306,152 @@ fn an_enrolment_is_on_disk_before_it_is_asked_for_and_can_be_repeated() {
     assert_eq!(request.identity_key, store.identity());
     assert_eq!(store.membership(), Some(Membership { enrolment: Some(enrolment), ..membership() }));
     assert!(matches!(agent.enrol(&name("hsm-2"), "kw_join_y"), Err(AgentError::OtherHsm(_))));
+}
+
+/// A manager that asks for symmetric keys in the default suite, and takes many in one claim.
+fn info_of_many() -> Answer {
+    let (status, value) = info().unwrap();
+    let mut info: TrustDomainInfo = serde_json::from_value(value).unwrap();
+    info.suites = vec![Suite::Halo2Pasta];
+    info.statements = [Kind::KeyKnowledgeHalo2, Kind::ManyKeysHalo2]
+        .map(|kind| StatementInfo {
+            kind,
+            verifying_key: registry::verifying_key(&Parameters::transparent(), kind).unwrap(),
+        })
+        .to_vec();
+    Some((status, serde_json::to_value(info).unwrap()))
+}
+
+fn symmetric_store(count: usize) -> (tempfile::TempDir, Arc<crate::SoftwareStore>) {
+    let (directory, store) = crate::testing::store_of([]);
+    for number in 0..count {
+        let key: KeyId = name(&format!("aes-{number:02}"));
+        store.generate(&key, KeyAlgorithm::Aes128, crate::Placement::New).unwrap();
+    }
+    (directory, store)
+}
+
+/// The keys of each challenge that a manager was asked for: how many, and under which statement.
+type Asked = Arc<Mutex<Vec<(Kind, usize)>>>;
+
+fn note(asked: &Asked, body: &[u8]) -> ChallengeRequest {
+    let request: ChallengeRequest = serde_json::from_slice(body).unwrap();
+    asked.lock().unwrap().push((request.statement.parse().unwrap(), request.keys.len()));
+    request
+}
+
+#[test]
+fn a_damaged_key_is_named_and_the_others_are_attested_in_one_claim() {
+    let (directory, store) = symmetric_store(70);
+    let (asked, sent): (Asked, _) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
+    let (ask, send, damage) = (Arc::clone(&asked), Arc::clone(&sent), Arc::clone(&store));
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info_of_many(),
+        path::CHALLENGES => {
+            note(&ask, body);
+            // After it was enrolled, and before it is proven.
+            damage.damage(&KeyRef { key: name("aes-07"), epoch: 1 });
+            challenge()
+        }
+        path::ATTESTATIONS => {
+            send.lock().unwrap().push(Envelope::from_bytes(body).unwrap());
+            record(body)
+        }
+        _ => Some((204, Value::Null)),
+    });
+    let (journal, envelopes) = (directory.path().join("journal"), directory.path().join("envelopes"));
+    let config =
+        AgentConfig { journal: Some(journal.clone()), envelopes: Some(envelopes.clone()), ..AgentConfig::default() };
+    let agent = agent(store.clone(), &base, config);
+    let reports = agent.attest_once(|_, _| true).unwrap();
+    assert_eq!(reports.len(), 70);
+    let (attested, failed): (Vec<_>, Vec<_>) = reports.into_iter().partition(|report| report.result.is_ok());
+    let [failed] = failed.as_slice() else { panic!("{failed:?}") };
+    assert_eq!(failed.key.key, name("aes-07"));
+    assert!(failed.result.as_ref().unwrap_err().to_string().contains("not the one that was enrolled"));
+    let records: Vec<_> = attested.into_iter().map(|report| (report.kind, report.result.unwrap())).collect();
+    assert!(records.iter().all(|(kind, _)| *kind == Kind::KeyKnowledgeHalo2));
+    let many = |records: &[(Kind, Record)]| records.iter().filter(|(_, r)| r.statement == Kind::ManyKeysHalo2).count();
+    assert_eq!((many(&records), records.len()), (63, 69));
+
+    // The claim with the damaged key was never sent; the keys beyond 64 cost less one by one.
+    let single = (Kind::KeyKnowledgeHalo2, 1);
+    let mut expected = vec![(Kind::ManyKeysHalo2, 64), (Kind::ManyKeysHalo2, 63)];
+    expected.extend([single; 6]);
+    assert_eq!(*asked.lock().unwrap(), expected);
+    let sent = sent.lock().unwrap();
+    let claimed: Vec<_> = sent.iter().map(|envelope| envelope.context.keys.len()).collect();
+    assert_eq!(claimed, [63, 1, 1, 1, 1, 1, 1]);
+    let first = sent.first().unwrap();
+    assert!(first.context.keys.iter().all(|claim| claim.key != name("aes-07")));
+    assert!(keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), first).is_ok());
+
+    // Each key of the claim stands as one that was proven alone.
+    let (standing, now) = (agent.standing(), SystemClock.now());
+    let stands = |key: &str| standing.is_attested(&KeyRef { key: name(key), epoch: 1 }, now);
+    assert!(stands("aes-00") && stands("aes-63") && stands("aes-69") && !stands("aes-07"));
+    let entries = journal::read(&journal).unwrap();
+    let known = journal::newest_records(entries.clone(), &membership().enrolment.unwrap());
+    assert!(known.len() == 69 && known.keys().all(|task| task.kind == Kind::KeyKnowledgeHalo2));
+    assert_eq!(entries.iter().filter(|entry| entry.outcome == journal::Ending::NotSent).count(), 1);
+    let kept = std::fs::read(envelopes.join("aes-05-1-key-knowledge-halo2-pasta-1.envelope")).unwrap();
+    assert_eq!(kept, first.to_bytes());
+}
+
+/// Runs an agent for `count` keys against a manager that refuses claims of many by `refuse`, until `enough` events
+/// came. Gives what was asked for, and what was told.
+fn run_refused(count: usize, refuse: ProblemKind, enough: usize) -> (Vec<(Kind, usize)>, Vec<String>) {
+    let (_directory, store) = symmetric_store(count);
+    let asked: Asked = Arc::default();
+    let ask = Arc::clone(&asked);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info_of_many(),
+        path::CHALLENGES => {
+            let request = note(&ask, body);
+            let bad = request.keys.iter().any(|key| key.key == name("aes-03"));
+            if request.keys.len() > 1 || bad { refusal(refuse) } else { challenge() }
+        }
+        path::ATTESTATIONS => record(body),
+        _ => Some((204, Value::Null)),
+    });
+    let (told, stop) = (Arc::new(Mutex::new(Vec::new())), Stop::new());
+    let (tell, raise) = (Arc::clone(&told), stop.clone());
+    let observer: Observer = Arc::new(move |event| {
+        let mut told = tell.lock().unwrap();
+        match event {
+            AgentEvent::Attested { record, .. } => told.push(format!("attested {}", record.key.key)),
+            AgentEvent::Failed { key, .. } => told.push(format!("failed {}", key.key)),
+            _ => return,
+        }
+        if told.len() == enough {
+            raise.stop();
+        }
+    });
+    agent(store, &base, AgentConfig::default()).with_observer(observer).run(&stop).unwrap();
+    let (asked, told) = (asked.lock().unwrap().clone(), told.lock().unwrap().clone());
+    (asked, told)
+}
+
+#[test]
+fn a_refused_claim_of_many_is_taken_apart_and_holds_nobody_up() {
+    let (asked, told) = run_refused(MANY_FROM, ProblemKind::KeyRevoked, MANY_FROM);
+    let alone = vec![(Kind::KeyKnowledgeHalo2, 1); MANY_FROM];
+    assert_eq!(asked, [vec![(Kind::ManyKeysHalo2, MANY_FROM)], alone].concat());
+    // What came of the claim of many is told of no key: it may be about another.
+    let failed: Vec<_> = told.iter().filter(|line| line.starts_with("failed")).collect();
+    assert_eq!(failed, ["failed aes-03"]);
+}
+
+#[test]
+fn fewer_keys_are_claimed_one_by_one() {
+    let (asked, told) = run_refused(MANY_FROM - 1, ProblemKind::KeyRevoked, MANY_FROM - 1);
+    assert_eq!(asked, vec![(Kind::KeyKnowledgeHalo2, 1); MANY_FROM - 1]);
+    assert_eq!(told.iter().filter(|line| line.starts_with("failed")).count(), 1);
+}
+
+#[test]
+fn an_hsm_that_is_revoked_asks_once_for_all_its_keys() {
+    let (asked, told) = run_refused(MANY_FROM, ProblemKind::HsmRevoked, MANY_FROM);
+    assert_eq!(asked, [(Kind::ManyKeysHalo2, MANY_FROM)]);
+    assert!(told.iter().all(|line| line.starts_with("failed")));
 }

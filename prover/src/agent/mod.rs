@@ -13,9 +13,10 @@ pub mod sharing;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
@@ -30,12 +31,14 @@ use crate::{
     clock::{Clock, Stop, SystemClock},
     store::{KeyEntry, KeyStore, StoreError, current_keys},
 };
-use attest::{Session, Subject};
+use attest::{KnownKey, Session};
 use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
 use journal::{Entry, Journal};
 pub use standing::Standing;
+use together::Fate;
+pub use together::MANY_FROM;
 
 /// How long the manager's description of its trust domain is relied on, in seconds.
 const INFO_AGE: u64 = 300;
@@ -50,7 +53,7 @@ pub struct Agent {
     observer: Observer,
     standing: Arc<Standing>,
     info: Mutex<Option<(Timestamp, TrustDomainInfo)>>,
-    known_keys: Mutex<BTreeSet<(KeyRef, Vec<Suite>)>>,
+    known_keys: Mutex<BTreeMap<(KeyRef, Vec<Suite>), KnownKey>>,
     journal: Mutex<Option<Journal>>,
     sealing_key_told: AtomicBool,
 }
@@ -130,7 +133,8 @@ impl Agent {
         Ok(info)
     }
 
-    /// Attests every key that `filter` names, once, under each statement that its trust domain asks for.
+    /// Attests every key that `filter` names, once, under each statement that its trust domain asks for; many symmetric
+    /// keys in one claim, where that is cheaper.
     ///
     /// # Errors
     /// Where the agent cannot begin. What became of each key is in its [`Report`].
@@ -141,16 +145,40 @@ impl Agent {
         if let Err(error) = self.receive_shares(&self.session(&enrolled, &info, &stop)) {
             tracing::warn!(error = printable(&error), "shares cannot be received now");
         }
-        let mut work: Vec<(Kind, KeyEntry)> = self.work(&info);
-        work.retain(|(kind, entry)| filter(entry, *kind));
-        work.sort_by(|(kind, entry), (other, other_entry)| (kind, &entry.key).cmp(&(other, &other_entry.key)));
+        let mut work: BTreeMap<Kind, Vec<KeyEntry>> = BTreeMap::new();
+        for (kind, entry) in self.work(&info).into_iter().filter(|(kind, entry)| filter(entry, *kind)) {
+            work.entry(kind).or_default().push(entry);
+        }
+        let session = self.session(&enrolled, &info, &stop);
         let mut reports = Vec::new();
-        for (kind, entry) in work {
-            let result = self.attest(&enrolled, &info, &entry, kind, &stop);
-            self.tell(&entry.key, kind, &result, None);
-            reports.push(Report { key: entry.key, kind, result });
+        for (kind, mut entries) in work {
+            entries.sort_by(|entry, other| entry.key.cmp(&other.key));
+            let many = entries.len() >= MANY_FROM && self.many(&info, kind).is_some();
+            for claim in together::claims(&entries, many) {
+                for (key, fate) in self.attest_each(&session, claim, kind) {
+                    self.tell(&key, kind, &fate, None);
+                    let result = match fate {
+                        Fate::Attested(record) => Ok(record),
+                        Fate::Failed(error) | Fate::Alone(error) => Err(error),
+                    };
+                    reports.push(Report { key, kind, result });
+                }
+            }
         }
         Ok(reports)
+    }
+
+    /// One claim of these keys, and where it came to nothing, one of each.
+    fn attest_each(&self, session: &Session<'_>, entries: &[KeyEntry], kind: Kind) -> Vec<(KeyRef, Fate)> {
+        let fates = self.attest_together(session, entries, kind);
+        let again = fates.into_iter().flat_map(|(key, fate)| match fate {
+            Fate::Alone(_) => {
+                let entry: Vec<_> = entries.iter().filter(|entry| entry.key == key).cloned().collect();
+                self.attest_together(session, &entry, kind)
+            }
+            fate => vec![(key, fate)],
+        });
+        again.collect()
     }
 
     /// Every key at its newest epoch, under each statement that it proves.
@@ -174,46 +202,25 @@ impl Agent {
         }
     }
 
-    /// One attestation; the key is enrolled first where the manager was not told of it yet.
-    fn attest(
-        &self,
-        enrolled: &Enrolled,
-        info: &TrustDomainInfo,
-        entry: &KeyEntry,
-        kind: Kind,
-        stop: &Stop,
-    ) -> Result<Record, AttestError> {
-        (self.observer)(&AgentEvent::Attesting { key: &entry.key, kind });
-        let session = self.session(enrolled, info, stop);
-        let known = (entry.key.clone(), info.suites.clone());
-        let result = (|| {
-            self.introduce(&session, entry)?;
-            session.attest(&Subject { entry, kind })
-        })();
-        self.learn(&known, &result);
-        self.write_journal(&enrolled.enrolment, &entry.key, kind, &result);
-        result
-    }
-
     /// Tells the manager of a key that it was not told of yet; of a derived key, after the key that it is derived
     /// from.
-    fn introduce(&self, session: &Session<'_>, entry: &KeyEntry) -> Result<(), AttestError> {
-        let known = (entry.key.clone(), session.info.suites.clone());
-        if lock(&self.known_keys).contains(&known) {
-            return Ok(());
+    fn introduce(&self, session: &Session<'_>, entry: &KeyEntry) -> Result<KnownKey, AttestError> {
+        let place = (entry.key.clone(), session.info.suites.clone());
+        if let Some(known) = lock(&self.known_keys).get(&place) {
+            return Ok(known.clone());
         }
         if let Some(master) = self.store.master(&entry.key)
             && let Some(master) = self.store.keys().into_iter().find(|key| key.key == master)
         {
             self.introduce(session, &master)?;
         }
-        session.enrol_key(entry)?;
-        lock(&self.known_keys).insert(known);
-        Ok(())
+        let known = session.enrol_key(entry)?;
+        lock(&self.known_keys).insert(place, known.clone());
+        Ok(known)
     }
 
     /// Takes what an answer tells about attestation and revocation, and forgets what a refusal calls in question.
-    fn learn(&self, known: &(KeyRef, Vec<Suite>), result: &Result<Record, AttestError>) {
+    fn learn(&self, known: &(KeyRef, Vec<Suite>), result: Result<&Record, &AttestError>) {
         let error = match result {
             Ok(record) => return self.standing.accept(record),
             Err(error) => error,
@@ -229,9 +236,15 @@ impl Agent {
         }
     }
 
-    fn write_journal(&self, enrolment: &Enrolment, key: &KeyRef, kind: Kind, result: &Result<Record, AttestError>) {
+    fn journal_entry(
+        &self,
+        enrolment: &Enrolment,
+        key: &KeyRef,
+        kind: Kind,
+        result: Result<&Record, &AttestError>,
+    ) -> Entry {
         let at = self.clock.now();
-        let entry = match result {
+        match result {
             Ok(record) => Entry::attested(at, record),
             Err(error) => Entry {
                 at,
@@ -246,20 +259,25 @@ impl Agent {
                 proven_at: None,
                 expires_at: None,
             },
-        };
-        let written = lock(&self.journal).as_mut().map_or(Ok(()), |journal| journal.append(&entry));
+        }
+    }
+
+    fn write_journal(&self, entries: &[Entry]) {
+        let written = lock(&self.journal).as_mut().map_or(Ok(()), |journal| journal.append(entries));
         if let Err(error) = written {
             tracing::error!(%error, "the journal cannot be written; attestation goes on");
         }
     }
 
-    fn tell(&self, key: &KeyRef, kind: Kind, result: &Result<Record, AttestError>, due: Option<Timestamp>) {
-        match result {
-            Ok(record) => {
+    /// Tells of what is decided: a key that is to be claimed alone is told of then.
+    fn tell(&self, key: &KeyRef, kind: Kind, fate: &Fate, due: Option<Timestamp>) {
+        match fate {
+            Fate::Attested(record) => {
                 tracing::info!(key = %key.key, epoch = key.epoch, %kind, expires_at = record.expires_at.0, "attested");
                 (self.observer)(&AgentEvent::Attested { record, renew_at: due });
             }
-            Err(error) => {
+            Fate::Alone(_) => {}
+            Fate::Failed(error) => {
                 tracing::warn!(key = %key.key, epoch = key.epoch, %kind, error = printable(error), "not attested");
                 (self.observer)(&AgentEvent::Failed { key, kind, error, retry_at: due });
             }

@@ -1,9 +1,12 @@
 //! ReattestKeys: the loop that keeps every record fresh.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use keywitness_circuits::Timestamp;
-use keywitness_verifier::wire::{ChannelAnnouncement, ProblemKind, Record, TrustDomainInfo};
+use keywitness_circuits::{Kind, Timestamp};
+use keywitness_verifier::wire::{ChannelAnnouncement, KeyRef, ProblemKind, TrustDomainInfo};
 
 use super::{
     Agent, AgentError, AgentEvent, AttestError, Enrolled,
@@ -11,7 +14,7 @@ use super::{
     journal::{self, Entry},
     schedule::{self, Pause, Schedule, Task},
 };
-use crate::clock::Stop;
+use crate::{clock::Stop, store::KeyEntry};
 
 /// Longest sleep: then the agent looks for new keys.
 const IDLE: Duration = Duration::from_secs(5);
@@ -53,10 +56,14 @@ impl Agent {
             let next = schedule.next().map(|(task, due)| (task.clone(), due));
             match next {
                 Some((task, due)) if due <= now => {
-                    if let Some((_, entry)) = work.iter().find(|(_, entry)| entry.key == task.key) {
-                        let result = self.attest(&enrolled, &info, entry, task.kind, stop);
-                        let due = self.reschedule(&mut schedule, &task, &result);
-                        self.tell(&task.key, task.kind, &result, Some(due));
+                    let tasks = self.due_together(&schedule, &info, &task, now);
+                    let keys: BTreeSet<&KeyRef> = tasks.iter().map(|task| &task.key).collect();
+                    let claimed = |(kind, entry): &&(Kind, KeyEntry)| *kind == task.kind && keys.contains(&entry.key);
+                    let entries: Vec<_> = work.iter().filter(claimed).map(|(_, entry)| entry.clone()).collect();
+                    let fates = self.attest_together(&self.session(&enrolled, &info, stop), &entries, task.kind);
+                    let dues = self.reschedule(&mut schedule, task.kind, &fates);
+                    for (key, fate) in &fates {
+                        self.tell(key, task.kind, fate, dues.get(key).copied());
                     }
                 }
                 Some((_, due)) => drop(stop.wait(IDLE.min(Duration::from_secs(due.since(now))))),
@@ -142,22 +149,21 @@ impl Agent {
         record.and_then(due).unwrap_or(now)
     }
 
-    /// Says when the task is due again, and what else has to wait with it.
-    fn reschedule(&self, schedule: &mut Schedule, task: &Task, result: &Result<Record, AttestError>) -> Timestamp {
-        let (now, mut rng) = (self.clock.now(), rand::thread_rng());
-        let error = match result {
-            Ok(record) => {
-                let due = schedule::renewal(now, record.expires_at.since(record.proven_at), &mut rng);
-                schedule.succeeded(task, due);
-                return due;
-            }
-            Err(error) => error,
-        };
+    /// Puts tasks off that failed together, and what else has to wait with them. Says until when.
+    pub(super) fn postpone(
+        &self,
+        schedule: &mut Schedule,
+        error: &AttestError,
+        tasks: &[Task],
+        now: Timestamp,
+    ) -> Timestamp {
         let pause = error.pause(self.config.revoked_recheck);
-        let due = schedule.failed(task, now, pause, &mut rng);
+        let due = schedule.failed(tasks, now, pause, &mut rand::thread_rng());
         match (pause, error.problem()) {
             (Pause::Revoked(_), Some(ProblemKind::HsmRevoked)) => schedule.postpone(due, |_| true),
-            (Pause::Revoked(_), _) => schedule.postpone(due, |other| other.key.key == task.key.key),
+            (Pause::Revoked(_), _) => {
+                schedule.postpone(due, |other| tasks.iter().any(|task| task.key.key == other.key.key));
+            }
             // Nobody answers: that holds for every key.
             _ if error.is_unanswered() => schedule.postpone(due, |_| true),
             _ => {}

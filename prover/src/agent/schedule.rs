@@ -1,6 +1,6 @@
 //! ReattestKeys: when each key is attested again. Pure functions of time and chance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keywitness_circuits::{Kind, Timestamp};
 use keywitness_verifier::wire::KeyRef;
@@ -9,6 +9,9 @@ use rand::Rng;
 /// A record is renewed between these parts of its lifetime, in hundredths: early enough that a manager may be away for
 /// a while, spread enough that a cluster does not come all at once.
 const RENEW: std::ops::RangeInclusive<u64> = 50..=70;
+
+/// So many failures in a row, for whatever reason, and a task leaves the company that it failed in.
+const APART_AFTER: u32 = 4;
 
 /// Longest wait after a failure that may pass by itself, in seconds.
 pub const MAX_BACK_OFF: u64 = 60;
@@ -32,6 +35,12 @@ pub fn renewal(made: Timestamp, lifetime: u64, rng: &mut impl Rng) -> Timestamp 
     let part = u128::from(rng.gen_range(RENEW));
     // The quotient is below `lifetime`.
     made.plus((u128::from(lifetime) * part / 100) as u64)
+}
+
+/// How long before its own time a record that lasts `lifetime` seconds may be renewed in company: as long as the
+/// renewals of records that were made together can be apart.
+pub fn company_window(lifetime: u64) -> u64 {
+    (u128::from(lifetime) * u128::from(RENEW.end() - RENEW.start()) / 100) as u64
 }
 
 /// Seconds to wait after `failures` failures in a row: exponential with full jitter, at least one, at most `cap`.
@@ -58,6 +67,14 @@ pub enum Pause {
 struct State {
     due: Timestamp,
     failures: u32,
+    /// The last claim of it failed for a reason that may be its own: it is claimed alone, until it succeeds.
+    alone: bool,
+}
+
+impl State {
+    const fn due_at(due: Timestamp) -> Self {
+        Self { due, failures: 0, alone: false }
+    }
 }
 
 /// When each task is due.
@@ -74,9 +91,10 @@ impl Schedule {
 
     /// Makes `wanted` the tasks: new ones are due when `first` says, those no longer wanted are forgotten.
     pub fn keep(&mut self, wanted: &[Task], first: impl Fn(&Task) -> Timestamp) {
-        self.tasks.retain(|task, _| wanted.contains(task));
+        let known: BTreeSet<&Task> = wanted.iter().collect();
+        self.tasks.retain(|task, _| known.contains(task));
         for task in wanted {
-            self.tasks.entry(task.clone()).or_insert_with(|| State { due: first(task), failures: 0 });
+            self.tasks.entry(task.clone()).or_insert_with(|| State::due_at(first(task)));
         }
     }
 
@@ -85,26 +103,48 @@ impl Schedule {
         self.tasks.iter().map(|(task, state)| (task, state.due)).min_by_key(|(task, due)| (*due, *task))
     }
 
+    /// Those that `task` can be claimed with, itself among them: at most `most` tasks of its kind that are due by
+    /// `until`, soonest first. A task that has to be claimed alone is in no other's company.
+    pub fn company(&self, task: &Task, until: Timestamp, most: usize) -> Vec<Task> {
+        let fits = |(other, state): &(&Task, &State)| other.kind == task.kind && state.due <= until && !state.alone;
+        let mut company: Vec<_> = self.tasks.iter().filter(fits).map(|(other, state)| (state.due, other)).collect();
+        company.sort_unstable();
+        company.truncate(most);
+        let company: Vec<Task> = company.into_iter().map(|(_, other)| other.clone()).collect();
+        if company.contains(task) { company } else { vec![task.clone()] }
+    }
+
     /// A task succeeded: it is due again at `due`.
     pub fn succeeded(&mut self, task: &Task, due: Timestamp) {
         if let Some(state) = self.tasks.get_mut(task) {
-            *state = State { due, failures: 0 };
+            *state = State::due_at(due);
         }
     }
 
-    /// A task failed at `now`; says when it is due again.
-    pub fn failed(&mut self, task: &Task, now: Timestamp, pause: Pause, rng: &mut impl Rng) -> Timestamp {
-        let Some(state) = self.tasks.get_mut(task) else { return now };
-        state.failures = state.failures.saturating_add(1);
-        state.due = now.plus(match pause {
-            Pause::Short => back_off(state.failures, MAX_BACK_OFF, rng),
-            Pause::After(seconds) => {
-                seconds.min(MAX_BACK_OFF).saturating_add(back_off(state.failures, MAX_BACK_OFF, rng))
-            }
-            Pause::Long => back_off(state.failures.saturating_add(3), MAX_REFUSED_BACK_OFF, rng),
+    /// Tasks failed together at `now`; says when they are due again, which is one time.
+    pub fn failed(&mut self, tasks: &[Task], now: Timestamp, pause: Pause, rng: &mut impl Rng) -> Timestamp {
+        let so_far = tasks.iter().filter_map(|task| self.tasks.get(task)).map(|state| state.failures).max();
+        let Some(failures) = so_far.map(|failures| failures.saturating_add(1)) else { return now };
+        let due = now.plus(match pause {
+            Pause::Short => back_off(failures, MAX_BACK_OFF, rng),
+            Pause::After(seconds) => seconds.min(MAX_BACK_OFF).saturating_add(back_off(failures, MAX_BACK_OFF, rng)),
+            Pause::Long => back_off(failures.saturating_add(3), MAX_REFUSED_BACK_OFF, rng),
             Pause::Revoked(recheck) => recheck,
         });
-        state.due
+        let alone = failures >= APART_AFTER || (tasks.len() == 1 && pause != Pause::Short);
+        for task in tasks {
+            if let Some(state) = self.tasks.get_mut(task) {
+                *state = State { due, failures, alone: state.alone || alone };
+            }
+        }
+        due
+    }
+
+    /// A task is to be claimed at `now`, and alone.
+    pub fn alone(&mut self, task: &Task, now: Timestamp) {
+        if let Some(state) = self.tasks.get_mut(task) {
+            *state = State { due: now, alone: true, ..*state };
+        }
     }
 
     /// Puts every task that `which` names off until `until`.
@@ -159,7 +199,7 @@ mod tests {
             let (pause, cap) =
                 if long { (Pause::Long, MAX_REFUSED_BACK_OFF) } else { (Pause::Short, MAX_BACK_OFF) };
             for _ in 0..failures {
-                let due = schedule.failed(&signing, Timestamp(now), pause, &mut rng);
+                let due = schedule.failed(std::slice::from_ref(&signing), Timestamp(now), pause, &mut rng);
                 prop_assert!(due.0 > now && due.0 <= now + cap);
                 prop_assert_eq!(schedule.next().unwrap().1, due);
             }
@@ -202,11 +242,57 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_in_company_until_it_fails_for_a_reason_of_its_own() {
+        let (mut schedule, mut rng) = (Schedule::new(), StdRng::seed_from_u64(1));
+        let tasks: Vec<_> =
+            (0..20).map(|number| task(Kind::KeyKnowledgeGroth16, &format!("aes-{number:02}"))).collect();
+        let other = task(Kind::KeyKnowledgeEd25519, "signing");
+        let at = |number: usize| Timestamp(if number < 10 { 5 } else { 8 });
+        let number = |task: &Task| tasks.iter().position(|known| known == task);
+        schedule.keep(&[tasks.clone(), vec![other.clone()]].concat(), |task| number(task).map_or(Timestamp(0), at));
+        let (first, rest) = tasks.split_first().unwrap();
+        assert_eq!(schedule.company(first, Timestamp(8), 64), tasks);
+        assert_eq!(schedule.company(first, Timestamp(8), 12), tasks.split_at(12).0);
+        assert_eq!(schedule.company(first, Timestamp(7), 64), tasks.split_at(10).0);
+        assert_eq!(schedule.company(&other, Timestamp(8), 64), std::slice::from_ref(&other));
+
+        // What failed together for a reason that may pass stays together, for a while.
+        for failures in 1..APART_AFTER {
+            let due = schedule.failed(&tasks, Timestamp(10), Pause::Short, &mut rng);
+            assert_eq!(schedule.company(first, due, 64), tasks, "{failures}");
+            assert!(schedule.company(first, Timestamp(due.0 - 1), 64).len() == 1);
+        }
+        schedule.failed(&tasks, Timestamp(10), Pause::Short, &mut rng);
+        assert_eq!(schedule.company(first, Timestamp(10_000), 64), std::slice::from_ref(first));
+        tasks.iter().for_each(|task| schedule.succeeded(task, Timestamp(100)));
+        assert_eq!(schedule.company(first, Timestamp(100), 64), tasks);
+
+        // One that was refused on its own, or is suspected, does not come along until it succeeds.
+        schedule.failed(std::slice::from_ref(first), Timestamp(10), Pause::Long, &mut rng);
+        let (second, rest) = rest.split_first().unwrap();
+        schedule.alone(second, Timestamp(20));
+        assert_eq!(schedule.company(second, Timestamp(10_000), 64), std::slice::from_ref(second));
+        let third = rest.first().unwrap();
+        assert_eq!(schedule.company(third, Timestamp(10_000), 64), rest);
+        schedule.succeeded(second, Timestamp(100));
+        assert_eq!(schedule.company(third, Timestamp(100), 64).len(), 19);
+    }
+
+    #[test]
+    fn records_that_were_made_together_can_be_renewed_together() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let renewals: Vec<_> = (0..1000).map(|_| renewal(Timestamp(0), 600, &mut rng).0).collect();
+        let (first, last) = (renewals.iter().min().unwrap(), renewals.iter().max().unwrap());
+        assert!(first + company_window(600) >= *last && company_window(600) < 600 / 2);
+        assert!(company_window(u64::MAX) > 0);
+    }
+
+    #[test]
     fn a_revocation_waits_for_exactly_the_recheck() {
         let (first, second) = (task(Kind::KeyKnowledgeP256, "first"), task(Kind::KeyKnowledgeP256, "second"));
         let (mut schedule, mut rng) = (Schedule::new(), StdRng::seed_from_u64(1));
         schedule.keep(&[first.clone(), second.clone()], |_| Timestamp(10));
-        let until = schedule.failed(&first, Timestamp(10), Pause::Revoked(3600), &mut rng);
+        let until = schedule.failed(std::slice::from_ref(&first), Timestamp(10), Pause::Revoked(3600), &mut rng);
         assert_eq!(until, Timestamp(3610));
         schedule.postpone(until, |task| task.key == second.key);
         assert_eq!(schedule.next(), Some((&first, Timestamp(3610))));

@@ -9,7 +9,7 @@ use keywitness_verifier::wire::{
 };
 
 use super::{
-    Agent, AgentError, AgentEvent,
+    Agent, AgentError, AgentEvent, Fate,
     attest::{Session, insist},
     error::{AttestError, printable},
 };
@@ -72,7 +72,11 @@ impl Agent {
         for (kind, entry) in
             entry.iter().flat_map(|entry| super::attest::kinds(entry, &info).into_iter().map(move |kind| (kind, entry)))
         {
-            self.attest(&enrolled, &info, entry, kind, &stop).map_err(Box::new)?;
+            for (_, fate) in self.attest_together(&session, std::slice::from_ref(entry), kind) {
+                if let Fate::Failed(error) | Fate::Alone(error) = fate {
+                    return Err(error.into());
+                }
+            }
         }
         let request = EnrolSharingRequest { dealing: Base64(dealing.to_bytes()) };
         Ok(insist(&stop, || self.client.enrol_sharing(&session, &request))?)

@@ -13,7 +13,8 @@ use keywitness_verifier::{
 
 use super::{
     attest::{
-        Claim, Session, Subject, agreed_verifying_key, check_challenge, check_record, insist, insist_while, kinds,
+        Claim, KnownKey, Session, Subject, agreed_verifying_key, check_challenge, check_records, insist, insist_while,
+        kinds,
     },
     schedule::Pause,
     *,
@@ -62,6 +63,12 @@ fn with_session<R>(store: &dyn KeyStore, use_it: impl FnOnce(&Session<'_>) -> R)
     })
 }
 
+fn known(store: &dyn KeyStore, entry: &KeyEntry) -> [KnownKey; 1] {
+    let suites = [Suite::Halo2Pasta, Suite::Groth16Bn254];
+    let instances = store.instances(&entry.key, &audience().trust_domain, &suites).unwrap();
+    [KnownKey { entry: entry.clone(), instances: instances.into() }]
+}
+
 fn entry(store: &dyn KeyStore, key: &str) -> KeyEntry {
     store.keys().into_iter().find(|entry| entry.key.key.as_str() == key).unwrap()
 }
@@ -71,7 +78,8 @@ fn every_field_of_the_context_comes_from_a_checked_part() {
     let (_directory, store) = enrolled_store();
     let entry = entry(&*store, "p256");
     let (enrolment, audience, challenge) = (membership().enrolment.unwrap(), audience(), challenge());
-    let subject = Subject { entry: &entry, kind: Kind::KeyKnowledgeP256 };
+    let keys = known(&*store, &entry);
+    let subject = Subject { keys: &keys, kind: Kind::KeyKnowledgeP256 };
     let verifying_key = Digest([4; 32]);
     let claim = Claim { audience: &audience, enrolment: &enrolment, subject: &subject, verifying_key };
     let context = claim.context(Digest([5; 32]), &challenge);
@@ -91,8 +99,9 @@ fn every_field_of_the_context_comes_from_a_checked_part() {
 
 fn sealed(store: &dyn KeyStore, entry: &KeyEntry, kind: Kind) -> (Envelope, keywitness_circuits::Instance) {
     with_session(store, |session| {
-        let subject = Subject { entry, kind };
-        let instance = session.instance(&subject).unwrap();
+        let keys = known(store, entry);
+        let subject = Subject { keys: &keys, kind };
+        let instance = subject.instance().unwrap();
         let verifying_key = agreed_verifying_key(session.parameters, session.info, kind).unwrap();
         let claim =
             Claim { audience: session.audience, enrolment: session.enrolment, subject: &subject, verifying_key };
@@ -155,7 +164,8 @@ fn a_record_of_anything_else_is_refused() {
     let (_directory, store) = enrolled_store();
     let (entry, kind) = (entry(&*store, "ed25519"), Kind::KeyKnowledgeEd25519);
     let (envelope, instance) = sealed(&*store, &entry, kind);
-    let subject = Subject { entry: &entry, kind };
+    let keys = known(&*store, &entry);
+    let subject = Subject { keys: &keys, kind };
     let good = Record {
         hsm: name("hsm-1"),
         cluster: name("cluster-1"),
@@ -168,8 +178,14 @@ fn a_record_of_anything_else_is_refused() {
         proven_at: NOW,
         expires_at: NOW.plus(3600),
     };
-    let check = |record: &Record| check_record(record, &envelope, &subject, &instance);
+    let check = |record: &Record| check_records(std::slice::from_ref(record), &envelope, &subject, &instance);
     assert!(check(&good).is_ok());
+    for number in [vec![], vec![good.clone(), good.clone()]] {
+        assert!(matches!(
+            check_records(&number, &envelope, &subject, &instance),
+            Err(AttestError::ForeignRecord("more or fewer keys"))
+        ));
+    }
     let changes: [fn(&mut Record); 10] = [
         |record| record.hsm = name("hsm-2"),
         |record| record.cluster = name("cluster-2"),
@@ -240,7 +256,9 @@ fn words_of_the_manager_cannot_command_a_terminal() {
     let agent = agent(store, AgentConfig { journal: Some(path.clone()), ..AgentConfig::default() });
     let error = ClientError::Problem(Problem::new(ProblemKind::ProofRefused, "\x1b[2Jgone\r"));
     let key = KeyRef { key: name("p256"), epoch: 1 };
-    agent.write_journal(&membership().enrolment.unwrap(), &key, Kind::KeyKnowledgeP256, &Err(error.into()));
+    let enrolment = membership().enrolment.unwrap();
+    let entry = agent.journal_entry(&enrolment, &key, Kind::KeyKnowledgeP256, Err(&error.into()));
+    agent.write_journal(&[entry]);
     let detail = journal::read(&path).unwrap().remove(0).detail.unwrap();
     assert!(detail.contains("gone") && !detail.contains(char::is_control), "{detail}");
 }
@@ -309,13 +327,14 @@ fn a_refusal_is_learnt_journalled_and_told() {
     let agent = agent(Arc::clone(&store), AgentConfig { journal: Some(path.clone()), ..AgentConfig::default() });
     let entry = entry(&*store, "p256");
     let known = (entry.key.clone(), Vec::new());
-    let refused = |kind| Err(AttestError::Submission { envelope: Digest([6; 32]), error: problem(kind) });
-    agent.learn(&known, &refused(ProblemKind::KeyRevoked));
+    let refused = |kind| AttestError::Submission { envelope: Digest([6; 32]), error: problem(kind) };
+    agent.learn(&known, Err(&refused(ProblemKind::KeyRevoked)));
     assert!(agent.standing().is_revoked(&entry.key.key) && !agent.standing().is_revoked(&name("ed25519")));
-    agent.learn(&known, &refused(ProblemKind::HsmRevoked));
+    agent.learn(&known, Err(&refused(ProblemKind::HsmRevoked)));
     assert!(agent.standing().hsm_revoked() && agent.standing().is_revoked(&name("ed25519")));
     let enrolment = membership().enrolment.unwrap();
-    agent.write_journal(&enrolment, &entry.key, Kind::KeyKnowledgeP256, &refused(ProblemKind::HsmRevoked));
+    let refused = refused(ProblemKind::HsmRevoked);
+    agent.write_journal(&[agent.journal_entry(&enrolment, &entry.key, Kind::KeyKnowledgeP256, Err(&refused))]);
     let entries = journal::read(&path).unwrap();
     let written = entries.first().unwrap();
     assert_eq!((written.at, written.problem), (NOW, Some(ProblemKind::HsmRevoked)));
@@ -363,8 +382,9 @@ fn a_symmetric_key_is_proven_in_each_suite() {
             envelopes: None,
             stop: &Stop::new(),
         };
-        let subject = Subject { entry: &entry, kind };
-        let instance = session.instance(&subject).unwrap();
+        let keys = known(&*store, &entry);
+        let subject = Subject { keys: &keys, kind };
+        let instance = subject.instance().unwrap();
         let verifying_key = agreed_verifying_key(&parameters, &info, kind).unwrap();
         let claim = Claim { audience: &audience(), enrolment: &enrolment, subject: &subject, verifying_key };
         let envelope = session.seal(&claim, &instance, &challenge()).unwrap();

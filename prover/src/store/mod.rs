@@ -158,6 +158,21 @@ pub trait KeyStore: Send + Sync {
         key: &KeyRef,
     ) -> Result<Vec<u8>, StoreError>;
 
+    /// Proves one claim that `context` makes about several symmetric keys, each attested by knowledge of it: `instance`,
+    /// a canonical encoding, and the context name the same keys in the same order.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::ForeignClaim`] for keys that this store cannot prove so, or what the
+    /// proof system says: [`keywitness_circuits::Error::KeysRefused`] names the keys that are not those of the instance,
+    /// before any work is done.
+    fn prove_many(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        keys: &[KeyRef],
+    ) -> Result<Vec<u8>, StoreError>;
+
     /// Signs a client's message: Ed25519 (RFC 8032), or ECDSA with SHA-256 and low s, as 64 bytes.
     ///
     /// # Errors

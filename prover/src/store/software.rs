@@ -7,8 +7,12 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters,
-    Suite, TrustDomain, Witness, codec::Canonical, key_derivation, key_knowledge, registry, tagged_key,
+    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyId, KeyOrigin, Nonce,
+    Parameters, Suite, TrustDomain, Witness,
+    codec::Canonical,
+    key_derivation,
+    key_knowledge::{self, many},
+    registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
@@ -316,6 +320,15 @@ impl SoftwareStore {
         self.with_key(key, copy)?.map_err(StoreError::from)
     }
 
+    /// Puts another secret in a key's place, in memory only, as a fault would.
+    #[cfg(test)]
+    pub(crate) fn damage(&self, key: &KeyRef) {
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        for held in content.keys.iter_mut().filter(|held| held.key == *key) {
+            held.secret = LockedBytes::new(&generate(held.attributes.algorithm));
+        }
+    }
+
     fn algorithm(&self, key: &KeyRef) -> Result<KeyAlgorithm, StoreError> {
         self.with_key(key, |held| held.attributes.algorithm)
     }
@@ -483,12 +496,34 @@ impl KeyStore for SoftwareStore {
         instance: &[u8],
         key: &KeyRef,
     ) -> Result<Vec<u8>, StoreError> {
-        let claimed = |claim: &keywitness_circuits::KeyClaim| claim.key == key.key && claim.epoch == key.epoch;
+        let claimed = |claim: &KeyClaim| claim.key == key.key && claim.epoch == key.epoch;
         if !context.keys.iter().all(claimed) {
             return Err(StoreError::ForeignClaim);
         }
         let witness = self.witness_of(key, &context.trust_domain, instance)?;
         Ok(registry::prove(parameters, context, instance, &witness)?)
+    }
+
+    fn prove_many(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        keys: &[KeyRef],
+    ) -> Result<Vec<u8>, StoreError> {
+        let claimed = |(claim, key): (&KeyClaim, &KeyRef)| claim.key == key.key && claim.epoch == key.epoch;
+        if context.keys.len() != keys.len() || !context.keys.iter().zip(keys).all(claimed) {
+            return Err(StoreError::ForeignClaim);
+        }
+        let witness = |key: &KeyRef| {
+            let kinds = self.with_key(key, |held| held.attributes.kinds(&[Suite::Halo2Pasta, Suite::Groth16Bn254]))?;
+            if kinds.iter().all(|kind| kind.many().is_none()) {
+                return Err(StoreError::ForeignClaim);
+            }
+            self.witness(key)
+        };
+        let witnesses = keys.iter().map(witness).collect::<Result<Vec<_>, _>>()?;
+        Ok(registry::prove(parameters, context, instance, &many::Witness::new(witnesses).into())?)
     }
 
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {

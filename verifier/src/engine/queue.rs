@@ -40,8 +40,12 @@ pub(super) const fn best_size(kind: Kind) -> usize {
         | Kind::KeyKnowledgeSecp256k1
         | Kind::ShareCorrectnessFeldman
         | Kind::ShareCorrectnessPedersen => 1024,
-        Kind::KeyKnowledgeGroth16 => 256,
-        Kind::KeyKnowledgeHalo2 | Kind::TaggedKeyHalo2 | Kind::SharingOfKeyHalo2 | Kind::KeyDerivationHalo2 => 64,
+        Kind::KeyKnowledgeGroth16 | Kind::ManyKeysGroth16 => 256,
+        Kind::KeyKnowledgeHalo2
+        | Kind::ManyKeysHalo2
+        | Kind::TaggedKeyHalo2
+        | Kind::SharingOfKeyHalo2
+        | Kind::KeyDerivationHalo2 => 64,
     }
 }
 

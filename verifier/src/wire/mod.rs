@@ -62,7 +62,7 @@ pub mod path {
     pub const COMPLAINTS: &str = "/v1/complaints";
     /// `POST`, HSM: [`super::ChallengeRequest`] to [`super::Challenge`].
     pub const CHALLENGES: &str = "/v1/challenges";
-    /// `POST`, HSM: an envelope to [`super::Record`].
+    /// `POST`, HSM: an envelope to [`super::AttestResponse`].
     pub const ATTESTATIONS: &str = "/v1/attestations";
     /// `GET`, operator, client or viewer: [`super::KeyQuery`] to [`super::KeyStatus`].
     pub const ATTESTED: &str = "/v1/attested";
@@ -265,7 +265,7 @@ pub struct KeyRef {
 pub struct ChallengeRequest {
     /// Name of the statement kind that will be proven.
     pub statement: String,
-    /// The 1 to 64 keys that the claim will speak of.
+    /// The keys that the claim will speak of, each once: 1 to 64 where the kind proves many, else exactly one.
     pub keys: Vec<KeyRef>,
 }
 
@@ -285,7 +285,16 @@ pub struct Challenge {
     pub beacon: Option<Nonce>,
 }
 
+/// What an accepted envelope is answered with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AttestResponse {
+    /// One record for each key of the claim, in the claim's order.
+    pub records: Vec<Record>,
+}
+
 /// An attestation record: the HSM proved the key under the statement.
+///
+/// A proof of many keys makes one for each, which counts as that of [`Kind::single`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Who proved.

@@ -1,14 +1,12 @@
-//! Challenges, and what becomes of the envelopes that answer them.
+//! What becomes of the envelopes that answer challenges.
 
 use keywitness_circuits::{
     ClaimContext, Digest, Envelope, HsmId, Instance, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical,
-    context::instance_digest,
+    context::instance_digest, key_knowledge::many,
 };
-use keywitness_verifier::wire::{
-    Challenge, Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, Sighting,
-};
+use keywitness_verifier::wire::{Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, Sighting};
 
-use super::{Apply, RETENTION, refuse, revocation};
+use super::{Apply, RETENTION, challenge::revoked, refuse};
 use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
     fraud,
@@ -22,11 +20,16 @@ use crate::ledger::{
 /// An envelope that is what the challenge asked for, but for its proof, which is not looked at here.
 pub(crate) struct Sound {
     hsm: HsmRow,
-    key: KeyRef,
     kind: Kind,
-    instance: EnrolledInstance,
+    keys: Vec<Claimed>,
     /// For a tagged key: the tag of the round's beacon.
     shown: Option<(BeaconRound, Digest)>,
+}
+
+/// A key of a claim, as enrolled, with the instance that the claim's kind proves.
+struct Claimed {
+    row: KeyRow,
+    instance: EnrolledInstance,
 }
 
 /// An envelope that is not what was asked for.
@@ -47,8 +50,8 @@ enum Blame {
     Misdirected,
     /// Against the sender, who sent other bytes before: `first`.
     Replay { first: Digest },
-    /// Against the sender, who uses something revoked.
-    Revoked(Revocation),
+    /// Against the sender, who uses something revoked: everything that hits a key of the claim, each once.
+    Revoked(Vec<Revocation>),
 }
 
 impl Wrong {
@@ -108,47 +111,75 @@ pub(crate) fn examine(
         let why = format!("no statement kind {:?} is in force here", context.statement);
         return wrong(ProblemKind::UnknownStatement, why, Blame::Sender);
     }
-    let (mut expected, key, instance) = expect(state, &configuration, hsm, &challenge, &context.challenge)?;
+    let keys = claimed(state, hsm, &challenge)?;
+    let instance = asked_instance(challenge.statement, &keys)?;
+    let mut expected = expect(&configuration, hsm, &challenge, &context.challenge, &keys, instance_digest(&instance));
     let tag = challenge.round.and_then(|round| round_tag(&round, &instance, &envelope.instance));
     if tag.is_some() {
         expected.instance = instance_digest(&envelope.instance);
     }
-    let asked = if challenge.round.is_some() { tag.is_some() } else { envelope.instance == instance.bytes };
+    let asked = if challenge.round.is_some() { tag.is_some() } else { envelope.instance == instance };
     if let Some(field) = difference(&expected, context).or((!asked).then_some("instance")) {
         let why = format!("field {field} is not what the challenge and the enrolment ask for");
         return wrong(ProblemKind::ContextMismatch, why, Blame::Sender);
     }
-    let row: KeyRow = state.need(&key::epoch(&hsm.hsm, &key))?;
-    if let Some(revocation) = state.key_revocation(hsm, &row)? {
-        let problem = revocation::problem(&revocation);
-        return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocation) }));
+    if let Some((problem, revocations)) = revoked(state, hsm, keys.iter().map(|claimed| &claimed.row))? {
+        return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocations) }));
     }
     let shown = challenge.round.zip(tag);
-    Ok(Ok(Sound { hsm: hsm.clone(), key, kind: challenge.statement, instance, shown }))
+    Ok(Ok(Sound { hsm: hsm.clone(), kind: challenge.statement, keys, shown }))
+}
+
+/// The keys that a challenge asks about, in its order.
+fn claimed(state: State<'_>, hsm: &HsmRow, challenge: &ChallengeRow) -> Result<Vec<Claimed>, Fault> {
+    let kind = challenge.statement.single();
+    let keys = challenge.keys.iter().map(|key| {
+        let row: KeyRow = state.need(&key::epoch(&hsm.hsm, key))?;
+        let instance = row.instance(kind).cloned();
+        let missing = || corrupt(Table::Challenges, "a challenge asks for what is not enrolled");
+        Ok(Claimed { instance: instance.ok_or_else(missing)?, row })
+    });
+    keys.collect()
+}
+
+/// The instance that a claim of these keys must prove: the enrolled one, or for a kind of many keys, one that is made
+/// of theirs in their order. For a tagged key in its enrolled form.
+fn asked_instance(kind: Kind, keys: &[Claimed]) -> Result<Vec<u8>, Fault> {
+    let unusable = |why: String| corrupt(Table::Challenges, why);
+    if kind == kind.single() {
+        let [Claimed { instance, .. }] = keys else {
+            return Err(unusable("a challenge of one key does not name one".to_owned()));
+        };
+        return Ok(instance.bytes.clone());
+    }
+    let parts: Vec<_> =
+        keys.iter().map(|claimed| (claimed.row.attributes.algorithm, claimed.instance.fingerprint)).collect();
+    Ok(many::Instance::new(&parts).map_err(|error| unusable(error.to_string()))?.to_bytes())
 }
 
 /// The tag that an instance shows, if it is the enrolled key's, of this round's beacon.
-fn round_tag(round: &BeaconRound, enrolled: &EnrolledInstance, instance: &[u8]) -> Option<Digest> {
+fn round_tag(round: &BeaconRound, enrolled: &[u8], instance: &[u8]) -> Option<Digest> {
     let Ok(Instance::TaggedKey(instance)) = Instance::from_bytes(instance) else { return None };
-    let enrolled = Instance::from_bytes(&enrolled.bytes) == Ok(instance.identifier().into());
+    let enrolled = Instance::from_bytes(enrolled) == Ok(instance.identifier().into());
     let tag = *instance.round_tag()?;
     (enrolled && instance.beacon() == Some(&round.beacon)).then_some(tag)
 }
 
 /// The context that the challenge asks for, from what the manager knows and never from the message.
 fn expect(
-    state: State<'_>,
     configuration: &Configuration,
     hsm: &HsmRow,
     challenge: &ChallengeRow,
     nonce: &Nonce,
-) -> Result<(ClaimContext, KeyRef, EnrolledInstance), Fault> {
-    let missing = |why| corrupt(Table::Challenges, why);
+    keys: &[Claimed],
+    instance: Digest,
+) -> ClaimContext {
     let kind = challenge.statement;
-    let key = challenge.keys.first().ok_or_else(|| missing("a challenge names no key"))?;
-    let row: KeyRow = state.need(&key::epoch(&hsm.hsm, key))?;
-    let instance = row.instance(kind).ok_or_else(|| missing("a challenge asks for what is not enrolled"))?;
-    let context = ClaimContext {
+    let claim = |Claimed { row, .. }: &Claimed| {
+        let KeyRef { key, epoch } = row.key.clone();
+        KeyClaim { key, epoch, attributes: row.attributes.digest() }
+    };
+    ClaimContext {
         statement: kind.name().to_owned(),
         // A kind that is no longer in force has no verifying key, and so nothing equals it.
         verifying_key: configuration.verifying_key(kind).unwrap_or(Digest([0; 32])),
@@ -157,15 +188,14 @@ fn expect(
         cluster: hsm.cluster.clone(),
         hsm: hsm.hsm.clone(),
         enrolment: hsm.revision,
-        keys: vec![KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes: row.attributes.digest() }],
-        instance: instance_digest(&instance.bytes),
+        keys: keys.iter().map(claim).collect(),
+        instance,
         challenge: *nonce,
         not_before: challenge.not_before,
         not_after: challenge.not_after,
         checkpoint: None,
         evidence: None,
-    };
-    Ok((context, key.clone(), instance.clone()))
+    }
 }
 
 /// The first field in which two contexts differ. Takes them apart whole, so that a new field cannot be missed.
@@ -206,68 +236,6 @@ fn difference(expected: &ClaimContext, found: &ClaimContext) -> Option<&'static 
 }
 
 impl Apply<'_> {
-    pub(super) fn issue_challenge(
-        &mut self,
-        hsm: &HsmRow,
-        statement: &str,
-        keys: &[KeyRef],
-        nonce: &Nonce,
-        next_beacon: &Nonce,
-    ) -> Result<Outcome, Fault> {
-        if let Some(revocation) = self.state().revocation(hsm, keys.iter().map(|key| &key.key))? {
-            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
-            return Ok(Outcome::Refused(revocation::problem(&revocation)));
-        }
-        let configuration = self.state().configuration()?;
-        let kind = statement.parse().ok().filter(|kind: &Kind| configuration.verifying_key(*kind).is_some());
-        let Some(kind) = kind else {
-            return Ok(refuse(
-                ProblemKind::UnknownStatement,
-                format!("no statement kind {statement:?} is in force here"),
-            ));
-        };
-        let [key] = keys else {
-            let why = format!("{kind} speaks of exactly one key, and {} were named", keys.len());
-            return Ok(refuse(ProblemKind::Malformed, why));
-        };
-        let Some(row) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else {
-            let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
-            return Ok(refuse(ProblemKind::UnknownKey, why));
-        };
-        if let Some(revocation) = self.state().key_revocation(hsm, &row)? {
-            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
-            return Ok(Outcome::Refused(revocation::problem(&revocation)));
-        }
-        let needed = row.attributes.kinds(&configuration.suites);
-        if !needed.contains(&kind) || row.instance(kind).is_none() {
-            let why =
-                format!("key {} is a {} key, which {kind} does not attest here", key.key, row.attributes.algorithm);
-            return Ok(refuse(ProblemKind::UnknownStatement, why));
-        }
-        let at = self.moment.at;
-        let round = match kind.needs_beacon() {
-            true => Some(self.beacon_round(&configuration, next_beacon)?),
-            false => None,
-        };
-        let challenge = ChallengeRow {
-            hsm: hsm.hsm.clone(),
-            keys: keys.to_vec(),
-            statement: kind,
-            issued_at: at,
-            expires_at: at.plus(configuration.challenge_ttl),
-            not_before: at,
-            not_after: at.plus(configuration.record_ttl),
-            round,
-            consumed: None,
-            replay_told: false,
-        };
-        self.put(&nonce.0, &challenge)?;
-        self.forget_at(challenge.not_after.plus(RETENTION), Table::Challenges, &nonce.0)?;
-        let ChallengeRow { expires_at, not_before, not_after, .. } = challenge;
-        let beacon = round.map(|round| round.beacon);
-        Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after, beacon }))
-    }
-
     pub(super) fn attest(
         &mut self,
         bytes: &[u8],
@@ -328,33 +296,43 @@ impl Apply<'_> {
     }
 
     fn record(&mut self, sound: Sound, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
-        let Sound { hsm, key, kind, instance, shown } = sound;
-        let record = Record {
-            hsm: hsm.hsm,
-            cluster: hsm.cluster,
-            enrolment: hsm.revision,
-            key,
-            statement: kind,
-            verifying_key: envelope.context.verifying_key,
-            fingerprint: instance.fingerprint,
-            envelope: *digest,
-            proven_at: self.moment.at,
-            expires_at: envelope.context.not_after,
-        };
+        let Sound { hsm, kind, keys, shown } = sound;
+        let mut records = Vec::with_capacity(keys.len());
+        for Claimed { row, instance } in keys {
+            let record = Record {
+                hsm: hsm.hsm.clone(),
+                cluster: hsm.cluster.clone(),
+                enrolment: hsm.revision,
+                key: row.key,
+                statement: kind,
+                verifying_key: envelope.context.verifying_key,
+                fingerprint: instance.fingerprint,
+                envelope: *digest,
+                proven_at: self.moment.at,
+                expires_at: envelope.context.not_after,
+            };
+            let sighting = self.keep_record(&record)?;
+            if let Some((round, tag)) = shown {
+                self.show_tag(&sighting, &round, tag)?;
+            }
+            records.push(record);
+        }
+        Ok(Outcome::Recorded(records))
+    }
+
+    /// Writes a record where the single kind's is, which it counts as, and looks for fraud in it.
+    fn keep_record(&mut self, record: &Record) -> Result<Sighting, Fault> {
         let row = RecordRow { record: record.clone(), sequence: self.moment.sequence };
-        self.put(&key::evidence(&record.hsm, &record.key, kind), &row)?;
+        self.put(&key::evidence(&record.hsm, &record.key, record.statement.single()), &row)?;
         let sighting = Sighting {
             hsm: record.hsm.clone(),
             cluster: record.cluster.clone(),
             key: record.key.clone(),
             fingerprint: record.fingerprint,
-            envelope: *digest,
+            envelope: record.envelope,
         };
         fraud::proven(self, &sighting)?;
-        if let Some((round, tag)) = shown {
-            self.show_tag(&sighting, &round, tag)?;
-        }
-        Ok(Outcome::Recorded(record))
+        Ok(sighting)
     }
 
     fn fail(&mut self, wrong: Wrong, hsm: &HsmRow, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
@@ -374,16 +352,19 @@ impl Apply<'_> {
                 fraud::failed(self, &hsm.hsm, problem, digest)?;
             }
             // Counted by its own rule alone: whoever attests a moment after a revocation is honest.
-            Blame::Revoked(revocation) => {
+            Blame::Revoked(revocations) => {
                 self.record_failure(hsm, envelope, problem)?;
-                fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
+                for revocation in &revocations {
+                    fraud::revoked_attempt(self, &hsm.hsm, revocation)?;
+                }
             }
         }
         Ok(Outcome::Refused(wrong.problem))
     }
 
     /// Writes the failure to every key and statement that the envelope was about: those of its challenge,
-    /// or, when that is another HSM's, those which the sender itself named.
+    /// or, when that is another HSM's, those which the sender itself named. A claim of many keys stands against each
+    /// of them, as it would have counted for each.
     fn record_failure(&mut self, hsm: &HsmRow, envelope: &Envelope, problem: ProblemKind) -> Result<(), Fault> {
         let context = &envelope.context;
         let challenge = self.state().challenge(&context.challenge)?.filter(|challenge| challenge.hsm == hsm.hsm);
@@ -398,7 +379,7 @@ impl Apply<'_> {
         let row = FailureRow { failure, sequence: self.moment.sequence };
         for key in &keys {
             let Some(enrolled) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else { continue };
-            let known = kind.filter(|kind| enrolled.instance(*kind).is_some());
+            let known = kind.map(Kind::single).filter(|kind| enrolled.instance(*kind).is_some());
             for instance in &enrolled.instances {
                 let place = key::evidence(&hsm.hsm, key, instance.kind);
                 if known.is_none_or(|kind| kind == instance.kind) && !self.hides_worse(&place, problem)? {

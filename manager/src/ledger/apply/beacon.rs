@@ -115,9 +115,7 @@ pub(super) fn records_in_force(
         let place = key::evidence(&hsm.hsm, &row.key, instance.kind);
         let Some(RecordRow { record, sequence }) = state.get(&place)? else { return Ok(None) };
         let failed = state.get::<FailureRow>(&place)?.is_some_and(|failure| failure.sequence > sequence);
-        let valid = record.expires_at > now
-            && record.enrolment == hsm.revision
-            && configuration.verifying_key(instance.kind) == Some(record.verifying_key);
+        let valid = record.expires_at > now && record.enrolment == hsm.revision && configuration.still_accepts(&record);
         if failed || !valid {
             return Ok(None);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod attestation;
 pub(crate) mod beacon;
+mod challenge;
 pub(crate) mod enrolment;
 pub(crate) mod revocation;
 pub(crate) mod sharing;

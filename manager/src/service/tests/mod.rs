@@ -5,6 +5,7 @@ mod attestation;
 mod enrolment;
 mod fraud;
 mod hardening;
+pub(crate) mod many;
 pub(crate) mod sharing;
 pub(crate) mod statements;
 mod status;

@@ -265,6 +265,20 @@ impl KeyStore for TokenStore {
         }
     }
 
+    /// No key of a token gives the knowledge that a proof of many keys needs: only software keys are proven so.
+    fn prove_many(
+        &self,
+        parameters: &Parameters,
+        context: &ClaimContext,
+        instance: &[u8],
+        keys: &[KeyRef],
+    ) -> Result<Vec<u8>, StoreError> {
+        if !keys.iter().all(|key| self.is_software(key)) {
+            return Err(StoreError::ForeignClaim);
+        }
+        self.software.prove_many(parameters, context, instance, keys)
+    }
+
     /// As of a software key: the protocol's own messages are refused first, since an Ed25519 key's attestation *is* a
     /// signature.
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
