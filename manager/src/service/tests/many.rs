@@ -261,7 +261,8 @@ fn what_happens_between_challenge_and_claim_decides() {
     let (world, hsm, keys) = scene(3);
     // A key gets another epoch: what was asked about is attested, and the newest epoch is not.
     let challenge = ask(&world, &hsm, &keys);
-    let rotated = TestKey { key: KeyRef { epoch: 2, ..keys[1].key.clone() }, ..TestKey::aes256("aes-02", 42) };
+    let mut rotated = TestKey::aes256("aes-02", 42);
+    rotated.key = KeyRef { epoch: 2, ..keys[1].key.clone() };
     hsm.enrol_key(&world, &rotated).unwrap();
     let right = seal(&hsm, &keys, claim(&world, &hsm, &keys, &challenge));
     let records = submit_many(&world, &right).unwrap();
