@@ -87,37 +87,8 @@ impl Agent {
             (self.observer)(&AgentEvent::Attesting { key: &entry.key, kind });
         }
         let mut fates = Vec::with_capacity(entries.len());
-        let mut keys = self.introduce_all(session, entries, &mut fates);
-        while !keys.is_empty() {
-            let claimed = if keys.len() == 1 { kind } else { kind.many().unwrap_or(kind) };
-            match session.attest(&Subject { keys: &keys, kind: claimed }) {
-                Ok(records) => {
-                    fates.extend(records.into_iter().map(|record| (record.key.clone(), Fate::Attested(record))));
-                    break;
-                }
-                Err(error) if error.culprits().iter().any(|culprit| *culprit < keys.len()) => {
-                    let culprits = error.culprits();
-                    let places = std::mem::take(&mut keys).into_iter().enumerate();
-                    for (place, known) in places {
-                        if culprits.contains(&place) {
-                            fates.push((known.entry.key, Fate::Failed(Arc::new(not_the_enrolled_one()))));
-                        } else {
-                            keys.push(known);
-                        }
-                    }
-                }
-                Err(error) => {
-                    let (error, together) = (Arc::new(error), keys.len() > 1);
-                    let alone = together && !error.concerns_every_key();
-                    if alone {
-                        let (keys, error) = (keys.len(), printable(&error));
-                        tracing::warn!(keys, %kind, error, "a claim of many keys came to nothing; each is claimed alone");
-                    }
-                    let fate = |error| if alone { Fate::Alone(error) } else { Fate::Failed(error) };
-                    fates.extend(keys.drain(..).map(|known| (known.entry.key, fate(Arc::clone(&error)))));
-                }
-            }
-        }
+        let keys = self.introduce_all(session, entries, &mut fates);
+        claim(session, keys, kind, &mut fates);
         for (key, fate) in &fates {
             self.learn_fate(session, key, fate);
         }
@@ -211,6 +182,39 @@ impl Agent {
             dues.extend(tasks.into_iter().map(|task| (task.key, due)));
         }
         dues
+    }
+}
+
+/// Claims these keys, and without those that cannot be proven. Says what becomes of each.
+fn claim(session: &Session<'_>, mut keys: Vec<KnownKey>, kind: Kind, fates: &mut Vec<(KeyRef, Fate)>) {
+    while !keys.is_empty() {
+        let claimed = if keys.len() == 1 { kind } else { kind.many().unwrap_or(kind) };
+        let error = match session.attest(&Subject { keys: &keys, kind: claimed }) {
+            Ok(records) => {
+                fates.extend(records.into_iter().map(|record| (record.key.clone(), Fate::Attested(record))));
+                return;
+            }
+            Err(error) => error,
+        };
+        let whole = keys.len();
+        if error.culprits().iter().any(|culprit| *culprit < whole) {
+            for (place, known) in std::mem::take(&mut keys).into_iter().enumerate() {
+                if error.culprits().contains(&place) {
+                    fates.push((known.entry.key, Fate::Failed(Arc::new(not_the_enrolled_one()))));
+                } else {
+                    keys.push(known);
+                }
+            }
+            continue;
+        }
+        let alone = whole > 1 && !error.concerns_every_key();
+        if alone {
+            let error = printable(&error);
+            tracing::warn!(keys = whole, %kind, error, "a claim of many keys came to nothing; each is claimed alone");
+        }
+        let error = Arc::new(error);
+        let fate = |error| if alone { Fate::Alone(error) } else { Fate::Failed(error) };
+        fates.extend(keys.drain(..).map(|known| (known.entry.key, fate(Arc::clone(&error)))));
     }
 }
 

@@ -10,6 +10,8 @@ mod derived_tests;
 mod error;
 mod file;
 pub mod import;
+#[cfg(test)]
+mod many_tests;
 pub mod pkcs11;
 mod seal;
 mod share;
