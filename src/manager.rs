@@ -68,18 +68,19 @@ pub(crate) struct Verification {
     /// other services need the machine.
     #[arg(long, value_name = "COUNT")]
     verify_threads: Option<NonZeroUsize>,
-    /// How many proofs may wait to be checked; one HSM's are at most an eighth of them
+    /// How many proofs may wait to be checked; 128 for each core, but 256 to 1,024, when left out
     ///
-    /// Whoever finds no room is answered at once with status 503 and a time to come back, which agents keep to.
-    #[arg(long, default_value = "4096", value_name = "COUNT")]
-    verify_queue: NonZeroUsize,
+    /// One HSM's are at most an eighth of them. Whoever finds no room is answered at once with status 503 and a time to
+    /// come back, which agents keep to.
+    #[arg(long, value_name = "COUNT")]
+    verify_queue: Option<NonZeroUsize>,
 }
 
 impl Verification {
     /// The configuration with these settings.
     pub(crate) fn apply(&self, mut config: Config) -> Config {
         config.verify_threads = self.verify_threads.map_or(config.verify_threads, NonZeroUsize::get);
-        config.verify_queue = self.verify_queue.get();
+        config.verify_queue = self.verify_queue.map_or(config.verify_queue, NonZeroUsize::get);
         config
     }
 }

@@ -13,10 +13,13 @@ use keywitness_verifier::{
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
 
-use crate::{error::StartError, ledger::Configuration};
+use crate::{error::StartError, http, ledger::Configuration};
 
 /// Name of the file with the first operator credential in a data directory, mode 0600.
 pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
+
+/// Proofs that may wait to be checked, for each thread that serves connections.
+pub(crate) const VERIFY_QUEUE_OF_WORKER: usize = 128;
 
 /// A manager's configuration. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ pub struct Config {
 impl Config {
     /// The defaults: both suites, records of 10 minutes, challenges of 1, tokens of 5; 5 failures in 10
     /// minutes, or 3 attempts a minute or more after a revocation, raise an event. Proofs are checked on every core, and
-    /// 4,096 may wait.
+    /// 128 may wait for each core, but 256 to 1,024.
     pub fn new(data_dir: impl Into<PathBuf>, trust_domain: TrustDomain, manager: ManagerId) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -76,7 +79,7 @@ impl Config {
             pinned_parameters: None,
             allow_plaintext: false,
             verify_threads: EngineConfig::default().threads,
-            verify_queue: EngineConfig::default().queue,
+            verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
         }
     }
 

@@ -334,3 +334,36 @@ fn read(peer: &str, mut response: Response<ureq::Body>) -> Result<Vec<u8>, Clien
 fn unreachable(peer: &str, error: &ureq::Error) -> ClientError {
     ClientError::Unreachable(peer.to_owned(), error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[test]
+    fn when_to_come_back_is_read_from_the_header() {
+        let problem = wire::Problem::new(wire::ProblemKind::Unavailable, "busy");
+        for (header, expected) in [("retry-after: 7\r\n", Some(7)), ("retry-after: soon\r\n", None), ("", None)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = ManagerClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+            let body = serde_json::to_string(&problem).unwrap();
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 503 Busy\r\nconnection: close\r\n{header}content-length: {length}\r\n\r\n{body}");
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _head = stream.read(&mut [0; 4096]).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            });
+            let error = client.trust_domain().unwrap_err();
+            assert_eq!(error.retry_after(), expected);
+            assert_eq!(error, ClientError::Problem(wire::Problem { retry_after: expected, ..problem.clone() }));
+            server.join().unwrap();
+        }
+    }
+}

@@ -20,7 +20,7 @@ use std::{
 
 use actix_web::{App, HttpServer, dev::ServerHandle, web};
 
-use crate::Manager;
+use crate::{Manager, config::VERIFY_QUEUE_OF_WORKER};
 
 /// How long a client may take to send a request's head, or its body.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const GRACE: u64 = 10;
 
 /// How many use cases each worker runs at once; further ones wait.
-const BLOCKING_THREADS: usize = 32;
+///
+/// Twice the default room for proofs that wait to be checked: so many callers can meet in one batch, and who finds no
+/// room there is told so, rather than waiting here unheard.
+const BLOCKING_THREADS: usize = 2 * VERIFY_QUEUE_OF_WORKER;
+
+/// How many threads serve connections: as many as there are cores, but 2 to 8.
+pub(crate) fn workers() -> usize {
+    thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
 
 /// A running server. Dropping it leaves the server running.
 pub struct Server {
@@ -74,7 +82,7 @@ pub fn serve(manager: Arc<Manager>, listener: TcpListener) -> io::Result<Server>
     let thread = thread::Builder::new().name("keywitness-http".to_owned()).spawn(move || {
         actix_web::rt::System::new().block_on(async move {
             let server = HttpServer::new(move || App::new().configure(|app| routes(app, &manager)))
-                .workers(thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+                .workers(workers())
                 .worker_max_blocking_threads(BLOCKING_THREADS)
                 .client_request_timeout(PATIENCE)
                 .shutdown_timeout(GRACE)

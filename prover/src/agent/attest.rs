@@ -299,6 +299,12 @@ fn check_record(
     }
 }
 
+/// How long to wait before the same bytes are sent again: as long as a busy manager asks for, within bounds.
+pub(super) fn redelivery(planned: Duration, error: &ClientError) -> Duration {
+    let asked = Duration::from_secs(error.retry_after().unwrap_or_default());
+    planned.max(asked.min(LONGEST_REDELIVERY))
+}
+
 /// Makes a call again, unchanged, while its answer may only have been lost: the manager answers the same
 /// bytes the same.
 pub(super) fn insist<T>(stop: &Stop, call: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
@@ -315,9 +321,7 @@ pub(super) fn insist_while<T>(
     for wait in REDELIVERY {
         match call() {
             Err(error) if may_pass(&error) => {
-                // A busy manager says when to come back; nobody can make this agent wait much longer.
-                let asked = Duration::from_secs(error.retry_after().unwrap_or_default()).min(LONGEST_REDELIVERY);
-                if stop.wait(wait.max(asked)) || !worthwhile() {
+                if stop.wait(redelivery(wait, &error)) || !worthwhile() {
                     return Err(error);
                 }
                 tracing::debug!(error = printable(&error), "sending the same request again");

@@ -131,7 +131,9 @@ impl Schedule {
             Pause::Long => back_off(failures.saturating_add(3), MAX_REFUSED_BACK_OFF, rng),
             Pause::Revoked(recheck) => recheck,
         });
-        let alone = failures >= APART_AFTER || (tasks.len() == 1 && pause != Pause::Short);
+        // A busy manager is no fault of a key's, and would be busier with many claims.
+        let busy = matches!(pause, Pause::After(_));
+        let alone = !busy && (failures >= APART_AFTER || (tasks.len() == 1 && pause != Pause::Short));
         for task in tasks {
             if let Some(state) = self.tasks.get_mut(task) {
                 *state = State { due, failures, alone: state.alone || alone };
@@ -204,6 +206,21 @@ mod tests {
                 prop_assert_eq!(schedule.next().unwrap().1, due);
             }
         }
+    }
+
+    #[test]
+    fn a_busy_manager_is_left_alone_as_long_as_it_asks_but_not_for_ever() {
+        let (mut schedule, mut rng) = (Schedule::new(), StdRng::seed_from_u64(1));
+        let signing = task(Kind::KeyKnowledgeEd25519, "signing");
+        schedule.keep(std::slice::from_ref(&signing), |_| Timestamp(0));
+        for (asked, least) in [(0, 1), (7, 8), (u64::MAX, MAX_BACK_OFF + 1), (1, 2), (1, 2), (1, 2)] {
+            let pause = Pause::After(asked);
+            let due = schedule.failed(std::slice::from_ref(&signing), Timestamp(100), pause, &mut rng).0 - 100;
+            assert!(due >= least && due <= least - 1 + MAX_BACK_OFF, "{due}");
+        }
+        let other = task(Kind::KeyKnowledgeEd25519, "other");
+        schedule.keep(&[signing.clone(), other.clone()], |_| Timestamp(0));
+        assert_eq!(schedule.company(&other, Timestamp(1000), 64).len(), 2, "it is not claimed alone for that");
     }
 
     #[test]

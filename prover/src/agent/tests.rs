@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use keywitness_circuits::{
     Digest, Envelope, KeyAlgorithm, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp, codec::Canonical, context,
@@ -14,7 +14,7 @@ use keywitness_verifier::{
 use super::{
     attest::{
         Claim, KnownKey, Session, Subject, agreed_verifying_key, check_challenge, check_records, insist, insist_while,
-        kinds,
+        kinds, redelivery,
     },
     schedule::Pause,
     *,
@@ -294,6 +294,15 @@ fn each_failure_waits_as_it_should() {
         assert_eq!(pause(problem(*kind)), expected, "{kind}");
     }
     assert_eq!(pause(ClientError::Unreachable("x".into(), "y".into())), Pause::Short);
+    let busy = |seconds| ClientError::Problem(Problem::new(ProblemKind::Unavailable, "test").after(seconds));
+    assert_eq!(pause(busy(7)), Pause::After(7));
+    let refused = ClientError::Problem(Problem::new(ProblemKind::ProofRefused, "test").after(7));
+    assert_eq!(pause(refused), Pause::Long, "a refusal is no outage, whatever comes with it");
+    let second = Duration::from_secs(1);
+    assert_eq!(redelivery(second, &problem(ProblemKind::Unavailable)), second);
+    assert_eq!(redelivery(second, &busy(0)), second);
+    assert_eq!(redelivery(second, &busy(3)), 3 * second);
+    assert_eq!(redelivery(second, &busy(u64::MAX)), 10 * second);
     assert_eq!(AttestError::Challenge("old").pause(3600), Pause::Long);
 }
 

@@ -55,22 +55,24 @@ fn judge(shared: &Shared, jobs: Vec<Job>) {
             }
         })
         .collect();
-    for ((isolated, _), group) in groups(shared, ready) {
-        decide(shared, isolated.is_some(), group);
-    }
+    let (isolated, common): (Vec<_>, Vec<_>) =
+        groups(shared, ready).into_iter().partition(|((own, _), _)| own.is_some());
+    common.into_iter().for_each(|(_, group)| decide(shared, false, group));
+    isolated.into_par_iter().for_each(|(_, group)| decide(shared, true, group));
 }
 
 /// Reads a proof, and its instance unless it is known; says which one is new.
 fn read(shared: &Shared, Work { claim, .. }: &Work) -> Result<(Opened, Option<DecodedInstance>), Error> {
     // By the digest of these very bytes, whatever the claim says of them.
-    let known = shared.instances().get(&instance_digest(&claim.instance));
+    let digest = instance_digest(&claim.instance);
+    let known = shared.instances().get(&digest);
     let new = known.is_none();
     let instance = known.map_or_else(|| DecodedInstance::read(&claim.instance), Ok)?;
     let opened = shared.backend.open(&claim.context, &instance, &claim.proof)?;
     Ok((opened, new.then_some(instance)))
 }
 
-/// Those that are checked together, those of isolated sources by source, after everybody else's.
+/// Those that are checked together: those of isolated sources by source.
 fn groups(shared: &Shared, ready: Vec<Ready>) -> BTreeMap<(Option<HsmId>, Digest), Vec<Ready>> {
     let (now, inner) = (Instant::now(), shared.lock());
     let mut groups: BTreeMap<_, Vec<Ready>> = BTreeMap::new();
