@@ -126,8 +126,11 @@ pub(super) struct InitialKey {
     h: Vec<G1Affine>,
 }
 
-/// Keys that this process has derived, by circuit and digest of the powers. A ceremony's powers stay while phase 2 goes on.
-static DERIVED: Mutex<Vec<((Groth16Circuit, Digest), Arc<InitialKey>)>> = Mutex::new(Vec::new());
+/// What a derived key follows from: its circuit, and the powers by their digest.
+type Foundation = (Groth16Circuit, Digest);
+
+/// Keys that this process has derived. A ceremony's powers stay while phase 2 goes on.
+static DERIVED: Mutex<Vec<(Foundation, Arc<InitialKey>)>> = Mutex::new(Vec::new());
 const MAX_DERIVED: usize = 4;
 
 impl InitialKey {

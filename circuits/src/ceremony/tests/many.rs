@@ -13,7 +13,7 @@ fn a_ceremony_is_of_its_circuit() {
     let (one, many) = (Ceremony::begin(Groth16Circuit::OneKey), Ceremony::begin(MANY));
     assert_ne!(one.digest().unwrap(), many.digest().unwrap());
     let read = Ceremony::from_bytes(&many.to_bytes().unwrap()).unwrap();
-    assert_eq!((read.circuit(), &read == &many), (MANY, true));
+    assert_eq!((read.circuit(), read == many), (MANY, true));
     // Powers of the other size, under this circuit's name or under their own.
     for wrong in [Ceremony { circuit: MANY, ..one.clone() }, Ceremony { circuit: Groth16Circuit::OneKey, ..many }] {
         assert!(matches!(offence(&wrong), CeremonyError::Malformed(_)));
