@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::{Digest, HsmId, Parameters, params::Origin};
+use keywitness_circuits::{
+    Digest, HsmId, Parameters,
+    params::{Groth16Circuit, Groth16Parameters, Origin},
+};
 use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
@@ -37,6 +40,12 @@ pub(crate) struct Place {
     /// Ceremony file that the Groth16 parameters must come from; DATA/groth16-ceremony where there is one
     #[arg(long, value_name = "FILE")]
     groth16_ceremony: Option<PathBuf>,
+    /// Parameter file for up to 64 keys in one Groth16 proof; DATA/groth16-many-parameters where there is one
+    #[arg(long, value_name = "FILE")]
+    groth16_many_parameters: Option<PathBuf>,
+    /// Ceremony file that those parameters must come from; DATA/groth16-many-ceremony where there is one
+    #[arg(long, value_name = "FILE")]
+    groth16_many_ceremony: Option<PathBuf>,
 }
 
 impl Place {
@@ -64,22 +73,38 @@ impl Place {
     }
 
     fn parameters(&self, global: &Global) -> anyhow::Result<Parameters> {
-        let shared = data::Data(&global.data).parameters();
-        let file = self.groth16_parameters.clone().or_else(|| shared.exists().then_some(shared));
-        let parameters = Parameters::transparent();
-        let Some(file) = file else { return Ok(parameters) };
-        let read = ceremony::read_parameters(global, &file, self.groth16_ceremony.as_deref())?;
+        let mut parameters = Parameters::transparent();
+        if let Some(read) = self.groth16(global, Groth16Circuit::OneKey)? {
+            parameters = parameters.with_groth16(read);
+        }
+        if let Some(read) = self.groth16(global, Groth16Circuit::ManyKeys)? {
+            parameters = parameters.with_groth16_many(read);
+        }
+        Ok(parameters)
+    }
+
+    /// The parameters of one circuit, where there are any.
+    fn groth16(&self, global: &Global, circuit: Groth16Circuit) -> anyhow::Result<Option<Groth16Parameters>> {
         let paths = data::Data(&global.data);
-        let beside = file == paths.parameters() && paths.ceremony().exists();
-        let unchecked = self.groth16_ceremony.is_none() && !beside;
+        let (file, named, flag) = match circuit {
+            Groth16Circuit::OneKey => (&self.groth16_parameters, &self.groth16_ceremony, "--groth16-ceremony"),
+            Groth16Circuit::ManyKeys => {
+                (&self.groth16_many_parameters, &self.groth16_many_ceremony, "--groth16-many-ceremony")
+            }
+        };
+        let shared = paths.parameters_of(circuit);
+        let Some(file) = file.clone().or_else(|| shared.exists().then_some(shared)) else { return Ok(None) };
+        let read = ceremony::read_parameters(global, circuit, &file, named.as_deref())?;
+        let beside = file == paths.parameters_of(circuit) && paths.ceremony_of(circuit).exists();
+        let unchecked = named.is_none() && !beside;
         if let (Origin::Ceremony(digest), true) = (read.origin(), unchecked) {
             anyhow::bail!(
                 "{} say that they come from ceremony {digest}; an HSM checks that, once, before it proves with them: give the \
-                 ceremony's file with --groth16-ceremony FILE",
+                 ceremony's file with {flag} FILE",
                 file.display()
             );
         }
-        Ok(parameters.with_groth16(read))
+        Ok(Some(read))
     }
 }
 

@@ -260,20 +260,28 @@ fn tell_source(source: &Source) {
 /// checked against it, element by element, the first time.
 pub(crate) fn read_parameters(
     global: &Global,
+    circuit: Groth16Circuit,
     parameters: &Path,
     named: Option<&Path>,
 ) -> anyhow::Result<Groth16Parameters> {
     let paths = data::Data(&global.data);
-    let shared = paths.ceremony();
-    let beside = parameters == paths.parameters() && shared.exists();
+    let shared = paths.ceremony_of(circuit);
+    let beside = parameters == paths.parameters_of(circuit) && shared.exists();
     let Some(file) = named.or(beside.then_some(&*shared)) else {
-        let read = Groth16Parameters::read(parameters)?;
+        let read = match circuit {
+            Groth16Circuit::OneKey => Groth16Parameters::read(parameters)?,
+            Groth16Circuit::ManyKeys => Groth16Parameters::read_many(parameters)?,
+        };
         if let Origin::Ceremony(digest) = read.origin() {
             tracing::info!(%digest, "Groth16 parameters of a ceremony were not checked against its file");
         }
         return Ok(read);
     };
-    let checked = watched(global, |progress| ceremony::read_parameters(parameters, file, progress));
+    let read = match circuit {
+        Groth16Circuit::OneKey => ceremony::read_parameters,
+        Groth16Circuit::ManyKeys => ceremony::read_parameters_many,
+    };
+    let checked = watched(global, |progress| read(parameters, file, progress));
     checked.with_context(|| format!("{} does not stand behind {}", file.display(), parameters.display()))
 }
 

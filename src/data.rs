@@ -8,17 +8,26 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::Timestamp;
+use keywitness_circuits::{Timestamp, params::Groth16Circuit};
 
 /// The data directory's layout.
 pub(crate) struct Data<'a>(pub(crate) &'a Path);
 
 impl Data<'_> {
     pub(crate) fn parameters(&self) -> PathBuf {
-        self.0.join("groth16-parameters")
+        self.parameters_of(Groth16Circuit::OneKey)
     }
-    pub(crate) fn ceremony(&self) -> PathBuf {
-        self.0.join("groth16-ceremony")
+    pub(crate) fn parameters_of(&self, circuit: Groth16Circuit) -> PathBuf {
+        self.0.join(match circuit {
+            Groth16Circuit::OneKey => "groth16-parameters",
+            Groth16Circuit::ManyKeys => "groth16-many-parameters",
+        })
+    }
+    pub(crate) fn ceremony_of(&self, circuit: Groth16Circuit) -> PathBuf {
+        self.0.join(match circuit {
+            Groth16Circuit::OneKey => "groth16-ceremony",
+            Groth16Circuit::ManyKeys => "groth16-many-ceremony",
+        })
     }
     pub(crate) fn manager(&self) -> PathBuf {
         self.0.join("manager")

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
-use keywitness_circuits::{Digest, ManagerId, Parameters, Suite, TrustDomain, params::Groth16Parameters};
+use keywitness_circuits::{
+    Digest, ManagerId, Parameters, Suite, TrustDomain,
+    params::{Groth16Circuit, Groth16Parameters},
+};
 use keywitness_manager::{Config, Manager, SystemClock, http};
 
 use crate::{Global, ceremony, data, output};
@@ -37,9 +40,14 @@ pub(crate) struct Args {
     /// Groth16 parameter file; DATA/groth16-parameters when left out, made for development where there is none
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Option<PathBuf>,
-    /// Digest of the Groth16 parameter file that you have reason to trust; needed beyond loopback
+    /// Parameter file for up to 64 keys in one Groth16 proof; DATA/groth16-many-parameters where there is one
+    ///
+    /// Without it, HSMs prove in that suite one key at a time.
+    #[arg(long, value_name = "FILE")]
+    groth16_many_parameters: Option<PathBuf>,
+    /// Digest of a Groth16 parameter file that you have reason to trust; needed beyond loopback, once for each file
     #[arg(long, value_name = "DIGEST")]
-    pin_parameters: Option<Digest>,
+    pin_parameters: Vec<Digest>,
     /// Use parameters that one party made even beyond loopback: whoever made them could forge proofs
     #[arg(long)]
     allow_development_parameters: bool,
@@ -108,6 +116,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             );
         }
         parameters = parameters.with_groth16(groth16(global, file)?);
+        let shared = paths.parameters_of(Groth16Circuit::ManyKeys);
+        if let Some(file) = args.groth16_many_parameters.clone().or_else(|| shared.exists().then_some(shared)) {
+            let many = ceremony::read_parameters(global, Groth16Circuit::ManyKeys, &file, None)?;
+            parameters = parameters.with_groth16_many(many);
+        }
     }
     let config = Config {
         suites: args.suites.clone(),
@@ -116,7 +129,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         token_ttl: args.token_ttl.as_secs(),
         allow_development_parameters: args.allow_development_parameters,
         allow_plaintext: args.allow_plaintext,
-        pinned_parameters: args.pin_parameters,
+        pinned_parameters: args.pin_parameters.clone(),
         ..Config::new(paths.manager(), args.trust_domain.clone(), args.manager_id.clone())
     };
     let config = args.verification.apply(config);
@@ -146,11 +159,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 /// directory are checked against DATA/groth16-ceremony where it exists.
 pub(crate) fn groth16(global: &Global, file: Option<&std::path::Path>) -> anyhow::Result<Groth16Parameters> {
     match file {
-        Some(file) => ceremony::read_parameters(global, file, None),
+        Some(file) => ceremony::read_parameters(global, Groth16Circuit::OneKey, file, None),
         None => {
             let path = data::Data(&global.data).parameters();
             if path.exists() {
-                return ceremony::read_parameters(global, &path, None);
+                return ceremony::read_parameters(global, Groth16Circuit::OneKey, &path, None);
             }
             let spinner = output::spinner(global.json, "preparing Groth16 parameters");
             let (parameters, made) = Groth16Parameters::read_or_develop(&path)?;

@@ -61,6 +61,9 @@ struct EnvelopeArgs {
     /// Groth16 parameter file, where the proof is of that suite
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Option<PathBuf>,
+    /// The same for a proof of many keys
+    #[arg(long, value_name = "FILE")]
+    groth16_many_parameters: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
@@ -88,6 +91,9 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
     let mut parameters = Parameters::transparent();
     if let Some(path) = &args.groth16_parameters {
         parameters = parameters.with_groth16(Groth16Parameters::read(path)?);
+    }
+    if let Some(path) = &args.groth16_many_parameters {
+        parameters = parameters.with_groth16_many(Groth16Parameters::read_many(path)?);
     }
     let no = |error: keywitness_circuits::Error| output::No(error.to_string());
     let envelope = Envelope::from_bytes(&data::read(&args.file)?).map_err(no)?;

@@ -48,8 +48,8 @@ pub struct Config {
     pub revoked_attempts: u32,
     /// Serve beyond loopback with Groth16 parameters that one party may have made.
     pub allow_development_parameters: bool,
-    /// Digest of the Groth16 parameters' file, of which the operator knows how it was made.
-    pub pinned_parameters: Option<Digest>,
+    /// Digests of Groth16 parameter files of which the operator knows how they were made; none means that any may be loaded.
+    pub pinned_parameters: Vec<Digest>,
     /// Serve plain HTTP beyond loopback: a proxy in front terminates TLS.
     pub allow_plaintext: bool,
     /// Threads that check proofs.
@@ -76,7 +76,7 @@ impl Config {
             revoked_grace: 60,
             revoked_attempts: 5,
             allow_development_parameters: false,
-            pinned_parameters: None,
+            pinned_parameters: Vec::new(),
             allow_plaintext: false,
             verify_threads: EngineConfig::default().threads,
             verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
@@ -103,7 +103,7 @@ impl Config {
             return Ok(());
         }
         let loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();
-        let unnamed = |groth16: &&Groth16Parameters| self.pinned_parameters != Some(groth16.digest());
+        let unnamed = |groth16: &&Groth16Parameters| !self.pinned_parameters.contains(&groth16.digest());
         if self.suites.contains(&Suite::Groth16Bn254)
             && !self.allow_development_parameters
             && let Some(groth16) = loaded.into_iter().find(unnamed)
@@ -147,13 +147,14 @@ impl Config {
         if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL {
             return refused("record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero");
         }
-        if let (Some(pinned), Ok(groth16)) = (self.pinned_parameters, parameters.groth16())
-            && suites.contains(&Suite::Groth16Bn254)
-            && pinned != groth16.digest()
+        let mut loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();
+        if suites.contains(&Suite::Groth16Bn254)
+            && !self.pinned_parameters.is_empty()
+            && let Some(groth16) = loaded.find(|groth16| !self.pinned_parameters.contains(&groth16.digest()))
         {
             return Err(StartError::Refused(format!(
-                "the Groth16 parameters that were loaded are not the pinned ones: their digest is {}, and {pinned} is \
-                 pinned; give the right file with --groth16-parameters",
+                "Groth16 parameters were loaded that are not pinned: their digest is {}; pin them too, or give the right \
+                 files with --groth16-parameters and --groth16-many-parameters",
                 groth16.digest()
             )));
         }
@@ -250,8 +251,8 @@ mod tests {
         ] {
             assert!(refusal.contains(word), "{refusal}");
         }
-        Config { pinned_parameters: Some(digest), ..plain.clone() }.check_bind(open, &parameters).unwrap();
-        let other = Config { pinned_parameters: Some(Digest([1; 32])), ..plain.clone() };
+        Config { pinned_parameters: vec![digest], ..plain.clone() }.check_bind(open, &parameters).unwrap();
+        let other = Config { pinned_parameters: vec![Digest([1; 32])], ..plain.clone() };
         other.check_bind(open, &parameters).unwrap_err();
         // Parameters that no statement uses forge nothing.
         let halo2 = Config { suites: vec![Suite::Halo2Pasta], ..plain.clone() };
@@ -259,8 +260,8 @@ mod tests {
         assert_eq!(halo2.configuration(&parameters).unwrap().groth16_parameters, None);
         assert_eq!(plain.configuration(&parameters).unwrap().groth16_parameters, Some(digest));
         // A pin holds on loopback too: a proxy may stand in front.
-        let mispinned = Config { pinned_parameters: Some(Digest([1; 32])), ..plain.clone() };
-        assert!(mispinned.configuration(&parameters).is_err_and(|error| error.to_string().contains("not the pinned")));
+        let mispinned = Config { pinned_parameters: vec![Digest([1; 32])], ..plain.clone() };
+        assert!(mispinned.configuration(&parameters).is_err_and(|error| error.to_string().contains("not pinned")));
         Config { allow_development_parameters: true, ..plain }.check_bind(open, &parameters).unwrap();
     }
 
