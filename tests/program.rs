@@ -208,7 +208,7 @@ fn agents_join_a_manager_of_their_own() {
     assert_eq!(pairs(&status()).len(), 3);
 
     // The agent keeps them fresh beyond the records' life.
-    let agent = ["agent", "--hsm", "hsm-1", "--channel", "127.0.0.1:0"];
+    let agent = ["agent", "--hsm", "hsm-1", "--channel", "127.0.0.1:0", "--proving-threads", "1"];
     let _agent = Running::start(data, &[&agent[..], &unlock].concat());
     let start = now();
     eventually("re-attestation of every key", || {
