@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use keywitness_circuits::{Kind, Nonce};
-use keywitness_verifier::wire::{Challenge, KeyRef, Problem, ProblemKind, Revocation};
+use keywitness_verifier::wire::{Challenge, KeyRef, Problem, ProblemKind, Revocation, RevocationTarget};
 
 use super::{Apply, RETENTION, refuse, revocation};
 use crate::ledger::{
@@ -31,7 +31,7 @@ pub(super) fn revoked<'k>(
     }
     let Some(first) = revocations.first() else { return Ok(None) };
     let mut problem = revocation::problem(first);
-    if many {
+    if many && !matches!(first.target, RevocationTarget::Hsm(_)) {
         problem.detail = format!("{}; of the keys that were named this stops {}", problem.detail, names.join(", "));
     }
     Ok(Some((problem, revocations)))
