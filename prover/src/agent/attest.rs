@@ -121,7 +121,7 @@ impl Session<'_> {
         // The second bound holds where the manager's clock is ahead.
         let until = challenge.expires_at.min(asked.plus(self.info.challenge_ttl));
         let answer = insist_while(self.stop, || self.clock.now() < until, || self.client.attest(&envelope))
-            .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error })?;
+            .map_err(|error| AttestError::Submission { envelope: envelope.digest(), error: error.into() })?;
         let AttestResponse { records } = answer;
         check_records(&records, &envelope, subject, &instance)?;
         self.keep(subject, &envelope);

@@ -64,7 +64,7 @@ pub enum AttestError {
         /// Digest of the envelope.
         envelope: Digest,
         /// What the manager says.
-        error: ClientError,
+        error: Box<ClientError>,
     },
     /// Manager and agent would check the proof under different keys.
     #[error(
@@ -100,9 +100,10 @@ pub enum AttestError {
 
 impl AttestError {
     /// What came of asking the manager, where that is what failed.
-    pub const fn client_error(&self) -> Option<&ClientError> {
+    pub fn client_error(&self) -> Option<&ClientError> {
         match self {
-            Self::Client(error) | Self::Submission { error, .. } => Some(error),
+            Self::Client(error) => Some(error),
+            Self::Submission { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -121,7 +122,7 @@ impl AttestError {
     }
 
     /// Whether the manager could not be asked at all.
-    pub const fn is_unanswered(&self) -> bool {
+    pub fn is_unanswered(&self) -> bool {
         matches!(self.client_error(), Some(ClientError::Unreachable(..)))
     }
 
@@ -156,7 +157,7 @@ impl AttestError {
         }
     }
 
-    pub(super) const fn ending(&self) -> Ending {
+    pub(super) fn ending(&self) -> Ending {
         match (self, self.client_error()) {
             (_, Some(ClientError::Problem(_))) => Ending::Refused,
             (Self::ForeignRecord(_), _) | (_, Some(_)) => Ending::Unanswered,

@@ -336,7 +336,7 @@ fn a_refusal_is_learnt_journalled_and_told() {
     let agent = agent(Arc::clone(&store), AgentConfig { journal: Some(path.clone()), ..AgentConfig::default() });
     let entry = entry(&*store, "p256");
     let known = (entry.key.clone(), Vec::new());
-    let refused = |kind| AttestError::Submission { envelope: Digest([6; 32]), error: problem(kind) };
+    let refused = |kind| AttestError::Submission { envelope: Digest([6; 32]), error: problem(kind).into() };
     agent.learn(&known, Err(&refused(ProblemKind::KeyRevoked)));
     assert!(agent.standing().is_revoked(&entry.key.key) && !agent.standing().is_revoked(&name("ed25519")));
     agent.learn(&known, Err(&refused(ProblemKind::HsmRevoked)));
