@@ -98,8 +98,9 @@ fn decide(shared: &Shared, isolated: bool, mut group: Vec<Ready>) {
         if verified.len() == part.len() { Ok(verified) } else { Err(EngineError::Internal) }
     };
     let accept = |part: &[Ready], verified: Vec<Verified>| {
-        part.iter().zip(verified).for_each(|(one, verified)| finish(shared, one, Ok(verified)));
+        // Before anyone is answered: who asks next is judged by this.
         forgive(shared, part);
+        part.iter().zip(verified).for_each(|(one, verified)| finish(shared, one, Ok(verified)));
     };
     let first = together(&group);
     match first {
