@@ -36,7 +36,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// After how many seconds the manager wants to be asked again, if it says so.
-    pub const fn retry_after(&self) -> Option<u64> {
+    pub const fn retry_after(&self) -> Option<u16> {
         match self {
             Self::Problem(problem) => problem.retry_after,
             Self::Unreachable(..) | Self::Malformed(_) => None,
@@ -282,7 +282,8 @@ impl ManagerClient {
         let request = request.map_err(|error| ClientError::Malformed(error.to_string()))?;
         let response = self.agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
         let success = response.status().is_success();
-        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let retry_after = seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX));
         let body = read(&self.base, response)?;
         let malformed = |error: serde_json::Error| ClientError::Malformed(error.to_string());
         if success {
@@ -348,7 +349,12 @@ mod tests {
     #[test]
     fn when_to_come_back_is_read_from_the_header() {
         let problem = wire::Problem::new(wire::ProblemKind::Unavailable, "busy");
-        for (header, expected) in [("retry-after: 7\r\n", Some(7)), ("retry-after: soon\r\n", None), ("", None)] {
+        for (header, expected) in [
+            ("retry-after: 7\r\n", Some(7)),
+            ("retry-after: 70000\r\n", Some(u16::MAX)),
+            ("retry-after: soon\r\n", None),
+            ("", None),
+        ] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = ManagerClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
             let body = serde_json::to_string(&problem).unwrap();

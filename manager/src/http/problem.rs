@@ -84,7 +84,7 @@ impl ResponseError for Refusal {
         match advice {
             Advice::Nothing => {}
             Advice::Authenticate => drop(response.insert_header((WWW_AUTHENTICATE, "Bearer, Keywitness-HSM"))),
-            Advice::Retry => drop(response.insert_header((RETRY_AFTER, self.0.retry_after.unwrap_or(1)))),
+            Advice::Retry => drop(response.insert_header((RETRY_AFTER, u32::from(self.0.retry_after.unwrap_or(1))))),
         }
         // A problem document has only text and numbers: it always encodes.
         response.body(serde_json::to_vec(&self.0).unwrap_or_default())

@@ -66,7 +66,7 @@ impl Manager {
                 tracing::warn!(hsm = %hsm.hsm, ?retry_after, "too many proofs wait to be checked");
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
                 let why = "too many proofs wait to be checked; send the same envelope again later";
-                Err(Problem::new(ProblemKind::Unavailable, why).after(seconds))
+                Err(Problem::new(ProblemKind::Unavailable, why).after(seconds.try_into().unwrap_or(u16::MAX)))
             }
             Err(EngineError::Stopped) => Err(Problem::new(ProblemKind::Unavailable, "the manager is stopping")),
             Err(EngineError::Refused(error))

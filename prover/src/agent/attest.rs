@@ -301,7 +301,7 @@ fn check_record(
 
 /// How long to wait before the same bytes are sent again: as long as a busy manager asks for, within bounds.
 pub(super) fn redelivery(planned: Duration, error: &ClientError) -> Duration {
-    let asked = Duration::from_secs(error.retry_after().unwrap_or_default());
+    let asked = Duration::from_secs(error.retry_after().unwrap_or_default().into());
     planned.max(asked.min(LONGEST_REDELIVERY))
 }
 

@@ -143,7 +143,7 @@ impl AttestError {
     /// How long to wait before the next attempt.
     pub(super) fn pause(&self, revoked_recheck: u64) -> Pause {
         if let Some(error) = self.client_error().filter(|error| may_pass(error)) {
-            return error.retry_after().map_or(Pause::Short, Pause::After);
+            return error.retry_after().map_or(Pause::Short, |seconds| Pause::After(seconds.into()));
         }
         match self.problem() {
             Some(ProblemKind::HsmRevoked | ProblemKind::KeyRevoked) => Pause::Revoked(revoked_recheck),

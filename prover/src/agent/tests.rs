@@ -302,7 +302,7 @@ fn each_failure_waits_as_it_should() {
     assert_eq!(redelivery(second, &problem(ProblemKind::Unavailable)), second);
     assert_eq!(redelivery(second, &busy(0)), second);
     assert_eq!(redelivery(second, &busy(3)), 3 * second);
-    assert_eq!(redelivery(second, &busy(u64::MAX)), 10 * second);
+    assert_eq!(redelivery(second, &busy(u16::MAX)), 10 * second);
     assert_eq!(AttestError::Challenge("old").pause(3600), Pause::Long);
 }
 

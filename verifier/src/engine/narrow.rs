@@ -15,7 +15,8 @@ use std::ops::Range;
 /// together, checks of sets of 2n items in all, and n single checks. Where a single check costs r times an item's part of
 /// a set, that is at most 1 + 3/r times the price of checking everything singly.
 pub(super) fn narrow(count: usize, floor: usize, mut holds: impl FnMut(Range<usize>) -> bool) -> Vec<usize> {
-    let (mut failing, mut rest, mut spent) = (vec![0..count], Vec::new(), 0_usize);
+    let whole = 0..count;
+    let (mut failing, mut rest, mut spent) = (vec![whole], Vec::new(), 0_usize);
     let most = count.saturating_mul(2);
     while !failing.is_empty() {
         let mut next = Vec::with_capacity(failing.len());

@@ -113,7 +113,7 @@ pub struct Problem {
     /// After how many seconds to come back. It travels in the header `retry-after` (RFC 9110, section 10.2.3) and is not
     /// kept with the problem.
     #[serde(skip)]
-    pub retry_after: Option<u64>,
+    pub retry_after: Option<u16>,
 }
 
 impl Problem {
@@ -130,7 +130,7 @@ impl Problem {
 
     /// This problem, with when to come back: after so many seconds.
     #[must_use]
-    pub const fn after(mut self, seconds: u64) -> Self {
+    pub const fn after(mut self, seconds: u16) -> Self {
         self.retry_after = Some(seconds);
         self
     }
