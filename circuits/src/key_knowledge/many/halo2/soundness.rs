@@ -55,6 +55,9 @@ fn every_constraint_and_copy_is_missed() {
 
 type Case = (&'static str, ManyInputs<Fp>, Vec<KeyLimbs<Fp>>);
 
+/// Spoils public inputs and witness of a slot.
+type Spoil<'a> = &'a dyn Fn(&mut ManyInputs<Fp>, &mut Vec<KeyLimbs<Fp>>);
+
 /// One slot's clause broken, in each slot; and slots that do not belong together.
 fn strategies<const N: usize>(count: usize) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -66,7 +69,7 @@ fn strategies<const N: usize>(count: usize) -> Vec<Case> {
             cases.push((name, inputs, all));
         }
     }
-    let mut case = |name, spoil: &dyn Fn(&mut ManyInputs<Fp>, &mut Vec<KeyLimbs<Fp>>)| {
+    let mut case = |name, spoil: Spoil<'_>| {
         let (mut inputs, mut limbs) = satisfied::<N>(count);
         spoil(&mut inputs, &mut limbs);
         cases.push((name, inputs, limbs));
