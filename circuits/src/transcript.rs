@@ -1,5 +1,7 @@
 //! The only room that knows merlin, and the home of every domain-separation label.
 
+use std::sync::LazyLock;
+
 use merlin::Transcript;
 use rand::{CryptoRng, RngCore};
 use zeroize::Zeroizing;
@@ -105,11 +107,23 @@ pub mod label {
 #[derive(Clone)]
 pub struct SchnorrTranscript(Transcript);
 
+/// The transcript of a proof that a key is known, up to the group's name: kept for the groups that there are, which spares
+/// a permutation for each proof.
+fn key_knowledge_in(group: &'static str) -> Transcript {
+    static KEPT: LazyLock<[(&str, Transcript); 3]> =
+        LazyLock::new(|| ["ristretto255", "p256", "secp256k1"].map(|group| (group, begun(group))));
+    fn begun(group: &str) -> Transcript {
+        let mut transcript = Transcript::new(label::SCHNORR.as_bytes());
+        transcript.append_message(b"group", group.as_bytes());
+        transcript
+    }
+    KEPT.iter().find(|(kept, _)| *kept == group).map_or_else(|| begun(group), |(_, transcript)| transcript.clone())
+}
+
 impl SchnorrTranscript {
     /// Opens the transcript of a proof in `group` that `public_key` is known, bound to `context`.
     pub fn new(group: &'static str, context: &Digest, public_key: &[u8]) -> Self {
-        let mut transcript = Transcript::new(label::SCHNORR.as_bytes());
-        transcript.append_message(b"group", group.as_bytes());
+        let mut transcript = key_knowledge_in(group);
         transcript.append_message(b"context", &context.0);
         transcript.append_message(b"public-key", public_key);
         Self(transcript)

@@ -1,6 +1,6 @@
 //! Many symmetric keys in one Groth16 proof: the circuit of one key in 64 slots, bound to one context.
 //!
-//! The public inputs are those of [`ManyInputs`], and the verifier computes all of them.
+//! The public inputs are those of `ManyInputs`, and the verifier computes all of them.
 
 #[cfg(feature = "prove")]
 pub(crate) mod circuit;

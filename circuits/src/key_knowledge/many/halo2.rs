@@ -1,7 +1,7 @@
 //! Many keys in halo2 (PLONKish arithmetic, inner-product commitments) on the Pasta curves.
 //!
 //! The relation of [`crate::key_knowledge::halo2`] in each slot, laid out for throughput: a slot takes 15 rows. Its two Poseidon
-//! permutations are in rows of S-box inputs ([`crate::gadgets::poseidon`]), and its limbs in base 4, so that most
+//! permutations are in rows of S-box inputs (`crate::gadgets::poseidon`), and its limbs in base 4, so that most
 //! cells that a proof commits to hold 0 to 3. Of the columns `sums` and `links`:
 //!
 //! | row | digits | sums | links | Poseidon |
