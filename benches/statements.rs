@@ -1,10 +1,12 @@
-//! What each statement kind costs, beside a peer in the same run: `cargo bench`.
+//! What each statement kind costs, one proof at a time, beside a peer in the same run: `cargo bench --bench statements`.
+//! With `-- --quick` everything runs once.
 //!
 //! Medians of wall time on whatever else this machine is doing: trust the ratios, not the absolutes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{
     hint::black_box,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -23,13 +25,18 @@ use keywitness_circuits::{
 use keywitness_verifier::operation;
 use rand::rngs::OsRng;
 
+static QUICK: LazyLock<bool> = LazyLock::new(|| std::env::args().any(|argument| argument == "--quick"));
+
 /// Median of several runs, each long enough to be timed.
 fn median(mut work: impl FnMut()) -> Duration {
-    work();
-    let mut times: Vec<Duration> = (0..15)
+    let (runs, at_least) = if *QUICK { (1, 0) } else { (15, 20) };
+    if !*QUICK {
+        work();
+    }
+    let mut times: Vec<Duration> = (0..runs)
         .map(|_| {
             let (start, mut rounds) = (Instant::now(), 0u32);
-            while rounds == 0 || start.elapsed() < Duration::from_millis(20) {
+            while rounds == 0 || start.elapsed() < Duration::from_millis(at_least) {
                 work();
                 rounds += 1;
             }

@@ -21,6 +21,8 @@ pub mod key;
 pub mod key_derivation;
 pub mod key_knowledge;
 pub mod params;
+#[cfg(feature = "peers")]
+pub mod peers;
 #[cfg(all(test, feature = "prove"))]
 mod pins;
 pub mod power_sums;

@@ -37,8 +37,10 @@ use super::{
 use crate::{Error, Kind, Parameters, ProofSystem, Suite, context::HashedContext, params::Groth16Parameters};
 
 pub(crate) use batch::Verifier;
-#[cfg(all(test, feature = "prove"))]
+#[cfg(any(all(test, feature = "prove"), feature = "peers"))]
 pub(crate) use circuit::KeyCircuit;
+#[cfg(feature = "peers")]
+pub(crate) use circuit::assignment;
 pub(crate) use encoding::{decode, encode};
 #[cfg(feature = "prove")]
 pub(crate) use prover::Prover;

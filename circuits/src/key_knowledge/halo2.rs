@@ -65,7 +65,7 @@ pub(crate) struct KeyCircuit {
     limbs: Option<KeyLimbs<Fp>>,
 }
 
-#[cfg(all(test, feature = "prove"))]
+#[cfg(any(all(test, feature = "prove"), feature = "peers"))]
 impl KeyCircuit {
     /// The circuit with a witness in it.
     pub(crate) fn new(limbs: KeyLimbs<Fp>) -> Self {

@@ -122,7 +122,7 @@ impl Context {
 /// The circuit of one key; empty while a key is set up.
 #[derive(Default)]
 pub(crate) struct KeyCircuit {
-    pub(super) assignment: Option<(PublicInputs<Fr>, KeyLimbs<Fr>)>,
+    pub(crate) assignment: Option<(PublicInputs<Fr>, KeyLimbs<Fr>)>,
 }
 
 impl ConstraintSynthesizer<Fr> for KeyCircuit {
@@ -167,7 +167,7 @@ pub(super) fn evaluate(circuit: impl ConstraintSynthesizer<Fr>, variables: usize
 }
 
 /// The values of every variable: the constant, the public inputs, the witness.
-pub(super) fn assignment(public: PublicInputs<Fr>, limbs: KeyLimbs<Fr>) -> Result<Vec<Fr>, SynthesisError> {
+pub(crate) fn assignment(public: PublicInputs<Fr>, limbs: KeyLimbs<Fr>) -> Result<Vec<Fr>, SynthesisError> {
     evaluate(KeyCircuit { assignment: Some((public, limbs)) }, VARIABLES)
 }
 
