@@ -1,5 +1,7 @@
 //! The verification engine, on a thread of its own: beside single checks, and with bad proofs beside none.
 
+use std::collections::VecDeque;
+
 use keywitness_circuits::{
     KeyAlgorithm, Parameters, ProofSystem, Suite, Witness,
     codec::Canonical as _,
@@ -9,7 +11,7 @@ use keywitness_circuits::{
     },
     registry,
 };
-use keywitness_verifier::engine::{Claim, Engine, EngineConfig};
+use keywitness_verifier::engine::{Claim, Engine, EngineConfig, EngineError, Priority, Ticket, Work};
 use rand::{RngCore as _, rngs::OsRng};
 
 use crate::{
@@ -35,12 +37,33 @@ pub(crate) fn rows() -> Vec<Row> {
                 batch: false,
             }
         }),
-        Row::new("engine-bad-proofs", 0.6, |mode: Mode| {
+        Row::new("engine-bad-hsms", 0.6, |mode: Mode| {
+            let mut claims = proven(mode.size(8192, 1024));
+            let all = attesting(claims.clone(), 0);
+            // All that some HSMs send is bad: one in a hundred.
+            let culprits = claims.iter_mut().enumerate().filter(|(number, _)| number % SOURCES % BAD == BAD / 2);
+            let bad = culprits.map(|(_, claim)| claim.proof[32] ^= 1).count();
+            Comparison {
+                operation: format!(
+                    "engine: {} attestations, {bad} of them bad, all from one HSM in {BAD}",
+                    claims.len()
+                ),
+                peer: "the engine, none bad".to_owned(),
+                unit: "proof",
+                ours: attesting(claims, bad),
+                peers: all,
+                batch: false,
+            }
+        }),
+        Row::new("engine-bad-everywhere", 0.0, |mode: Mode| {
             let mut claims = proven(mode.size(4096, 101));
             let all = engine(claims.clone(), 0);
             let bad = spoil(&mut claims);
             Comparison {
-                operation: format!("engine: the same audit with {bad} bad proofs among {}", claims.len()),
+                operation: format!(
+                    "engine: an audit with {bad} bad proofs among {}, each from another HSM",
+                    claims.len()
+                ),
                 peer: "the engine, none bad".to_owned(),
                 unit: "proof",
                 ours: engine(claims, bad),
@@ -80,6 +103,29 @@ fn engine(claims: Vec<Claim>, bad: usize) -> Side {
     Side::new(claims.len(), move || {
         let engine = Engine::new(Parameters::transparent(), &config).unwrap();
         let refused = engine.verify_many(claims.iter().cloned()).filter(Result::is_err).count();
+        assert_eq!(refused, bad);
+    })
+}
+
+/// As many proofs wait as the engine has room for. A new engine for each round.
+fn attesting(claims: Vec<Claim>, bad: usize) -> Side {
+    let config = EngineConfig { threads: 1, ..EngineConfig::default() };
+    Side::new(claims.len(), move || {
+        let engine = Engine::new(Parameters::transparent(), &config).unwrap();
+        let (mut waiting, mut refused) = (VecDeque::<Ticket>::new(), 0);
+        let answer = |ticket: Option<Ticket>| usize::from(ticket.is_some_and(|ticket| ticket.wait().is_err()));
+        for claim in &claims {
+            let work = || Work { claim: claim.clone(), source: claim.context.hsm.clone(), priority: Priority::Fresh };
+            let ticket = loop {
+                match engine.submit(work()) {
+                    Ok(ticket) => break ticket,
+                    Err(EngineError::Busy { .. }) if !waiting.is_empty() => refused += answer(waiting.pop_front()),
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            waiting.push_back(ticket);
+        }
+        refused += waiting.into_iter().map(|ticket| answer(Some(ticket))).sum::<usize>();
         assert_eq!(refused, bad);
     })
 }

@@ -242,9 +242,14 @@ fn decryption(
 /// the dual code is zero. Others pass with a probability of 2^-252. One multiplication of n points, and n·(n - t) additions
 /// of unreduced products before it; uses the rayon pool it is called in.
 ///
-/// The indices are distinct and 1 to [`crate::MAX_HOLDERS`], as [`Terms::check`] has them; none where they are not as many
-/// as the points.
+/// The indices rise from 1 to at most [`crate::MAX_HOLDERS`], as [`Terms::check`] has them, and are as many as the points; with
+/// others the answer is no.
 pub fn on_one_polynomial(indices: &[u16], threshold: u16, points: &[RistrettoPoint]) -> bool {
+    let rising = indices.is_sorted_by(|one, next| one < next);
+    let fit = indices.iter().all(|index| (1..=crate::MAX_HOLDERS).contains(index));
+    if !rising || !fit {
+        return false;
+    }
     let word = dual_word(indices, threshold.into());
     indices.len() == points.len() && word.is_none_or(|word| multiply(&word, points).is_identity())
 }

@@ -32,7 +32,9 @@ pub struct KeyKnowledge;
 /// The public part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Instance {
-    /// An asymmetric key: checked, canonical, neither identity nor of small order.
+    /// An asymmetric key: checked, canonical, neither identity nor of small order. Only [`Instance::public_key`] makes one, so
+    /// that bytes and point belong together.
+    #[non_exhaustive]
     PublicKey {
         /// Which curve.
         algorithm: KeyAlgorithm,

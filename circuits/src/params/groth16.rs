@@ -10,7 +10,9 @@
 //! point on every reading, the proving key's points at least for lying on their curves, and the manager
 //! records [`Groth16Parameters::digest`] of the file it began with.
 
-use std::{fs::File, io::Read, path::Path, sync::OnceLock};
+#[cfg(feature = "prove")]
+use std::sync::OnceLock;
+use std::{fs::File, io::Read, path::Path};
 
 use ark_bn254::Bn254;
 use ark_ec::AffineRepr;
@@ -21,6 +23,8 @@ use ark_serialize::{CanonicalDeserialize, CanonicalSerialize};
 #[cfg(feature = "prove")]
 use rayon::prelude::*;
 
+#[cfg(feature = "prove")]
+use super::apart;
 #[cfg(feature = "prove")]
 use crate::key_knowledge::groth16::Prover;
 use crate::{
@@ -51,7 +55,7 @@ pub struct Groth16Parameters {
     file_digest: Digest,
     key_digest: Digest,
     prepared: PreparedVerifyingKey<Bn254>,
-    verifier: OnceLock<Verifier>,
+    verifier: Verifier,
     #[cfg(feature = "prove")]
     prover: OnceLock<Option<Prover>>,
     #[cfg(feature = "prove")]
@@ -100,8 +104,8 @@ impl Groth16Parameters {
             origin,
             file_digest: Digest([0; 32]),
             key_digest,
+            verifier: Verifier::new(&prepared),
             prepared,
-            verifier: OnceLock::new(),
             prover: OnceLock::new(),
             proving,
         };
@@ -189,13 +193,14 @@ impl Groth16Parameters {
 
     fn only_verifying(circuit: Groth16Circuit, origin: Origin, verifying_key: &[u8]) -> Result<Self, Error> {
         let verifying = read_verifying_key(circuit, verifying_key).map_err(|why| Error::Parameters(why.to_owned()))?;
+        let prepared = prepare_verifying_key(&verifying);
         Ok(Self {
             circuit,
             origin,
             file_digest: Digest::of(label::PARAMETERS, verifying_key),
             key_digest: verifying_key_digest(circuit, verifying_key),
-            prepared: prepare_verifying_key(&verifying),
-            verifier: OnceLock::new(),
+            verifier: Verifier::new(&prepared),
+            prepared,
             #[cfg(feature = "prove")]
             prover: OnceLock::new(),
             #[cfg(feature = "prove")]
@@ -252,13 +257,14 @@ impl Groth16Parameters {
         reader.finish().map_err(text)?;
 
         let verifying = read_verifying_key(circuit, verifying_bytes)?;
+        let prepared = prepare_verifying_key(&verifying);
         Ok(Self {
             circuit,
             origin,
             file_digest,
             key_digest: verifying_key_digest(circuit, verifying_bytes),
-            prepared: prepare_verifying_key(&verifying),
-            verifier: OnceLock::new(),
+            verifier: Verifier::new(&prepared),
+            prepared,
             #[cfg(feature = "prove")]
             prover: OnceLock::new(),
             #[cfg(feature = "prove")]
@@ -329,9 +335,9 @@ impl Groth16Parameters {
         &self.prepared
     }
 
-    /// The verifying key with its tables, which are made on the first call.
+    /// The verifying key with its tables.
     pub(crate) fn verifier(&self) -> &Verifier {
-        self.verifier.get_or_init(|| Verifier::new(&self.prepared))
+        &self.verifier
     }
 
     /// The proving key with its tables, which are made on the first call.
@@ -340,7 +346,8 @@ impl Groth16Parameters {
     /// [`Error::MissingParameters`] where there is no proving key.
     #[cfg(feature = "prove")]
     pub(crate) fn prover(&self) -> Result<&Prover, Error> {
-        let prover = self.prover.get_or_init(|| Prover::new(&self.proving, self.circuit.matrices().ok()?));
+        let make = || apart(|| Prover::new(&self.proving, self.circuit.matrices().ok()?)).flatten();
+        let prover = self.prover.get_or_init(make);
         prover.as_ref().ok_or(Error::MissingParameters("Groth16 proving"))
     }
 

@@ -116,7 +116,8 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
     }
 
     fn generate() -> (VerifyingKey<EqAffine>, Digest) {
-        let key = keygen_vk(commitment(C::K), &C::default()).expect("the circuit fits into 2^K rows");
+        let key = super::apart(|| keygen_vk(commitment(C::K), &C::default()).expect("the circuit fits into 2^K rows"))
+            .expect("the system has a thread to spare");
         let mut writer = Writer::default();
         writer.bytes(C::KIND.name().as_bytes()).u32(C::K).bytes(format!("{:?}", key.pinned()).as_bytes());
         (key, Digest::of(label::VERIFYING_KEY, &writer.into_bytes()))
@@ -194,8 +195,9 @@ impl<C: Halo2Circuit> Halo2Keys<C> {
     #[cfg(feature = "prove")]
     fn proving_key(&self) -> &ProvingKey<EqAffine> {
         self.proving.get_or_init(|| {
-            keygen_pk(commitment(C::K), self.verifying.0.clone(), &C::default())
-                .expect("the circuit fits into 2^K rows")
+            let verifying = self.verifying.0.clone();
+            let make = || keygen_pk(commitment(C::K), verifying, &C::default());
+            super::apart(make).expect("the system has a thread to spare").expect("the circuit fits into 2^K rows")
         })
     }
 }

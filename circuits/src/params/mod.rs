@@ -18,6 +18,14 @@ pub use groth16::{Groth16Parameters, Origin};
 pub use halo2::Halo2Opened;
 pub(crate) use halo2::{Halo2Circuit, Halo2Keys};
 
+/// Runs `work` on a pool of its own, from a thread of no pool. A thread of a pool that waits for others takes up their work
+/// meanwhile: inside an initialisation that may be work which waits for the same initialisation, and for ever. None where the
+/// system gives no threads.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    let alone = || rayon::ThreadPoolBuilder::new().build().ok().map(|pool| pool.install(work));
+    std::thread::scope(|scope| scope.spawn(alone).join().ok().flatten())
+}
+
 /// Parameters of every proof system that has any. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Parameters {

@@ -29,7 +29,8 @@ impl Manager {
     pub fn attest(&self, bytes: &[u8]) -> Result<AttestResponse, Problem> {
         let envelope =
             Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
-        let (hsm, verdict) = {
+        // The view of the ledger ends before the proof waits for its turn: a long one keeps old pages alive.
+        let (hsm, right) = {
             let rows = self.ledger.view()?;
             let state = State(rows.as_ref());
             let hsm =
@@ -41,9 +42,16 @@ impl Manager {
             if let Some(OutcomeRow(outcome)) = state.get(&envelope.digest().0)? {
                 return recorded(outcome);
             }
-            let verdict = self.verdict(state, &hsm, &envelope)?;
-            (hsm, verdict)
+            let right = match examine(state, &hsm, &envelope, self.now(state)?)? {
+                Ok(_) => true,
+                Err(wrong) => match wrong.misdirected() {
+                    Some(problem) => return Err(self.rejected(problem.clone())),
+                    None => false,
+                },
+            };
+            (hsm, right)
         };
+        let verdict = if right { self.verdict(&hsm, &envelope)? } else { Verdict::Unchecked };
         let command = Command::Attest {
             digest: envelope.digest(),
             envelope: bytes.to_vec(),
@@ -54,14 +62,15 @@ impl Manager {
         recorded(self.ledger.submit(command)?)
     }
 
-    /// Checks the proof, if the rest of the envelope is right.
-    fn verdict(&self, state: State<'_>, hsm: &HsmRow, envelope: &Envelope) -> Result<Verdict, Problem> {
-        if let Err(wrong) = examine(state, hsm, envelope, self.now(state)?)? {
-            return wrong.misdirected().map_or(Ok(Verdict::Unchecked), |problem| Err(self.rejected(problem.clone())));
-        }
+    /// Checks the proof.
+    fn verdict(&self, hsm: &HsmRow, envelope: &Envelope) -> Result<Verdict, Problem> {
         let claim = Claim::from(envelope.clone());
         match self.engine.verify(Work { claim, source: hsm.hsm.clone(), priority: Priority::Fresh }) {
-            Ok(_verified) => Ok(Verdict::Proven),
+            Ok(verified) if *verified.context() == envelope.context.digest() => Ok(Verdict::Proven),
+            Ok(verified) => {
+                tracing::error!(context = %verified.context(), "the engine speaks of another proof");
+                Err(Problem::new(ProblemKind::Internal, "the manager's log has the reason"))
+            }
             Err(EngineError::Busy { retry_after }) => {
                 tracing::warn!(hsm = %hsm.hsm, ?retry_after, "too many proofs wait to be checked");
                 let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);

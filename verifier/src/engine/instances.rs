@@ -50,7 +50,7 @@ impl Instances {
 
     /// Keeps an instance whose encoding has `encoded` bytes.
     pub(super) fn insert(&mut self, instance: DecodedInstance, encoded: usize) {
-        let (digest, size) = (*instance.digest(), encoded.saturating_mul(3).saturating_add(OVERHEAD));
+        let (digest, size) = (*instance.digest(), encoded.saturating_mul(7).saturating_add(OVERHEAD));
         if size > self.most_bytes || self.most == 0 || self.get(&digest).is_some() {
             return;
         }

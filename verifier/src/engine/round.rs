@@ -15,7 +15,7 @@ use keywitness_circuits::{
 use rayon::prelude::*;
 
 use super::{
-    EngineError, Shared, Work,
+    EngineError, Priority, Shared, Work,
     narrow::narrow,
     queue::{Batch, Job},
     ticket::Verdict,
@@ -146,7 +146,11 @@ fn finish(shared: &Shared, one: &Ready, verdict: Verdict) {
     one.job.slot.answer(verdict);
 }
 
+/// Holds a bad proof against its source. An audit's work was not sent by the source that its contexts name.
 fn accuse(shared: &Shared, one: &Ready) {
+    if one.job.work.priority == Priority::Audit {
+        return;
+    }
     shared.lock().suspects.bad(&one.job.work.source, Instant::now());
 }
 

@@ -135,3 +135,26 @@ fn a_verifying_key_alone_verifies_and_no_more() {
         assert!(Groth16Parameters::for_verifying(Origin::Development, wrong).is_err());
     }
 }
+
+#[test]
+fn tables_are_made_in_a_pool_whose_threads_wait_for_them() {
+    use std::{
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+    // A thread of the pool that makes tables takes up other work while it waits: here work that needs the same tables.
+    let made = Groth16Parameters::develop().unwrap().to_bytes();
+    for pause in 0..8 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let keys = Arc::new(Groth16Parameters::from_bytes(&made).unwrap());
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..4 {
+            let (keys, sender) = (Arc::clone(&keys), sender.clone());
+            pool.spawn(move || sender.send(keys.prover().is_ok()).unwrap());
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        for _ in 0..4 {
+            assert!(receiver.recv_timeout(Duration::from_secs(60)).unwrap());
+        }
+    }
+}
