@@ -31,6 +31,9 @@ use crate::{
 type Answer = Option<(u16, Value)>;
 
 /// A manager of this test's: answers each request by `decide`, given path and body. Gives its address.
+/// From so many keys on, a claim of many is made in halo2.
+const MANY_IN_HALO2: usize = many_from(Kind::KeyKnowledgeHalo2);
+
 fn manager(decide: impl Fn(&str, &[u8]) -> Answer + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -435,9 +438,9 @@ fn run_refused(count: usize, refuse: ProblemKind, enough: usize) -> (Vec<(Kind, 
 
 #[test]
 fn a_refused_claim_of_many_is_taken_apart_and_holds_nobody_up() {
-    let (asked, told) = run_refused(MANY_FROM, ProblemKind::KeyRevoked, MANY_FROM);
-    let alone = vec![(Kind::KeyKnowledgeHalo2, 1); MANY_FROM];
-    assert_eq!(asked, [vec![(Kind::ManyKeysHalo2, MANY_FROM)], alone].concat());
+    let (asked, told) = run_refused(MANY_IN_HALO2, ProblemKind::KeyRevoked, MANY_IN_HALO2);
+    let alone = vec![(Kind::KeyKnowledgeHalo2, 1); MANY_IN_HALO2];
+    assert_eq!(asked, [vec![(Kind::ManyKeysHalo2, MANY_IN_HALO2)], alone].concat());
     // What came of the claim of many is told of no key: it may be about another.
     let failed: Vec<_> = told.iter().filter(|line| line.starts_with("failed")).collect();
     assert_eq!(failed, ["failed aes-03"]);
@@ -445,14 +448,14 @@ fn a_refused_claim_of_many_is_taken_apart_and_holds_nobody_up() {
 
 #[test]
 fn fewer_keys_are_claimed_one_by_one() {
-    let (asked, told) = run_refused(MANY_FROM - 1, ProblemKind::KeyRevoked, MANY_FROM - 1);
-    assert_eq!(asked, vec![(Kind::KeyKnowledgeHalo2, 1); MANY_FROM - 1]);
+    let (asked, told) = run_refused(MANY_IN_HALO2 - 1, ProblemKind::KeyRevoked, MANY_IN_HALO2 - 1);
+    assert_eq!(asked, vec![(Kind::KeyKnowledgeHalo2, 1); MANY_IN_HALO2 - 1]);
     assert_eq!(told.iter().filter(|line| line.starts_with("failed")).count(), 1);
 }
 
 #[test]
 fn an_hsm_that_is_revoked_asks_once_for_all_its_keys() {
-    let (asked, told) = run_refused(MANY_FROM, ProblemKind::HsmRevoked, MANY_FROM);
-    assert_eq!(asked, [(Kind::ManyKeysHalo2, MANY_FROM)]);
+    let (asked, told) = run_refused(MANY_IN_HALO2, ProblemKind::HsmRevoked, MANY_IN_HALO2);
+    assert_eq!(asked, [(Kind::ManyKeysHalo2, MANY_IN_HALO2)]);
     assert!(told.iter().all(|line| line.starts_with("failed")));
 }

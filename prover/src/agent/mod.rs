@@ -38,7 +38,7 @@ pub use event::{AgentConfig, AgentEvent, Observer, Report};
 use journal::{Entry, Journal};
 pub use standing::Standing;
 use together::Fate;
-pub use together::MANY_FROM;
+pub use together::many_from;
 
 /// How long the manager's description of its trust domain is relied on, in seconds.
 const INFO_AGE: u64 = 300;
@@ -153,8 +153,8 @@ impl Agent {
         let mut reports = Vec::new();
         for (kind, mut entries) in work {
             entries.sort_by(|entry, other| entry.key.cmp(&other.key));
-            let many = entries.len() >= MANY_FROM && self.many(&info, kind).is_some();
-            for claim in together::claims(&entries, many) {
+            let many = entries.len() >= many_from(kind) && self.many(&info, kind).is_some();
+            for claim in together::claims(&entries, kind, many) {
                 for (key, fate) in self.attest_each(&session, claim, kind) {
                     self.tell(&key, kind, &fate, None);
                     let result = match fate {

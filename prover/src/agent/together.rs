@@ -16,9 +16,15 @@ use super::{
 };
 use crate::store::KeyEntry;
 
-/// From so many keys on, one proof of them all is made. It costs as much as that of 64 keys, whatever their number: about
-/// ten proofs of one key in either suite. Two more, since a claim of many that is refused has each key claimed again.
-pub const MANY_FROM: usize = 12;
+/// From so many keys of one kind on, one proof of them all is made. It costs as much as that of 64 keys, whatever their
+/// number: in halo2 about ten proofs of one key, and two more are allowed for, since a claim of many that is refused
+/// has each key claimed again; in Groth16 about 56.
+pub const fn many_from(kind: Kind) -> usize {
+    match kind {
+        Kind::KeyKnowledgeGroth16 => 56,
+        _ => 12,
+    }
+}
 
 /// What became of one key of a claim.
 #[derive(Debug)]
@@ -40,10 +46,10 @@ impl Fate {
     }
 }
 
-/// Cuts keys of one kind into claims: as few as may be, of [`MANY_FROM`] to 64 keys, and the rest one by one.
-pub(super) fn claims(keys: &[KeyEntry], many: bool) -> Vec<&[KeyEntry]> {
+/// Cuts keys of one kind into claims: as few as may be, of [`many_from`] to 64 keys, and the rest one by one.
+pub(super) fn claims(keys: &[KeyEntry], kind: Kind, many: bool) -> Vec<&[KeyEntry]> {
     let chunks = keys.chunks(MAX_KEYS);
-    chunks.flat_map(|chunk| chunk.chunks(if many && chunk.len() >= MANY_FROM { MAX_KEYS } else { 1 })).collect()
+    chunks.flat_map(|chunk| chunk.chunks(if many && chunk.len() >= many_from(kind) { MAX_KEYS } else { 1 })).collect()
 }
 
 impl Agent {
@@ -68,7 +74,7 @@ impl Agent {
         if task.kind.many().is_some() {
             let until = now.plus(schedule::company_window(info.record_ttl));
             let company = schedule.company(task, until, MAX_KEYS);
-            if company.len() >= MANY_FROM && self.many(info, task.kind).is_some() {
+            if company.len() >= many_from(task.kind) && self.many(info, task.kind).is_some() {
                 return company;
             }
         }
