@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use keywitness_circuits::{Digest, registry::DecodedInstance};
 
-/// What an entry is taken to need beside three times its encoding, in bytes: decoded points are larger than encoded ones.
+/// What an entry is taken to need beside its decoded instance, in bytes.
 const OVERHEAD: usize = 512;
+/// Bytes of a decoded instance for each byte of its encoding, at most: a point of 32 bytes takes 160, and its encoding stays.
+const DECODED: usize = 7;
 
 struct Entry {
     instance: DecodedInstance,
@@ -50,7 +52,7 @@ impl Instances {
 
     /// Keeps an instance whose encoding has `encoded` bytes.
     pub(super) fn insert(&mut self, instance: DecodedInstance, encoded: usize) {
-        let (digest, size) = (*instance.digest(), encoded.saturating_mul(7).saturating_add(OVERHEAD));
+        let (digest, size) = (*instance.digest(), encoded.saturating_mul(DECODED).saturating_add(OVERHEAD));
         if size > self.most_bytes || self.most == 0 || self.get(&digest).is_some() {
             return;
         }
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_too() {
-        let size = 3 * instance(0).1 + OVERHEAD;
+        let size = DECODED * instance(0).1 + OVERHEAD;
         let mut cache = Instances::new(1000, 5 * size + 1);
         for (instance, length) in (0..50).map(instance) {
             cache.insert(instance, length);
