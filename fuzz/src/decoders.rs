@@ -66,9 +66,14 @@ pub(crate) fn canonical<T: Canonical>(bytes: &[u8]) -> Option<T> {
 
 fn instance(bytes: &[u8]) {
     if let Some(instance) = canonical::<Instance>(bytes) {
-        // A dealing may fix a share of zero, which is refused where it is enrolled.
-        let share = matches!(instance, Instance::ShareCorrectness(_));
-        assert!(share || instance.fingerprint().is_ok(), "what was read has no fingerprint");
+        match &instance {
+            Instance::ManyKeys(many) => {
+                assert!((1..=64).contains(&many.keys().len()) && many.singles().all(|key| key.fingerprint().is_ok()));
+            }
+            // A dealing may fix a share of zero, which is refused where it is enrolled.
+            Instance::ShareCorrectness(_) => drop(instance.fingerprint()),
+            one => assert!(one.fingerprint().is_ok(), "what was read has no fingerprint"),
+        }
         instance.spki().expect("what was read has an encoding");
         assert!(instance.kind().is_some());
     }
