@@ -59,7 +59,7 @@ fn batch(mode: Mode) -> Comparison {
     let proofs = one_key(mode.size(1000, 3));
     let peers = ark(&proofs[..proofs.len().min(PEER)]);
     Comparison {
-        operation: format!("batch of {} Groth16 proofs of one key", proofs.len()),
+        operation: format!("batch of {} Groth16 proofs, one key each, no two alike", proofs.len()),
         peer: VERIFY.to_owned(),
         unit: "proof",
         ours: verification(proofs),

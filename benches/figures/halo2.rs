@@ -61,7 +61,7 @@ fn batch(mode: Mode) -> Comparison {
     let proofs = one_key(mode.size(1000, 3));
     let repeated = if proofs.len() > DISTINCT { format!(" ({DISTINCT} proofs, repeated)") } else { String::new() };
     Comparison {
-        operation: format!("batch of {} halo2 proofs of one key{repeated}", proofs.len()),
+        operation: format!("batch of {} halo2 proofs, one key each{repeated}", proofs.len()),
         peer: "halo2_proofs BatchVerifier".to_owned(),
         unit: "proof",
         peers: library(&proofs),
