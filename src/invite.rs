@@ -61,7 +61,7 @@ pub(crate) fn credential(global: &Global, args: &CredentialArgs) -> anyhow::Resu
     let credential = args.connection.operator(global)?.credential(&request)?;
     let client_key = match credential.role {
         Role::Client => Some(Digest::from(ClientKey::from_credential(&credential.secret).public()?)),
-        Role::Operator | Role::Viewer => None,
+        Role::Operator | Role::Viewer | Role::Auditor => None,
     };
     if global.json {
         let document =

@@ -110,28 +110,28 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         app.service(web::resource(path).route(route).default_service(refuse()));
     };
     route("/", web::get().to(dashboard::page));
-    route(path::HEALTH, web::get().to(handlers::health));
-    route(path::TRUST_DOMAIN, web::get().to(handlers::trust_domain));
-    route(path::JWKS, web::get().to(handlers::jwks));
-    route(path::JOIN_TOKENS, web::post().to(handlers::join_token));
-    route(path::CREDENTIALS, web::post().to(handlers::credential));
-    route(path::HSMS, web::post().to(handlers::enrol));
-    route(path::CHANNEL, web::put().to(handlers::announce));
-    route(path::KEYS, web::post().to(handlers::enrol_key));
-    route(path::SEALING_KEY, web::put().to(handlers::announce_sealing_key));
-    route(path::HOLDERS, web::get().to(handlers::holders));
-    route(path::COMPLAINTS, web::post().to(handlers::complain));
-    route(path::CHALLENGES, web::post().to(handlers::challenge));
-    route(path::ATTESTATIONS, web::post().to(handlers::attest));
-    route(path::ATTESTED, web::get().to(handlers::attested));
-    route(path::TOKENS, web::post().to(handlers::token));
-    route(path::REVOCATIONS, web::post().to(handlers::revoke));
-    route(path::STATUS, web::get().to(handlers::status));
-    route(path::EVENTS, web::get().to(handlers::events));
+    route(path::HEALTH, web::get().to(handlers::public::health));
+    route(path::TRUST_DOMAIN, web::get().to(handlers::public::trust_domain));
+    route(path::JWKS, web::get().to(handlers::public::jwks));
+    route(path::JOIN_TOKENS, web::post().to(handlers::operator::join_token));
+    route(path::CREDENTIALS, web::post().to(handlers::operator::credential));
+    route(path::HSMS, web::post().to(handlers::hsm::enrol));
+    route(path::CHANNEL, web::put().to(handlers::hsm::announce));
+    route(path::KEYS, web::post().to(handlers::hsm::enrol_key));
+    route(path::SEALING_KEY, web::put().to(handlers::hsm::announce_sealing_key));
+    route(path::HOLDERS, web::get().to(handlers::hsm::holders));
+    route(path::COMPLAINTS, web::post().to(handlers::hsm::complain));
+    route(path::CHALLENGES, web::post().to(handlers::hsm::challenge));
+    route(path::ATTESTATIONS, web::post().to(handlers::hsm::attest));
+    route(path::ATTESTED, web::get().to(handlers::client::attested));
+    route(path::TOKENS, web::post().to(handlers::client::token));
+    route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
+    route(path::STATUS, web::get().to(handlers::client::status));
+    route(path::EVENTS, web::get().to(handlers::client::events));
     app.service(
         web::resource(path::SHARINGS)
-            .route(web::post().to(handlers::enrol_sharing))
-            .route(web::get().to(handlers::dealings))
+            .route(web::post().to(handlers::hsm::enrol_sharing))
+            .route(web::get().to(handlers::hsm::dealings))
             .default_service(refuse()),
     );
     app.app_data(web::Data::from(Arc::clone(manager))).default_service(web::to(problem::nothing_here));

@@ -48,9 +48,11 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
     match kind {
         ProblemKind::Malformed => (StatusCode::BAD_REQUEST, Advice::Nothing),
         ProblemKind::Unauthenticated | ProblemKind::ClockSkew => (StatusCode::UNAUTHORIZED, Advice::Authenticate),
-        ProblemKind::Forbidden | ProblemKind::JoinTokenRefused | ProblemKind::HsmRevoked | ProblemKind::KeyRevoked => {
-            (StatusCode::FORBIDDEN, Advice::Nothing)
-        }
+        ProblemKind::Forbidden
+        | ProblemKind::JoinTokenRefused
+        | ProblemKind::HsmRevoked
+        | ProblemKind::KeyRevoked
+        | ProblemKind::Suspended => (StatusCode::FORBIDDEN, Advice::Nothing),
         ProblemKind::NotFound => (StatusCode::NOT_FOUND, Advice::Nothing),
         ProblemKind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Advice::Nothing),
         ProblemKind::AlreadyEnrolled
@@ -58,6 +60,7 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         | ProblemKind::AmbiguousKey
         | ProblemKind::DisputedKey
         | ProblemKind::NotAttested => (StatusCode::CONFLICT, Advice::Nothing),
+        ProblemKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Advice::Nothing),
         ProblemKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Advice::Nothing),
         ProblemKind::UnknownChallenge
         | ProblemKind::ChallengeExpired
@@ -67,6 +70,7 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         | ProblemKind::UnknownStatement
         | ProblemKind::UnknownKey
         | ProblemKind::ProofRefused => (StatusCode::UNPROCESSABLE_ENTITY, Advice::Nothing),
+        ProblemKind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, Advice::Retry),
         ProblemKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Advice::Nothing),
         ProblemKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Advice::Retry),
     }

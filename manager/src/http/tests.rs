@@ -131,7 +131,7 @@ fn the_whole_way_over_http() {
 #[test]
 fn every_path_lets_in_exactly_whom_it_documents() {
     let api = Api::new();
-    let roles = [Role::Operator, Role::Client, Role::Viewer];
+    let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
     let guarded: [(&str, &str, &[Role]); 7] = [

@@ -50,6 +50,8 @@ problems! {
     HsmRevoked = "hsm-revoked", 403, "The HSM is revoked";
     /// The key is revoked.
     KeyRevoked = "key-revoked", 403, "The key is revoked";
+    /// The HSM, the key or its cluster is suspended.
+    Suspended = "suspended", 403, "This is suspended";
     /// There is no such thing.
     NotFound = "not-found", 404, "There is no such thing";
     /// The path exists and does not take this method.
@@ -66,6 +68,8 @@ problems! {
     NotAttested = "not-attested", 409, "The key is not attested now";
     /// The request's body is too large.
     TooLarge = "too-large", 413, "The request is too large";
+    /// The body is of another media type.
+    UnsupportedMediaType = "unsupported-media-type", 415, "The body is of a media type that is not read here";
     /// The challenge was never given, or is long gone.
     UnknownChallenge = "unknown-challenge", 422, "The challenge is not known";
     /// The challenge expired before it was answered.
@@ -82,6 +86,8 @@ problems! {
     UnknownKey = "unknown-key", 422, "The HSM has not enrolled this key";
     /// The proof does not verify.
     ProofRefused = "proof-refused", 422, "The proof does not verify";
+    /// The caller asks too often.
+    TooManyRequests = "too-many-requests", 429, "The caller asks too often";
     /// The manager failed.
     Internal = "internal", 500, "The manager failed to answer";
     /// The manager cannot answer now.

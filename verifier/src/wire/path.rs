@@ -1,0 +1,40 @@
+//! Paths of the API, and who may call them.
+
+/// `GET`, anyone: [`super::TrustDomainInfo`].
+pub const TRUST_DOMAIN: &str = "/v1/trust-domain";
+/// `GET`, anyone: the keys that sign verification tokens (RFC 7517).
+pub const JWKS: &str = "/.well-known/jwks.json";
+/// `GET`, anyone: whether the process is alive.
+pub const HEALTH: &str = "/healthz";
+/// `POST`, operator: [`super::JoinTokenRequest`] to [`super::JoinToken`].
+pub const JOIN_TOKENS: &str = "/v1/join-tokens";
+/// `POST`, operator: [`super::CredentialRequest`] to [`super::Credential`].
+pub const CREDENTIALS: &str = "/v1/credentials";
+/// `POST`, whoever holds a join token: [`super::EnrolRequest`] to [`super::Enrolment`].
+pub const HSMS: &str = "/v1/hsms";
+/// `PUT`, HSM: [`super::ChannelAnnouncement`].
+pub const CHANNEL: &str = "/v1/channel";
+/// `POST`, HSM: [`super::EnrolKeyRequest`].
+pub const KEYS: &str = "/v1/keys";
+/// `PUT`, HSM: [`super::SealingKeyAnnouncement`].
+pub const SEALING_KEY: &str = "/v1/sealing-key";
+/// `GET`, HSM: [`super::Holders`].
+pub const HOLDERS: &str = "/v1/holders";
+/// `POST`, HSM: [`super::EnrolSharingRequest`] to [`super::Sharing`]. `GET`, HSM: [`super::Dealings`].
+pub const SHARINGS: &str = "/v1/sharings";
+/// `POST`, HSM: [`super::ComplaintRequest`] to [`super::ComplaintVerdict`].
+pub const COMPLAINTS: &str = "/v1/complaints";
+/// `POST`, HSM: [`super::ChallengeRequest`] to [`super::Challenge`].
+pub const CHALLENGES: &str = "/v1/challenges";
+/// `POST`, HSM: an envelope to [`super::AttestResponse`].
+pub const ATTESTATIONS: &str = "/v1/attestations";
+/// `GET`, operator, client or viewer: [`super::KeyQuery`] to [`super::KeyStatus`].
+pub const ATTESTED: &str = "/v1/attested";
+/// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
+pub const TOKENS: &str = "/v1/tokens";
+/// `POST`, operator: [`super::RevokeRequest`].
+pub const REVOCATIONS: &str = "/v1/revocations";
+/// `GET`, operator, client or viewer: [`super::Status`].
+pub const STATUS: &str = "/v1/status";
+/// `GET`, operator or viewer: [`super::EventPage`].
+pub const EVENTS: &str = "/v1/events";
