@@ -48,6 +48,14 @@ impl Connection {
         Ok(self.address.client(global)?.with_credential(self.client_secret(global)?))
     }
 
+    /// The manager, for whoever only looks: as a client, or else as the operator.
+    pub(crate) fn looking(&self, global: &Global) -> anyhow::Result<ManagerClient> {
+        let paths = data::Data(&global.data);
+        let client = paths.client_credential();
+        let secret = self.secret(if client.exists() { client } else { paths.operator_credential() })?;
+        Ok(self.address.client(global)?.with_credential(secret))
+    }
+
     /// The client's credential.
     pub(crate) fn client_secret(&self, global: &Global) -> anyhow::Result<String> {
         self.secret(data::Data(&global.data).client_credential())

@@ -5,7 +5,7 @@ use std::{io::Read, path::PathBuf};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
-use keywitness_circuits::{KeyAlgorithm, KeyId, KeyOrigin, TrustDomain};
+use keywitness_circuits::{Digest, KeyAlgorithm, KeyId, KeyOrigin, TrustDomain};
 use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, TokenKey, TokenStore};
 use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
@@ -117,11 +117,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         }
         Command::List { store } => match store.open(Access::Read)? {
             Opened::Software(store) => {
-                sealing_key(global, &*store)?;
+                public_keys(global, &*store)?;
                 store.keys().into_iter().map(Row::software).collect()
             }
             Opened::Token(store) => {
-                sealing_key(global, &*store)?;
+                public_keys(global, &*store)?;
                 let of_file = store.software().keys().into_iter().map(Row::software);
                 of_file.chain(store.token().keys()?.into_iter().map(|key| Row::token(&store, key))).collect()
             }
@@ -130,9 +130,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     print(global, &rows)
 }
 
-/// Says which key shares are sealed to that are dealt to this HSM: a dealer compares it with what it is shown.
-fn sealing_key(global: &Global, store: &dyn KeyStore) -> anyhow::Result<()> {
+/// Says which keys others know this HSM by: its identity key, which `keywitness verify envelope` asks for, and the one that
+/// shares are sealed to, which a dealer compares with what it is shown.
+fn public_keys(global: &Global, store: &dyn KeyStore) -> anyhow::Result<()> {
     if !global.json {
+        eprintln!("identity key: {}", Digest::from(store.identity()));
         eprintln!("sealing key: {}", data_encoding::HEXLOWER.encode(store.sealing_key()?.as_bytes()));
     }
     Ok(())

@@ -58,7 +58,9 @@ pub(crate) fn sign(
     message: &[u8],
 ) -> anyhow::Result<Signed> {
     let (response, token) = token::fetch(client, query, "keywitness-cli", Nonce::random())?;
-    let url = response.channel_url.with_context(|| format!("{} has not said where its channel is", response.hsm))?;
+    let url = response.channel_url.with_context(|| {
+        format!("{} has not said where its channel is: run its agent with --channel ADDRESS", response.hsm)
+    })?;
     let (sealed, pending) = operation::request_signature(&token, client_key, message, data::now())?;
     let signature = pending.check(&client::operate(&url, &sealed)?)?;
     Ok(Signed { signature, token })

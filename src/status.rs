@@ -35,7 +35,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 }
 
 fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let status = args.connection.client(global)?.status()?;
+    let status = args.connection.looking(global)?.status()?;
     if global.json {
         return output::json(&status);
     }
@@ -67,7 +67,7 @@ fn one_key(global: &Global, args: &Args, key: &KeyId) -> anyhow::Result<()> {
         hsm: args.hsm.clone(),
         max_age: args.max_age.map(|age| age.as_secs()),
     };
-    let status = args.connection.client(global)?.attested(&query)?;
+    let status = args.connection.looking(global)?.attested(&query)?;
     if global.json {
         output::json(&status)?;
     } else {

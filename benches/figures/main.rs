@@ -83,8 +83,12 @@ fn main() {
         return plots::write(&directory, mode);
     }
     let chosen = |row: &Row| wanted.is_empty() || wanted.iter().any(|name| row.name.contains(name));
-    let rows: Vec<Row> = rows().into_iter().filter(chosen).collect();
-    assert!(!rows.is_empty(), "no row has that name");
+    let (rows, others): (Vec<Row>, Vec<Row>) = rows().into_iter().partition(chosen);
+    if rows.is_empty() {
+        let names: Vec<_> = others.iter().map(|row| row.name).collect();
+        eprintln!("no row has such a name; there are: {}", names.join(", "));
+        std::process::exit(2);
+    }
     let before = load();
     let mut figures = Vec::new();
     for row in &rows {
