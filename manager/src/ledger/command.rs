@@ -206,6 +206,16 @@ impl Command {
             Self::Revoke { .. } => "revoke",
         }
     }
+
+    /// About how many bytes the command has.
+    pub const fn weight(&self) -> usize {
+        let payload = match self {
+            Self::Attest { envelope, .. } => envelope.len(),
+            Self::EnrolSharing { dealing, .. } => dealing.len(),
+            _ => 0,
+        };
+        payload + 512
+    }
 }
 
 /// What a command came to. The same bytes sent again come to the same outcome.

@@ -1,5 +1,7 @@
 //! The log around [`apply`](super::apply::apply()): sequence numbers, leaves, the outbox, and forgetting.
 
+use std::ops::ControlFlow;
+
 use keywitness_circuits::{Digest, Nonce, Timestamp, transcript::label};
 use keywitness_verifier::wire::Event;
 use serde::{Deserialize, Serialize};
@@ -75,16 +77,18 @@ pub fn execute(
 
 /// Removes some rows that are due.
 fn forget(tables: &mut dyn Tables, at: Timestamp) -> Result<(), Fault> {
-    for (due, _) in tables.range(Table::Due, &[], &[], FORGET)? {
-        let Some((time, rest)) = due.split_first_chunk() else {
-            return Err(corrupt(Table::Due, "a key is too short"));
-        };
-        if u64::from_be_bytes(*time) > at.0 {
-            break;
+    let short = || corrupt(Table::Due, "a key is too short");
+    let mut dues = Vec::new();
+    tables.visit(Table::Due, &[], &[], &mut |due, _| {
+        let time = due.first_chunk().ok_or_else(short)?;
+        if u64::from_be_bytes(*time) > at.0 || dues.len() == FORGET {
+            return Ok(ControlFlow::Break(()));
         }
-        let Some((code, row)) = rest.split_first() else {
-            return Err(corrupt(Table::Due, "a key is too short"));
-        };
+        dues.push(due.to_vec());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for due in dues {
+        let (code, row) = due.get(size_of::<u64>()..).and_then(<[u8]>::split_first).ok_or_else(short)?;
         if let Some(table) = Table::ALL.iter().find(|table| table.code() == *code) {
             tables.remove(*table, row)?;
         }

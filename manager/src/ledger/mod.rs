@@ -29,12 +29,16 @@ pub trait Ledger: Send + Sync {
     /// [`Fault`] where the ledger failed, or has too much to do.
     fn submit(&self, command: Command) -> Result<Outcome, Fault>;
 
+    /// Applies commands in this order, others perhaps between them; returns when all their outcomes are durable,
+    /// with one answer for each.
+    fn submit_all(&self, commands: Vec<Command>) -> Vec<Result<Outcome, Fault>>;
+
     /// The state after the newest durable command; does not change while it is held.
     ///
     /// # Errors
     /// [`Fault`] where the store cannot be read.
     fn view(&self) -> Result<Box<dyn Rows>, Fault>;
 
-    /// Whether commands can be applied at all.
+    /// Whether commands can be applied at all. Not while the store is broken; again when it has recovered.
     fn alive(&self) -> bool;
 }

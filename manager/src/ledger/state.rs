@@ -2,6 +2,8 @@
 
 pub mod key;
 
+use std::ops::ControlFlow;
+
 use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, KeyAttributes, KeyId, Kind, Nonce, Timestamp};
 use keywitness_verifier::{
     identity::IdentityKey,
@@ -344,8 +346,12 @@ impl State<'_> {
     /// # Errors
     /// [`Fault`]
     pub fn all<R: Row>(&self, prefix: &[u8]) -> Result<Vec<R>, Fault> {
-        let rows = self.0.range(R::TABLE, prefix, prefix, usize::MAX)?;
-        rows.iter().map(|(_, value)| decode(R::TABLE, value)).collect()
+        let mut rows = Vec::new();
+        self.0.visit(R::TABLE, prefix, prefix, &mut |_, value| {
+            rows.push(decode(R::TABLE, value)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(rows)
     }
 
     /// The policy in force.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -11,6 +12,9 @@ pub enum Fault {
     /// The store failed.
     #[error("the store failed: {0}")]
     Storage(String),
+    /// The store failed while it made changes durable.
+    #[error("the store failed while it wrote, so the change may or may not have been made: {0}; send the same again")]
+    Unsettled(String),
     /// A row cannot be read.
     #[error("a row of table {table} cannot be read: {why}; the data directory is damaged")]
     Corrupt {
@@ -125,6 +129,9 @@ tables! {
 /// A row: key and value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// What looks at rows, key and value, and says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Fault> + 'a;
+
 /// Tables that can be read.
 pub trait Rows {
     /// One row's value.
@@ -133,11 +140,28 @@ pub trait Rows {
     /// [`Fault`] where the store cannot be read.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
 
+    /// Shows `each` the rows whose keys begin with `prefix` and are not below `start`, in key order, until it says
+    /// that it has seen enough. Holds one row at a time, however many there are.
+    ///
+    /// # Errors
+    /// What `each` returned, or [`Fault`] where the store cannot be read.
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault>;
+
     /// At most `limit` rows whose keys begin with `prefix` and are not below `start`, in key order.
     ///
     /// # Errors
     /// [`Fault`] where the store cannot be read.
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault>;
+    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
+        let mut rows = Vec::new();
+        if limit == 0 {
+            return Ok(rows);
+        }
+        self.visit(table, prefix, start, &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            Ok(if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(rows)
+    }
 }
 
 /// Tables that can be changed.
@@ -157,10 +181,12 @@ pub trait Tables: Rows {
 
 /// Something that keeps tables.
 pub trait Store: Send + Sync {
-    /// Runs `change` in one transaction: durable when this returns `Ok`, and undone otherwise.
+    /// Runs `change` in one transaction: durable when this returns `Ok`, and undone when it returns what `change`
+    /// returned, or [`Fault::Storage`].
     ///
     /// # Errors
-    /// What `change` returned, or [`Fault::Storage`].
+    /// What `change` returned; [`Fault::Storage`] where the transaction could not begin; [`Fault::Unsettled`] where
+    /// nobody can say whether it was made before the store was recovered.
     fn write(&self, change: &mut dyn FnMut(&mut dyn Tables) -> Result<(), Fault>) -> Result<(), Fault>;
 
     /// The state after the newest transaction.
@@ -168,6 +194,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Fault::Storage`]
     fn view(&self) -> Result<Box<dyn Rows>, Fault>;
+
+    /// Makes the store usable again after a [`Fault`] of storage: afterwards it has every transaction that was
+    /// told to be durable, and is known to take writes.
+    ///
+    /// # Errors
+    /// [`Fault::Storage`] while it is still broken.
+    fn recover(&self) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// Tables in memory: for tests, and to replay a ledger.
@@ -179,10 +214,14 @@ impl Rows for Memory {
         Ok(self.0.get(&(table, key.to_vec())).cloned())
     }
 
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
         let rows = self.0.range((table, start.max(prefix).to_vec())..);
-        let ours = rows.take_while(|((row_table, key), _)| *row_table == table && key.starts_with(prefix));
-        Ok(ours.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        for ((_, key), value) in rows.take_while(|((of, key), _)| *of == table && key.starts_with(prefix)) {
+            if each(key, value)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -191,8 +230,8 @@ impl Rows for Arc<Memory> {
         Memory::get(self, table, key)
     }
 
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
-        Memory::range(self, table, prefix, start, limit)
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
+        Memory::visit(self, table, prefix, start, each)
     }
 }
 

@@ -55,7 +55,12 @@ impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match &fault {
             Fault::Busy | Fault::Stopped => Self::new(ProblemKind::Unavailable, format!("{fault}; try again shortly")),
-            Fault::Storage(_) | Fault::Corrupt { .. } | Fault::NewerSchema { .. } => {
+            Fault::Storage(_) | Fault::Unsettled(_) => {
+                tracing::error!(%fault, "the store failed");
+                let why = "the store failed, and the change may or may not have been made; send the same again shortly";
+                Self::new(ProblemKind::Unavailable, why)
+            }
+            Fault::Corrupt { .. } | Fault::NewerSchema { .. } => {
                 tracing::error!(%fault, "the ledger failed");
                 Self::new(ProblemKind::Internal, "the manager's log has the reason")
             }

@@ -5,15 +5,20 @@
 //! one-phase commit rests on a checksum that a stranger could aim at.
 
 use std::{
+    cell::OnceCell,
     fs::{self, File, OpenOptions, rename},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
 };
 
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 
-use crate::ledger::{Fault, Rows, Store, Table, Tables, tables::Row};
+use crate::ledger::{Fault, Rows, Store, Table, Tables, tables::Visit};
 
 /// The version of what this build writes.
 pub const SCHEMA: u64 = 5;
@@ -24,6 +29,19 @@ const SCHEMA_KEY: &str = "version";
 
 /// Name of the file in a data directory.
 pub const FILE: &str = "manager.redb";
+
+/// How many bytes of the file are held in memory at most, unless the operator says otherwise.
+pub const CACHE: usize = 256 << 20;
+
+/// Table codes are below this.
+const CODES: usize = 64;
+const _: () = {
+    let mut tables = Table::ALL;
+    while let [table, rest @ ..] = tables {
+        assert!((table.code() as usize) < CODES, "a table's code is too high");
+        tables = rest;
+    }
+};
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
@@ -59,14 +77,24 @@ fn make(path: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    drop(Redb::over(&draft)?);
+    drop(Redb::over(&draft, CACHE)?);
     rename(&draft, path).map_err(failed)?;
     directory.sync_all().map_err(failed)
 }
 
-/// A redb file.
+/// Opens the database wherever it is.
+type Opener = dyn Fn(&Builder) -> Result<Database, redb::DatabaseError> + Send + Sync;
+
+/// A redb database, usually a file.
+///
+/// Commits save the allocator's state with the rest (redb's quick repair), so that a start after a crash reads a
+/// few pages and not the whole file.
 pub struct Redb {
-    database: Database,
+    name: String,
+    cache: usize,
+    opener: Box<Opener>,
+    /// None while it is being recovered.
+    database: RwLock<Option<Database>>,
 }
 
 impl Redb {
@@ -76,19 +104,27 @@ impl Redb {
     /// [`Fault::NewerSchema`] for data that a newer program wrote; [`Fault::Storage`] where the file cannot
     /// be opened, as while another process has it open.
     pub fn open(path: &Path) -> Result<Self, Fault> {
-        make(path)?;
-        Self::over(path)
+        Self::open_with(path, CACHE)
     }
 
-    fn over(path: &Path) -> Result<Self, Fault> {
-        let database = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                Fault::Storage(format!("{} is in use: another manager runs on this directory", path.display()))
-            }
-            error => Fault::Storage(format!("{}: {error}", path.display())),
-        })?;
-        let store = Self { database };
-        store.check_schema()?;
+    /// Opens the file at `path`, or makes it, and holds at most `cache` bytes of it in memory.
+    ///
+    /// # Errors
+    /// As [`Redb::open`].
+    pub fn open_with(path: &Path, cache: usize) -> Result<Self, Fault> {
+        make(path)?;
+        Self::over(path, cache)
+    }
+
+    fn over(path: &Path, cache: usize) -> Result<Self, Fault> {
+        let (name, path) = (path.display().to_string(), path.to_owned());
+        Self::through(name, cache, Box::new(move |builder| builder.create(&path)))
+    }
+
+    /// A database that `opener` opens, now and whenever it is recovered.
+    fn through(name: String, cache: usize, opener: Box<Opener>) -> Result<Self, Fault> {
+        let store = Self { name, cache, opener, database: RwLock::new(None) };
+        store.recover()?;
         Ok(store)
     }
 
@@ -98,13 +134,13 @@ impl Redb {
             let mut table = transaction.open_table(SCHEMA_TABLE).map_err(failed)?;
             let found = table.get(SCHEMA_KEY).map_err(failed)?.map(|version| version.value());
             match found {
-                None => drop(table.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?),
                 Some(found) if found > SCHEMA => return Err(Fault::NewerSchema { found, supported: SCHEMA }),
                 Some(found) if found < SCHEMA => {
                     let why = "use another data directory, or the keywitness that wrote it";
                     return Err(Fault::Storage(format!("the data has the old schema version {found}; {why}")));
                 }
-                Some(_) => {}
+                // Written every time: that shows that the store takes writes.
+                _ => drop(table.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?),
             }
         }
         for table in Table::ALL {
@@ -113,81 +149,164 @@ impl Redb {
         transaction.commit().map_err(failed)
     }
 
+    fn with<T>(&self, action: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Fault> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        action(database.as_ref().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
+    }
+
     fn begin(&self) -> Result<WriteTransaction, Fault> {
-        let mut transaction = self.database.begin_write().map_err(failed)?;
+        let mut transaction = self.with(|database| database.begin_write().map_err(failed))?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         transaction.set_two_phase_commit(true);
+        transaction.set_quick_repair(true);
         Ok(transaction)
     }
 }
 
 impl Store for Redb {
     fn write(&self, change: &mut dyn FnMut(&mut dyn Tables) -> Result<(), Fault>) -> Result<(), Fault> {
-        let mut writing = Writing(self.begin()?);
-        change(&mut writing)?;
-        writing.0.commit().map_err(failed)
+        let transaction = self.begin()?;
+        change(&mut Writing::new(&transaction))?;
+        transaction.commit().map_err(|error| Fault::Unsettled(redb::Error::from(error).to_string()))
     }
 
     fn view(&self) -> Result<Box<dyn Rows>, Fault> {
-        Ok(Box::new(Reading(self.database.begin_read().map_err(failed)?)))
+        let transaction = self.with(|database| database.begin_read().map_err(failed))?;
+        Ok(Box::new(Reading { transaction, tables: Opened::default() }))
+    }
+
+    fn recover(&self) -> Result<(), Fault> {
+        {
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            // The old one is closed first, and with it its lock.
+            *database = None;
+            let mut builder = Builder::new();
+            builder.set_cache_size(self.cache);
+            *database = Some((self.opener)(&builder).map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => {
+                    Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
+                }
+                error => Fault::Storage(format!("{}: {error}", self.name)),
+            })?);
+        }
+        self.check_schema()
     }
 }
 
-/// Rows of a table that is open.
-fn get(table: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+/// The tables that a transaction has opened so far, by code: each is opened once, when it is first asked for.
+struct Opened<T>([OnceCell<T>; CODES]);
+
+impl<T> Default for Opened<T> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| OnceCell::new()))
+    }
+}
+
+impl<T> Opened<T> {
+    fn cell(&self, table: Table) -> Result<&OnceCell<T>, Fault> {
+        self.0.get(usize::from(table.code())).ok_or_else(|| unopened(table))
+    }
+
+    fn get(&self, table: Table, open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<&T, Fault> {
+        let cell = self.cell(table)?;
+        if let Some(opened) = cell.get() {
+            return Ok(opened);
+        }
+        let opened = open().map_err(failed)?;
+        Ok(cell.get_or_init(|| opened))
+    }
+
+    fn get_mut(&mut self, table: Table, open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<&mut T, Fault> {
+        self.get(table, open)?;
+        let cell = self.0.get_mut(usize::from(table.code()));
+        cell.and_then(OnceCell::get_mut).ok_or_else(|| unopened(table))
+    }
+}
+
+fn unopened(table: Table) -> Fault {
+    Fault::Storage(format!("table {} cannot be opened", table.name()))
+}
+
+type Bytes = &'static [u8];
+
+fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
 }
 
-fn range(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+fn visit(
+    table: &impl ReadableTable<Bytes, Bytes>,
     prefix: &[u8],
     start: &[u8],
-    limit: usize,
-) -> Result<Vec<Row>, Fault> {
-    let mut rows = Vec::new();
-    for row in table.range(start.max(prefix)..).map_err(failed)?.take(limit) {
+    each: &mut Visit<'_>,
+) -> Result<(), Fault> {
+    for row in table.range(start.max(prefix)..).map_err(failed)? {
         let (key, value) = row.map_err(failed)?;
-        if !key.value().starts_with(prefix) {
+        if !key.value().starts_with(prefix) || each(key.value(), value.value())?.is_break() {
             break;
         }
-        rows.push((key.value().to_vec(), value.value().to_vec()));
     }
-    Ok(rows)
+    Ok(())
 }
 
-struct Reading(ReadTransaction);
+struct Reading {
+    transaction: ReadTransaction,
+    tables: Opened<ReadOnlyTable<Bytes, Bytes>>,
+}
+
+impl Reading {
+    fn table(&self, table: Table) -> Result<&ReadOnlyTable<Bytes, Bytes>, Fault> {
+        self.tables.get(table, || self.transaction.open_table(definition(table)))
+    }
+}
 
 impl Rows for Reading {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        get(&self.0.open_table(definition(table)).map_err(failed)?, key)
+        get(self.table(table)?, key)
     }
 
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
-        range(&self.0.open_table(definition(table)).map_err(failed)?, prefix, start, limit)
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
+        visit(self.table(table)?, prefix, start, each)
     }
 }
 
-/// Undone when it is dropped without a commit.
-struct Writing(WriteTransaction);
+/// Tables of a transaction that is undone when it is dropped without a commit.
+struct Writing<'t> {
+    transaction: &'t WriteTransaction,
+    tables: Opened<redb::Table<'t, Bytes, Bytes>>,
+}
 
-impl Rows for Writing {
+impl<'t> Writing<'t> {
+    fn new(transaction: &'t WriteTransaction) -> Self {
+        Self { transaction, tables: Opened::default() }
+    }
+
+    fn table(&self, table: Table) -> Result<&redb::Table<'t, Bytes, Bytes>, Fault> {
+        self.tables.get(table, || self.transaction.open_table(definition(table)))
+    }
+
+    fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Bytes, Bytes>, Fault> {
+        self.tables.get_mut(table, || self.transaction.open_table(definition(table)))
+    }
+}
+
+impl Rows for Writing<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        get(&self.0.open_table(definition(table)).map_err(failed)?, key)
+        get(self.table(table)?, key)
     }
 
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
-        range(&self.0.open_table(definition(table)).map_err(failed)?, prefix, start, limit)
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
+        visit(self.table(table)?, prefix, start, each)
     }
 }
 
-impl Tables for Writing {
+impl Tables for Writing<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        self.0.open_table(definition(table)).map_err(failed)?.insert(key, value).map_err(failed)?;
+        self.table_mut(table)?.insert(key, value).map_err(failed)?;
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Fault> {
-        self.0.open_table(definition(table)).map_err(failed)?.remove(key).map_err(failed)?;
+        self.table_mut(table)?.remove(key).map_err(failed)?;
         Ok(())
     }
 }
