@@ -3,6 +3,7 @@
 //! [`Manager::open`] opens a data directory; [`http::serve`] answers for it. The use cases can be called
 //! in-process too, as the command line does for its operator.
 
+pub mod audit;
 pub mod clock;
 pub mod config;
 mod error;

@@ -15,6 +15,8 @@ pub(crate) mod testing;
 pub(crate) mod tests;
 mod token;
 
+pub(crate) use sharing::verdict_of_complaint;
+
 use std::{
     path::PathBuf,
     sync::{

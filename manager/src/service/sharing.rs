@@ -98,7 +98,7 @@ impl Manager {
             };
             let (dealer, holder) = (hsm(state, &row.dealer)?, hsm(state, caller.hsm())?);
             let judged = complaint.judge(&dealing, &dealer.identity_key, &holder.identity_key).map_err(malformed)?;
-            (row.id, verdict(judged))
+            (row.id, verdict_of_complaint(judged))
         };
         let command = Command::Complain {
             request: *caller.request(),
@@ -134,7 +134,8 @@ fn dealt(
     Ok(None)
 }
 
-fn verdict(judged: Verdict) -> ComplaintVerdict {
+/// What is told, and logged, of a complaint that was judged.
+pub(crate) fn verdict_of_complaint(judged: Verdict) -> ComplaintVerdict {
     match judged {
         Verdict::DealerFaulty { dealer, fault, .. } => {
             ComplaintVerdict::DealerFaulty { dealer, fault: fault_words(fault).to_owned() }

@@ -1,0 +1,29 @@
+//! The tables that a replay works on.
+
+use crate::ledger::tables::{Fault, Memory, Row, Rows, Table, Tables};
+
+use super::replay::LOG;
+
+/// Tables in memory, but for those that hold the log itself: the archive has it, and no command reads it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scratch(Memory);
+
+impl Rows for Scratch {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        self.0.get(table, key)
+    }
+
+    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
+        self.0.range(table, prefix, start, limit)
+    }
+}
+
+impl Tables for Scratch {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        if LOG.contains(&table) { Ok(()) } else { self.0.put(table, key, value) }
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Fault> {
+        self.0.remove(table, key)
+    }
+}
