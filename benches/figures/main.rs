@@ -85,7 +85,7 @@ fn main() {
     let chosen = |row: &Row| wanted.is_empty() || wanted.iter().any(|name| row.name.contains(name));
     let (rows, others): (Vec<Row>, Vec<Row>) = rows().into_iter().partition(chosen);
     if rows.is_empty() {
-        let names: Vec<_> = others.iter().map(|row| row.name).collect();
+        let names: Vec<_> = others.iter().map(|row| row.name.as_str()).collect();
         eprintln!("no row has such a name; there are: {}", names.join(", "));
         std::process::exit(2);
     }

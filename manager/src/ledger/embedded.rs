@@ -85,7 +85,9 @@ impl Ledger for Embedded {
         for (index, (command, place)) in commands.into_iter().zip(&mut answers).enumerate() {
             let submission = Submission { salt: Nonce::random(), command };
             let job = Job { submission, index, answer: answer.clone() };
-            if let Some(Err(TrySendError::Full(_))) = queue.as_ref().map(|queue| queue.try_send(job)) {
+            if let Some(queue) = &queue
+                && let Err(TrySendError::Full(_)) = queue.try_send(job)
+            {
                 *place = Err(Fault::Busy);
             }
         }
