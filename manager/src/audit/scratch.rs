@@ -1,6 +1,6 @@
 //! The tables that a replay works on.
 
-use crate::ledger::tables::{Fault, Memory, Row, Rows, Table, Tables};
+use crate::ledger::tables::{Fault, Memory, Rows, Table, Tables, Visit};
 
 use super::replay::LOG;
 
@@ -13,8 +13,8 @@ impl Rows for Scratch {
         self.0.get(table, key)
     }
 
-    fn range(&self, table: Table, prefix: &[u8], start: &[u8], limit: usize) -> Result<Vec<Row>, Fault> {
-        self.0.range(table, prefix, start, limit)
+    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
+        self.0.visit(table, prefix, start, each)
     }
 }
 
