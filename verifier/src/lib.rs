@@ -11,6 +11,7 @@ pub mod client;
 pub mod engine;
 pub mod envelope;
 pub mod identity;
+pub mod log;
 pub mod operation;
 pub mod token;
 pub mod wire;
