@@ -36,7 +36,7 @@ const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 8 << 20;
 
 /// The first pause before a broken store is recovered, and the longest.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 type Answer = Result<Outcome, Fault>;

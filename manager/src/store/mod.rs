@@ -4,8 +4,13 @@
 //! before its outcomes are told: two phases, because strangers choose part of what is stored, and redb's
 //! one-phase commit rests on a checksum that a stranger could aim at.
 
+pub mod backup;
+#[cfg(test)]
+mod faults;
+mod migrate;
+mod transaction;
+
 use std::{
-    cell::OnceCell,
     fs::{self, File, OpenOptions, rename},
     io,
     os::unix::fs::OpenOptionsExt,
@@ -13,15 +18,13 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use transaction::{Reading, Writing};
 
-use crate::ledger::{Fault, Rows, Store, Table, Tables, tables::Visit};
+use crate::ledger::{Fault, Rows, Store, Table, Tables};
 
 /// The version of what this build writes.
-pub const SCHEMA: u64 = 5;
+pub const SCHEMA: u64 = 6;
 
 /// Where the version is.
 const SCHEMA_TABLE: TableDefinition<'static, &str, u64> = TableDefinition::new("schema");
@@ -32,16 +35,6 @@ pub const FILE: &str = "manager.redb";
 
 /// How many bytes of the file are held in memory at most, unless the operator says otherwise.
 pub const CACHE: usize = 256 << 20;
-
-/// Table codes are below this.
-const CODES: usize = 64;
-const _: () = {
-    let mut tables = Table::ALL;
-    while let [table, rest @ ..] = tables {
-        assert!((table.code() as usize) < CODES, "a table's code is too high");
-        tables = rest;
-    }
-};
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
@@ -82,8 +75,31 @@ fn make(path: &Path) -> Result<(), Fault> {
     directory.sync_all().map_err(failed)
 }
 
-/// Opens the database wherever it is.
-type Opener = dyn Fn(&Builder) -> Result<Database, redb::DatabaseError> + Send + Sync;
+/// Where a database is.
+trait Medium: Send + Sync {
+    /// Opens the database, or makes it.
+    fn open(&self, builder: &Builder) -> Result<Database, redb::DatabaseError>;
+
+    /// After a failure: makes sure that what is read next is what is really there.
+    fn settle(&self) -> io::Result<()>;
+}
+
+/// A database in a file.
+struct InFile(PathBuf);
+
+impl Medium for InFile {
+    fn open(&self, builder: &Builder) -> Result<Database, redb::DatabaseError> {
+        builder.create(&self.0)
+    }
+
+    /// Pages that could not be written back stay in the page cache and count as clean: a reader would take for durable
+    /// what is not. So they are dropped, and the disk is asked.
+    fn settle(&self) -> io::Result<()> {
+        let file = File::open(&self.0)?;
+        file.sync_all()?;
+        Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+}
 
 /// A redb database, usually a file.
 ///
@@ -92,7 +108,7 @@ type Opener = dyn Fn(&Builder) -> Result<Database, redb::DatabaseError> + Send +
 pub struct Redb {
     name: String,
     cache: usize,
-    opener: Box<Opener>,
+    medium: Box<dyn Medium>,
     /// None while it is being recovered.
     database: RwLock<Option<Database>>,
 }
@@ -107,42 +123,102 @@ impl Redb {
         Self::open_with(path, CACHE)
     }
 
-    /// Opens the file at `path`, or makes it, and holds at most `cache` bytes of it in memory.
+    /// Opens the file at `path`, or makes it, and holds at most `cache` bytes of it in memory. Data that an older
+    /// program wrote is copied to a file beside it, named after its schema, before it is migrated.
     ///
     /// # Errors
     /// As [`Redb::open`].
     pub fn open_with(path: &Path, cache: usize) -> Result<Self, Fault> {
         make(path)?;
-        Self::over(path, cache)
-    }
-
-    fn over(path: &Path, cache: usize) -> Result<Self, Fault> {
-        let (name, path) = (path.display().to_string(), path.to_owned());
-        Self::through(name, cache, Box::new(move |builder| builder.create(&path)))
-    }
-
-    /// A database that `opener` opens, now and whenever it is recovered.
-    fn through(name: String, cache: usize, opener: Box<Opener>) -> Result<Self, Fault> {
-        let store = Self { name, cache, opener, database: RwLock::new(None) };
-        store.recover()?;
+        let store = Self::closed(path, cache);
+        store.connect()?;
+        if let Some(found) = store.schema()?.filter(|found| migrate::can_migrate(*found)) {
+            store.disconnect();
+            let copy = path.with_extension(format!("schema-{found}.redb"));
+            tracing::warn!(copy = %copy.display(), "the data has the old schema {found}: it is copied, then migrated");
+            keep_copy(path, &copy).map_err(|error| Fault::Storage(format!("{}: {error}", copy.display())))?;
+            store.connect()?;
+        }
+        store.check_schema()?;
         Ok(store)
     }
 
-    fn check_schema(&self) -> Result<(), Fault> {
-        let transaction = self.begin()?;
-        {
-            let mut table = transaction.open_table(SCHEMA_TABLE).map_err(failed)?;
-            let found = table.get(SCHEMA_KEY).map_err(failed)?.map(|version| version.value());
-            match found {
-                Some(found) if found > SCHEMA => return Err(Fault::NewerSchema { found, supported: SCHEMA }),
-                Some(found) if found < SCHEMA => {
-                    let why = "use another data directory, or the keywitness that wrote it";
-                    return Err(Fault::Storage(format!("the data has the old schema version {found}; {why}")));
-                }
-                // Written every time: that shows that the store takes writes.
-                _ => drop(table.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?),
-            }
+    fn closed(path: &Path, cache: usize) -> Self {
+        Self {
+            name: path.display().to_string(),
+            cache,
+            medium: Box::new(InFile(path.to_owned())),
+            database: RwLock::new(None),
         }
+    }
+
+    fn over(path: &Path, cache: usize) -> Result<Self, Fault> {
+        let store = Self::closed(path, cache);
+        store.connect()?;
+        store.check_schema()?;
+        Ok(store)
+    }
+
+    /// Moves what is in use to the front of the file, and gives the rest back. Nothing else may use the store.
+    ///
+    /// # Errors
+    /// [`Fault::Storage`]
+    pub fn compact(&mut self) -> Result<(), Fault> {
+        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_mut().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?;
+        database.compact().map_err(failed)?;
+        Ok(())
+    }
+
+    fn disconnect(&self) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn connect(&self) -> Result<(), Fault> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one is closed first, and with it its lock.
+        *database = None;
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache);
+        *database = Some(self.medium.open(&builder).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
+            }
+            error => Fault::Storage(format!("{}: {error}", self.name)),
+        })?);
+        Ok(())
+    }
+
+    /// Reads everything, and compares it with its checksums.
+    fn check_integrity(&self) -> Result<(), Fault> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = database.as_mut()
+            && !database.check_integrity().map_err(failed)?
+        {
+            tracing::warn!("the store was repaired");
+        }
+        Ok(())
+    }
+
+    /// The schema that the data has; none in a database that was just made.
+    fn schema(&self) -> Result<Option<u64>, Fault> {
+        let transaction = self.with(|database| database.begin_read().map_err(failed))?;
+        match transaction.open_table(SCHEMA_TABLE) {
+            Ok(table) => Ok(table.get(SCHEMA_KEY).map_err(failed)?.map(|version| version.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Migrates what an older program wrote, and makes the tables that are not there. All of it, or nothing.
+    fn check_schema(&self) -> Result<(), Fault> {
+        let found = self.schema()?;
+        let transaction = self.begin()?;
+        if let Some(found) = found {
+            migrate::migrate(found, &mut Writing::new(&transaction))?;
+        }
+        // Written every time: that shows that the store takes writes.
+        transaction.open_table(SCHEMA_TABLE).map_err(failed)?.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?;
         for table in Table::ALL {
             transaction.open_table(definition(*table)).map_err(failed)?;
         }
@@ -172,143 +248,25 @@ impl Store for Redb {
 
     fn view(&self) -> Result<Box<dyn Rows>, Fault> {
         let transaction = self.with(|database| database.begin_read().map_err(failed))?;
-        Ok(Box::new(Reading { transaction, tables: Opened::default() }))
+        Ok(Box::new(Reading::new(transaction)))
     }
 
     fn recover(&self) -> Result<(), Fault> {
-        {
-            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            // The old one is closed first, and with it its lock.
-            *database = None;
-            let mut builder = Builder::new();
-            builder.set_cache_size(self.cache);
-            *database = Some((self.opener)(&builder).map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
-                }
-                error => Fault::Storage(format!("{}: {error}", self.name)),
-            })?);
-        }
+        self.disconnect();
+        self.medium.settle().map_err(|error| Fault::Storage(format!("{}: {error}", self.name)))?;
+        self.connect()?;
+        self.check_integrity()?;
         self.check_schema()
     }
 }
 
-/// The tables that a transaction has opened so far, by code: each is opened once, when it is first asked for.
-struct Opened<T>([OnceCell<T>; CODES]);
-
-impl<T> Default for Opened<T> {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| OnceCell::new()))
-    }
-}
-
-impl<T> Opened<T> {
-    fn cell(&self, table: Table) -> Result<&OnceCell<T>, Fault> {
-        self.0.get(usize::from(table.code())).ok_or_else(|| unopened(table))
-    }
-
-    fn get(&self, table: Table, open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<&T, Fault> {
-        let cell = self.cell(table)?;
-        if let Some(opened) = cell.get() {
-            return Ok(opened);
-        }
-        let opened = open().map_err(failed)?;
-        Ok(cell.get_or_init(|| opened))
-    }
-
-    fn get_mut(&mut self, table: Table, open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<&mut T, Fault> {
-        self.get(table, open)?;
-        let cell = self.0.get_mut(usize::from(table.code()));
-        cell.and_then(OnceCell::get_mut).ok_or_else(|| unopened(table))
-    }
-}
-
-fn unopened(table: Table) -> Fault {
-    Fault::Storage(format!("table {} cannot be opened", table.name()))
-}
-
-type Bytes = &'static [u8];
-
-fn get(table: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-    Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
-}
-
-fn visit(
-    table: &impl ReadableTable<Bytes, Bytes>,
-    prefix: &[u8],
-    start: &[u8],
-    each: &mut Visit<'_>,
-) -> Result<(), Fault> {
-    for row in table.range(start.max(prefix)..).map_err(failed)? {
-        let (key, value) = row.map_err(failed)?;
-        if !key.value().starts_with(prefix) || each(key.value(), value.value())?.is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-struct Reading {
-    transaction: ReadTransaction,
-    tables: Opened<ReadOnlyTable<Bytes, Bytes>>,
-}
-
-impl Reading {
-    fn table(&self, table: Table) -> Result<&ReadOnlyTable<Bytes, Bytes>, Fault> {
-        self.tables.get(table, || self.transaction.open_table(definition(table)))
-    }
-}
-
-impl Rows for Reading {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        get(self.table(table)?, key)
-    }
-
-    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
-        visit(self.table(table)?, prefix, start, each)
-    }
-}
-
-/// Tables of a transaction that is undone when it is dropped without a commit.
-struct Writing<'t> {
-    transaction: &'t WriteTransaction,
-    tables: Opened<redb::Table<'t, Bytes, Bytes>>,
-}
-
-impl<'t> Writing<'t> {
-    fn new(transaction: &'t WriteTransaction) -> Self {
-        Self { transaction, tables: Opened::default() }
-    }
-
-    fn table(&self, table: Table) -> Result<&redb::Table<'t, Bytes, Bytes>, Fault> {
-        self.tables.get(table, || self.transaction.open_table(definition(table)))
-    }
-
-    fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Bytes, Bytes>, Fault> {
-        self.tables.get_mut(table, || self.transaction.open_table(definition(table)))
-    }
-}
-
-impl Rows for Writing<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        get(self.table(table)?, key)
-    }
-
-    fn visit(&self, table: Table, prefix: &[u8], start: &[u8], each: &mut Visit<'_>) -> Result<(), Fault> {
-        visit(self.table(table)?, prefix, start, each)
-    }
-}
-
-impl Tables for Writing<'_> {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        self.table_mut(table)?.insert(key, value).map_err(failed)?;
-        Ok(())
-    }
-
-    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Fault> {
-        self.table_mut(table)?.remove(key).map_err(failed)?;
-        Ok(())
-    }
+/// Copies a file that nobody writes, whole or not at all.
+fn keep_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let draft = draft_of(to);
+    fs::copy(from, &draft)?;
+    File::open(&draft)?.sync_all()?;
+    rename(&draft, to)?;
+    File::open(to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
@@ -331,16 +289,16 @@ mod tests {
     }
 
     #[test]
-    fn older_data_is_refused_in_words() {
+    fn data_from_before_the_oldest_migration_is_refused_in_words() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         let store = Redb::open(&path).unwrap();
         let transaction = store.begin().unwrap();
-        transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, SCHEMA - 1).unwrap();
+        transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, 4).unwrap();
         transaction.commit().unwrap();
         drop(store);
         let Err(Fault::Storage(why)) = Redb::open(&path) else { panic!("older data was opened") };
-        assert!(why.contains(&format!("old schema version {}", SCHEMA - 1)), "{why}");
+        assert!(why.contains("old schema version 4"), "{why}");
     }
 
     #[test]
