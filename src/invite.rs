@@ -1,10 +1,7 @@
-//! `keywitness join-token` and `keywitness credential`: what an operator hands out.
+//! `keywitness join-token`: what an operator hands to an HSM's operator.
 
-use keywitness_circuits::{ClusterId, Digest, HsmId};
-use keywitness_verifier::{
-    operation::ClientKey,
-    wire::{CredentialRequest, JoinTokenRequest, Role},
-};
+use keywitness_circuits::{ClusterId, HsmId};
+use keywitness_verifier::wire::JoinTokenRequest;
 
 use crate::{Global, connection::Connection, output};
 
@@ -36,41 +33,5 @@ pub(crate) fn join_token(global: &Global, args: &JoinTokenArgs) -> anyhow::Resul
     }
     say!("{}", token.secret);
     eprintln!("good once, for {}", args.valid_for);
-    Ok(())
-}
-
-/// Make a bearer credential (operator). It is shown once; the manager keeps only its digest.
-///
-/// A client's credential also gives it a signing key, for operations that it asks of HSMs. An HSM's operator allows that
-/// key (keywitness agent --allow-client KEY); no HSM ever sees the credential.
-#[derive(clap::Args)]
-#[command(after_help = "Example: keywitness credential --role client --name shop > client.credential")]
-pub(crate) struct CredentialArgs {
-    #[command(flatten)]
-    connection: Connection,
-    /// Who will hold it
-    #[arg(long)]
-    name: String,
-    /// What it may be used for: operator, client or viewer
-    #[arg(long)]
-    role: Role,
-}
-
-pub(crate) fn credential(global: &Global, args: &CredentialArgs) -> anyhow::Result<()> {
-    let request = CredentialRequest { name: args.name.clone(), role: args.role };
-    let credential = args.connection.operator(global)?.credential(&request)?;
-    let client_key = match credential.role {
-        Role::Client => Some(Digest::from(ClientKey::from_credential(&credential.secret).public()?)),
-        Role::Operator | Role::Viewer | Role::Auditor => None,
-    };
-    if global.json {
-        let document =
-            serde_json::json!({ "secret": credential.secret, "role": credential.role, "client_key": client_key });
-        return output::json(&document);
-    }
-    say!("{}", credential.secret);
-    if let Some(key) = client_key {
-        eprintln!("its key for operations, which HSMs allow: {key}");
-    }
     Ok(())
 }

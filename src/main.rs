@@ -7,6 +7,7 @@ mod agent;
 mod attest;
 mod ceremony;
 mod connection;
+mod credential;
 mod data;
 mod invite;
 mod key;
@@ -68,7 +69,7 @@ enum Command {
     Up(up::Args),
     Manager(manager::Args),
     JoinToken(invite::JoinTokenArgs),
-    Credential(invite::CredentialArgs),
+    Credential(credential::Args),
     Agent(agent::Args),
     Key(key::Args),
     Attest(attest::Args),
@@ -93,7 +94,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(global, args),
         Command::Manager(args) => manager::run(global, args),
         Command::JoinToken(args) => invite::join_token(global, args),
-        Command::Credential(args) => invite::credential(global, args),
+        Command::Credential(args) => credential::run(global, args),
         Command::Agent(args) => agent::run(global, args),
         Command::Key(args) => key::run(global, args),
         Command::Attest(args) => attest::run(global, args),

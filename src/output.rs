@@ -114,11 +114,17 @@ pub(crate) fn duration(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-/// HSM × key × statement × state × age × expiry, in 80 columns.
-pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
+/// An empty table, whose columns have these headings.
+pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_style(TableComponent::HeaderLines, '─');
-    table.set_header(["HSM", "key", "statement", "state", "age", "expires in"]);
+    table.set_header(headings);
+    table
+}
+
+/// HSM × key × statement × state × age × expiry, in 80 columns.
+pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
+    let mut table = self::table(["HSM", "key", "statement", "state", "age", "expires in"]);
     for key in keys {
         for statement in &key.statements {
             let age = statement.proven_at.map_or("-".to_owned(), |at| duration(now.since(at)));

@@ -135,7 +135,7 @@ impl People {
         let operator = anyone.clone().with_credential(data::read_line(&paths.operator_credential())?);
         let credential = |path: &Path, role: Role| -> anyhow::Result<String> {
             if !path.exists() {
-                let request = CredentialRequest { name: format!("up's {role}"), role };
+                let request = CredentialRequest::new(format!("up's {role}"), role);
                 data::write_private(path, &operator.credential(&request)?.secret)?;
             }
             data::read_line(path)

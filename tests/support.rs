@@ -136,7 +136,7 @@ impl Manager {
     }
 
     pub(crate) fn with_role(&self, role: wire::Role) -> ManagerClient {
-        let request = wire::CredentialRequest { name: "test".to_owned(), role };
+        let request = wire::CredentialRequest::new("test", role);
         self.anonymous().with_credential(self.operator().credential(&request).unwrap().secret)
     }
 

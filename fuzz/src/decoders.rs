@@ -212,6 +212,10 @@ fn command_seeds(world: &World) -> Vec<Vec<u8>> {
     let key = wire::KeyRef { key: "signing-1".parse().unwrap(), epoch: 1 };
     let commands = [
         Command::AddCredential { digest: request, name: "shop".to_owned(), role: wire::Role::Client },
+        Command::OnBehalf {
+            by: wire::CredentialId::of(&request),
+            command: Box::new(Command::WithdrawCredential { id: wire::CredentialId::of(&request) }),
+        },
         Command::EnrolHsm {
             join_token: request,
             hsm: hsm.clone(),

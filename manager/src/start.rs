@@ -15,7 +15,7 @@ use crate::{
     files,
     ledger::{
         Command, Configuration, Embedded, Ledger, Outcome, Store,
-        state::{CredentialRow, State, key},
+        state::{State, key},
     },
     service::Manager,
     signer::Signer,
@@ -49,7 +49,7 @@ impl Manager {
         let signer = Signer::open(&config.data_dir)?;
         let ledger = Embedded::start(store, Arc::clone(&clock))?;
         configure(&ledger, &configuration)?;
-        first_operator(&ledger, &config)?;
+        first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
         Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, signer))
@@ -85,18 +85,22 @@ fn changed_keys<'a>(
     })
 }
 
-/// Makes an operator credential if there is none. The secret is on disk before it is valid: a crash between
-/// the two leaves a secret that the next start makes valid.
-fn first_operator(ledger: &dyn Ledger, config: &Config) -> Result<(), StartError> {
-    let credentials = State(ledger.view()?.as_ref()).all::<CredentialRow>(&[])?;
-    if credentials.iter().any(|credential| credential.role == Role::Operator) {
+/// Makes an operator credential if none is in force: at the first start, and where the last one has expired. The secret
+/// is on disk before it is valid: a crash between the two leaves a secret that the next start makes valid.
+fn first_operator(ledger: &dyn Ledger, config: &Config, clock: &dyn Clock) -> Result<(), StartError> {
+    let rows = ledger.view()?;
+    let state = State(rows.as_ref());
+    let now = clock.now().max(state.head()?.at);
+    if state.credentials()?.iter().any(|credential| credential.governs(now)) {
         return Ok(());
     }
     let path = config.data_dir.join(OPERATOR_CREDENTIAL);
     let file = |error| StartError::File { path: path.clone(), error };
-    let secret = match files::read_if_there(&path).map_err(file)? {
-        Some(secret) => secret.trim().to_owned(),
-        None => {
+    let left = files::read_if_there(&path).map_err(file)?.map(|secret| secret.trim().to_owned());
+    let secret = match left {
+        // One that was valid once is not made valid again.
+        Some(secret) if state.credential(&secret_digest(&secret))?.is_none() => secret,
+        _ => {
             let secret = new_secret("operator");
             files::write_private(&config.data_dir, OPERATOR_CREDENTIAL, format!("{secret}\n").as_bytes())
                 .map_err(file)?;
@@ -104,8 +108,9 @@ fn first_operator(ledger: &dyn Ledger, config: &Config) -> Result<(), StartError
         }
     };
     let (digest, name, role) = (secret_digest(&secret), "first operator".to_owned(), Role::Operator);
-    ledger.submit(Command::AddCredential { digest, name, role })?;
-    tracing::info!(path = %path.display(), "made the first operator credential");
+    drop(rows);
+    ledger.submit(Command::GrantCredential { digest, name, role, clusters: None, expires_at: None })?;
+    tracing::info!(path = %path.display(), "made an operator credential");
     Ok(())
 }
 

@@ -132,6 +132,16 @@ impl ManagerClient {
         self.send(Caller::Bearer, "POST", path::CREDENTIALS, request)
     }
 
+    /// Every credential. Operator.
+    pub fn credentials(&self) -> Result<wire::CredentialList, ClientError> {
+        self.get(Caller::Bearer, path::CREDENTIALS)
+    }
+
+    /// Withdraws a credential. Operator.
+    pub fn withdraw_credential(&self, id: wire::CredentialId) -> Result<(), ClientError> {
+        self.call(Caller::Bearer, "DELETE", &path::CREDENTIAL.replace("{id}", &id.to_string()), Vec::new())
+    }
+
     /// Enrols an HSM. Whoever holds the join token.
     pub fn enrol(&self, request: &wire::EnrolRequest) -> Result<wire::Enrolment, ClientError> {
         self.send(Caller::Anyone, "POST", path::HSMS, request)

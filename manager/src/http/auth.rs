@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::{PATIENCE, problem::Refusal};
 use crate::{
     Manager,
-    service::access::{HsmCaller, SignedRequest},
+    service::access::{Caller, HsmCaller, SignedRequest},
 };
 
 /// Reads a body of at most [`MAX_BODY`] bytes.
@@ -44,12 +44,11 @@ pub(super) async fn bearer(
     manager: &Data<Manager>,
     request: &HttpRequest,
     roles: &'static [Role],
-) -> Result<(), Refusal> {
+) -> Result<Caller, Refusal> {
     let secret = authorization(request).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let secret = secret
         .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
-    run(manager, move |manager| manager.authorise(&secret, roles)).await?;
-    Ok(())
+    run(manager, move |manager| manager.authorise(&secret, roles)).await
 }
 
 /// Lets only enrolled HSMs pass that signed this very request.

@@ -114,7 +114,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::TRUST_DOMAIN, web::get().to(handlers::public::trust_domain));
     route(path::JWKS, web::get().to(handlers::public::jwks));
     route(path::JOIN_TOKENS, web::post().to(handlers::operator::join_token));
-    route(path::CREDENTIALS, web::post().to(handlers::operator::credential));
+    route(path::CREDENTIAL, web::delete().to(handlers::credential::withdraw));
     route(path::HSMS, web::post().to(handlers::hsm::enrol));
     route(path::CHANNEL, web::put().to(handlers::hsm::announce));
     route(path::KEYS, web::post().to(handlers::hsm::enrol_key));
@@ -128,6 +128,12 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
     route(path::STATUS, web::get().to(handlers::client::status));
     route(path::EVENTS, web::get().to(handlers::client::events));
+    app.service(
+        web::resource(path::CREDENTIALS)
+            .route(web::post().to(handlers::credential::create))
+            .route(web::get().to(handlers::credential::list))
+            .default_service(refuse()),
+    );
     app.service(
         web::resource(path::SHARINGS)
             .route(web::post().to(handlers::hsm::enrol_sharing))

@@ -59,6 +59,7 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         | ProblemKind::KeyConflict
         | ProblemKind::AmbiguousKey
         | ProblemKind::DisputedKey
+        | ProblemKind::LastOperator
         | ProblemKind::NotAttested => (StatusCode::CONFLICT, Advice::Nothing),
         ProblemKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Advice::Nothing),
         ProblemKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Advice::Nothing),

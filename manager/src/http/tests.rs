@@ -18,7 +18,10 @@ use keywitness_verifier::wire::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Server, serve};
-use crate::service::testing::{TestHsm, TestKey, World};
+use crate::service::{
+    access::Caller,
+    testing::{TestHsm, TestKey, World},
+};
 
 struct Response {
     status: u16,
@@ -71,7 +74,11 @@ impl Api {
     }
 
     fn credential(&self, role: Role) -> String {
-        self.world.manager.create_credential(&CredentialRequest { name: "test".to_owned(), role }).unwrap().secret
+        self.world
+            .manager
+            .create_credential(&Caller::in_process(), &CredentialRequest::new("test", role))
+            .unwrap()
+            .secret
     }
 }
 
@@ -134,14 +141,16 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 7] = [
+    let guarded: [(&str, &str, &[Role]); 9] = [
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
+        ("GET", path::CREDENTIALS, &[Role::Operator]),
+        ("DELETE", "/v1/credentials/0011223344556677", &[Role::Operator]),
         ("POST", path::REVOCATIONS, &[Role::Operator]),
         ("POST", path::TOKENS, &[Role::Client]),
         ("GET", &attested, &roles),
         ("GET", path::STATUS, &roles),
-        ("GET", path::EVENTS, &[Role::Operator, Role::Viewer]),
+        ("GET", path::EVENTS, &[Role::Operator, Role::Viewer, Role::Auditor]),
     ];
     for (method, target, allowed) in guarded {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
@@ -235,7 +244,7 @@ fn where_too_many_proofs_wait_the_answer_is_503_with_a_time_and_consumes_nothing
     assert_eq!(answer.status, 503);
     let header = answer.head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
     assert!((1..=60).contains(&header.parse::<u64>().unwrap()), "{header}");
-    assert_eq!(world.manager.status().unwrap().verification.busy, 1);
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().verification.busy, 1);
     assert!(world.alerts().is_empty());
     hold.release();
     waiting.wait().unwrap();

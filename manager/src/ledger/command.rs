@@ -4,8 +4,8 @@ use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, 
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
-        Challenge, ComplaintVerdict, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget, Role,
-        StatementInfo,
+        Challenge, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget,
+        Role, StatementInfo,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub enum Verdict {
 pub enum Command {
     /// Sets the policy.
     Configure(Configuration),
-    /// Makes a bearer credential valid.
+    /// Makes a bearer credential valid, for every cluster and without an end. Written up to schema version 5.
     AddCredential {
         /// Digest of the secret.
         digest: Digest,
@@ -186,11 +186,36 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Makes a bearer credential valid.
+    GrantCredential {
+        /// Digest of the secret.
+        digest: Digest,
+        /// Who holds it.
+        name: String,
+        /// What it may be used for.
+        role: Role,
+        /// The clusters that it is good for; every cluster when none.
+        clusters: Option<Vec<ClusterId>>,
+        /// When it stops working by itself.
+        expires_at: Option<Timestamp>,
+    },
+    /// Withdraws a bearer credential.
+    WithdrawCredential {
+        /// Which.
+        id: CredentialId,
+    },
+    /// Does what a credential's holder asked for, if the credential is still in force.
+    OnBehalf {
+        /// Who asked.
+        by: CredentialId,
+        /// What for; not on behalf of another.
+        command: Box<Command>,
+    },
 }
 
 impl Command {
     /// The command's name, for logs.
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Configure(_) => "configure",
             Self::AddCredential { .. } => "add-credential",
@@ -204,6 +229,9 @@ impl Command {
             Self::IssueChallenge { .. } => "issue-challenge",
             Self::Attest { .. } => "attest",
             Self::Revoke { .. } => "revoke",
+            Self::GrantCredential { .. } => "grant-credential",
+            Self::WithdrawCredential { .. } => "withdraw-credential",
+            Self::OnBehalf { command, .. } => command.name(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The state's rows: typed, and encoded with postcard, which has one encoding for one value.
 
+pub mod access;
 pub mod key;
 
 use std::ops::ControlFlow;
@@ -55,6 +56,7 @@ rows! {
     TagRow => Tags;
     SharingRow => Sharings;
     ShareholderRow => Shareholders;
+    access::CredentialTerms => CredentialTerms;
 }
 
 /// How far the ledger is.

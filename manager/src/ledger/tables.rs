@@ -124,6 +124,8 @@ tables! {
     Sharings = 26, "sharings";
     /// Holder, share, epoch, cluster -> the sharing that it was dealt in.
     Shareholders = 27, "shareholders";
+    /// Digest of a bearer credential -> its terms.
+    CredentialTerms = 52, "credential-terms";
 }
 
 /// A row: key and value.

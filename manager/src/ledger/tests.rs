@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     service::{
-        testing::{TestHsm, TestKey, World, refused, submit},
+        testing::{Caller, TestHsm, TestKey, World, refused, submit},
         tests::{many, sharing, statements},
     },
     store::{FILE, Redb},
@@ -136,7 +136,7 @@ fn reopening_resumes() {
     assert_eq!(rows(world.store.view().unwrap().as_ref(), Table::Commands).len(), before);
     assert!(world.manager.alive());
     hsm.attest(&world, "eu", &key).unwrap();
-    assert_eq!(world.manager.status().unwrap().keys[0].state, AttestationState::Attested);
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().keys[0].state, AttestationState::Attested);
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Who calls: bearer credentials, and the signatures of HSMs.
 
-use keywitness_circuits::{Digest, HsmId};
+use keywitness_circuits::{ClusterId, Digest, HsmId};
 use keywitness_verifier::{
     identity::{MAX_SKEW, RequestAuth, RequestParts},
-    wire::{Problem, ProblemKind, Role, secret_digest},
+    wire::{CredentialId, Problem, ProblemKind, Role, secret_digest},
 };
 
 use super::Manager;
-use crate::ledger::state::{CredentialRow, State};
+use crate::ledger::{Command, Outcome, state::State};
 
 /// An enrolled HSM that signed the request it is passed with. Only [`Manager::authenticate`] makes one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,24 +41,130 @@ pub struct SignedRequest<'a> {
     pub body: &'a [u8],
 }
 
-impl Manager {
-    /// Checks that the holder of a bearer secret has one of `roles`.
+/// Which clusters a caller may see and act in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scope(Option<Vec<ClusterId>>);
+
+impl Scope {
+    /// Every cluster.
+    pub const ALL: Self = Self(None);
+
+    /// These clusters; every cluster when none.
+    pub const fn of(clusters: Option<Vec<ClusterId>>) -> Self {
+        Self(clusters)
+    }
+
+    /// Whether it is not bounded.
+    pub const fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether a cluster is in it.
+    pub fn includes(&self, cluster: &ClusterId) -> bool {
+        self.0.as_ref().is_none_or(|clusters| clusters.contains(cluster))
+    }
+
+    /// Whether all of another scope is in it.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(clusters)) => clusters.iter().all(|cluster| self.includes(cluster)),
+        }
+    }
+}
+
+/// Whoever holds a bearer credential that lets it make this call, or this program itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    credential: Option<CredentialId>,
+    name: String,
+    role: Role,
+    scope: Scope,
+}
+
+impl Caller {
+    /// The program that holds the manager: an operator of the machine, who needs no credential.
+    pub fn in_process() -> Self {
+        Self { credential: None, name: "this process".to_owned(), role: Role::Operator, scope: Scope::ALL }
+    }
+
+    /// Which credential it showed; none for the program itself.
+    pub const fn credential(&self) -> Option<CredentialId> {
+        self.credential
+    }
+
+    /// Who holds the credential.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What for.
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Which clusters it may see and act in.
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Refuses what concerns a cluster out of the caller's scope.
     ///
     /// # Errors
-    /// `unauthenticated` for an unknown secret, `forbidden` for another role.
-    pub fn authorise(&self, secret: &str, roles: &[Role]) -> Result<Role, Problem> {
+    /// `forbidden`
+    pub fn must_reach(&self, cluster: &ClusterId) -> Result<(), Problem> {
+        if self.scope.includes(cluster) {
+            return Ok(());
+        }
+        Err(Problem::new(ProblemKind::Forbidden, format!("this credential is not good for cluster {cluster}")))
+    }
+
+    /// Refuses what concerns the whole trust domain to a caller whose credential is for some clusters alone.
+    ///
+    /// # Errors
+    /// `forbidden`
+    pub fn must_reach_everything(&self) -> Result<(), Problem> {
+        if self.scope.is_all() {
+            return Ok(());
+        }
+        Err(Problem::new(ProblemKind::Forbidden, "this needs a credential that is good for every cluster"))
+    }
+}
+
+impl Manager {
+    /// Checks that the holder of a bearer secret has one of `roles`, now.
+    ///
+    /// # Errors
+    /// `unauthenticated` for a secret that is unknown, withdrawn or expired; `forbidden` for another role.
+    pub fn authorise(&self, secret: &str, roles: &[Role]) -> Result<Caller, Problem> {
         let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
         // Looked up by digest: how long that takes says nothing about the secret.
-        let Some(credential) = State(rows.as_ref()).get::<CredentialRow>(&secret_digest(secret).0)? else {
+        let Some(credential) = state.credential(&secret_digest(secret))? else {
             return Err(self.reject(ProblemKind::Unauthenticated, "this credential is not known here"));
         };
-        if !roles.contains(&credential.role) {
+        if !credential.in_force(self.now(state)?) {
+            let end = if credential.terms.withdrawn_at.is_some() { "was withdrawn" } else { "has expired" };
+            let why = format!("credential {} {end}; ask an operator for another one", credential.id());
+            return Err(self.reject(ProblemKind::Unauthenticated, why));
+        }
+        let role = credential.row.role;
+        if !roles.contains(&role) {
             let needed: Vec<_> = roles.iter().map(Role::to_string).collect();
-            let why =
-                format!("this needs role {}, and the credential has role {}", needed.join(" or "), credential.role);
+            let why = format!("this needs role {}, and the credential has role {role}", needed.join(" or "));
             return Err(Problem::new(ProblemKind::Forbidden, why));
         }
-        Ok(credential.role)
+        let id = Some(credential.id());
+        Ok(Caller { credential: id, name: credential.row.name, role, scope: Scope::of(credential.terms.clusters) })
+    }
+
+    /// Submits what a caller asks for, in the caller's name.
+    pub(super) fn submit_for(&self, caller: &Caller, command: Command) -> Result<Outcome, Problem> {
+        self.submit(match caller.credential {
+            Some(by) => Command::OnBehalf { by, command: Box::new(command) },
+            None => command,
+        })
     }
 
     /// Checks an HSM's signature of a request.

@@ -5,12 +5,16 @@ use keywitness_verifier::{
     channel::is_usable_key,
     identity::EnrolmentParts,
     wire::{
-        ChannelAnnouncement, Credential, CredentialRequest, EnrolKeyRequest, EnrolRequest, Enrolment, JoinToken,
-        JoinTokenRequest, KeyRef, Problem, ProblemKind, new_secret, secret_digest,
+        ChannelAnnouncement, EnrolKeyRequest, EnrolRequest, Enrolment, JoinToken, JoinTokenRequest, KeyRef, Problem,
+        ProblemKind, new_secret, secret_digest,
     },
 };
 
-use super::{Manager, access::HsmCaller, unexpected};
+use super::{
+    Manager,
+    access::{Caller, HsmCaller},
+    unexpected,
+};
 use crate::ledger::{
     Command, Outcome,
     apply::enrolment::{Admission, admit, enrolment},
@@ -20,9 +24,6 @@ use crate::ledger::{
 /// Longest life of a join token, in seconds: 30 days.
 const MAX_JOIN_TOKEN: u64 = 30 * 24 * 60 * 60;
 
-/// Longest name of a credential's holder, in characters.
-const MAX_HOLDER: usize = 128;
-
 /// Longest URL of a channel, in bytes.
 const MAX_URL: usize = 512;
 
@@ -30,8 +31,9 @@ impl Manager {
     /// Invites one HSM. For operators.
     ///
     /// # Errors
-    /// `malformed` for a life that is zero or over 30 days.
-    pub fn create_join_token(&self, request: &JoinTokenRequest) -> Result<JoinToken, Problem> {
+    /// `malformed` for a life that is zero or over 30 days; `forbidden` for a cluster out of the caller's scope.
+    pub fn create_join_token(&self, caller: &Caller, request: &JoinTokenRequest) -> Result<JoinToken, Problem> {
+        caller.must_reach(&request.cluster)?;
         if !(1..=MAX_JOIN_TOKEN).contains(&request.valid_for) {
             let why = format!("valid_for must be 1 to {MAX_JOIN_TOKEN} seconds");
             return Err(Problem::new(ProblemKind::Malformed, why));
@@ -40,26 +42,10 @@ impl Manager {
         let now = self.now(State(self.ledger.view()?.as_ref()))?;
         let expires_at = now.plus(request.valid_for);
         let (digest, cluster, hsm) = (secret_digest(&secret), request.cluster.clone(), request.hsm.clone());
-        self.submit(Command::AddJoinToken { digest, cluster, hsm, expires_at })?;
-        tracing::info!(cluster = %request.cluster, hsm = request.hsm.as_ref().map(HsmId::as_str), "made a join token");
+        self.submit_for(caller, Command::AddJoinToken { digest, cluster, hsm, expires_at })?;
+        let (cluster, hsm) = (&request.cluster, request.hsm.as_ref().map(HsmId::as_str));
+        tracing::info!(%cluster, hsm, by = caller.name(), "made a join token");
         Ok(JoinToken { secret, expires_at })
-    }
-
-    /// Makes a bearer credential. For operators.
-    ///
-    /// # Errors
-    /// `malformed` for a holder's name that is empty, over 128 characters, or has control characters.
-    pub fn create_credential(&self, request: &CredentialRequest) -> Result<Credential, Problem> {
-        let name = request.name.trim();
-        if name.is_empty() || name.chars().count() > MAX_HOLDER || name.chars().any(char::is_control) {
-            let why = format!("name the holder in 1 to {MAX_HOLDER} characters, without control characters");
-            return Err(Problem::new(ProblemKind::Malformed, why));
-        }
-        let secret = new_secret(&request.role.to_string());
-        let digest = secret_digest(&secret);
-        self.submit(Command::AddCredential { digest, name: name.to_owned(), role: request.role })?;
-        tracing::info!(holder = name, role = %request.role, "made a credential");
-        Ok(Credential { secret, role: request.role })
     }
 
     /// Enrols an HSM. For whoever holds a join token.

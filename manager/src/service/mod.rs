@@ -5,6 +5,7 @@
 pub mod access;
 mod attest;
 mod challenge;
+mod credential;
 mod enrol;
 mod revoke;
 mod sharing;

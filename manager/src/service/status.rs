@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
 use keywitness_verifier::wire::{
-    AttestationState, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record, Revocation,
-    StatementStatus, Status,
+    AttestationState, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record,
+    Revocation, RevocationTarget, StatementStatus, Status,
 };
 
-use super::Manager;
+use super::{
+    Manager,
+    access::{Caller, Scope},
+};
 use crate::ledger::{
     Configuration, Fault,
     apply::beacon,
@@ -118,11 +121,11 @@ impl Manager {
     ///
     /// # Errors
     /// `not-found`; `ambiguous-key` where several clusters have a key of that name.
-    pub fn attested(&self, query: &KeyQuery) -> Result<KeyStatus, Problem> {
+    pub fn attested(&self, caller: &Caller, query: &KeyQuery) -> Result<KeyStatus, Problem> {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let now = self.now(state)?;
-        let (cluster, evidence) = self.evidence(state, query, now)?;
+        let (cluster, evidence) = self.evidence(state, caller.scope(), query, now)?;
         let hsms: Vec<_> = evidence.into_iter().map(|evidence| evidence.status).collect();
         let attested = hsms.iter().any(|status| status.state == AttestationState::Attested);
         Ok(KeyStatus { key: query.key.clone(), cluster, attested, hsms })
@@ -132,10 +135,13 @@ impl Manager {
     pub(super) fn evidence(
         &self,
         state: State<'_>,
+        scope: &Scope,
         query: &KeyQuery,
         now: Timestamp,
     ) -> Result<(ClusterId, Vec<Evidence>), Problem> {
         let mut holders: Vec<HolderRow> = state.all(&key::holders(&query.key, query.cluster.as_ref()))?;
+        // What is out of the scope is not there: not found, and no reason for a name to be ambiguous.
+        holders.retain(|holder| scope.includes(&holder.cluster));
         holders.retain(|holder| query.hsm.as_ref().is_none_or(|hsm| *hsm == holder.hsm));
         let Some(first) = holders.first() else {
             let why = format!("no HSM has enrolled key {} where you asked for it", query.key);
@@ -169,16 +175,20 @@ impl Manager {
         Ok((cluster, evidence))
     }
 
-    /// Everything at a glance. For operators, clients and viewers.
+    /// Everything in the caller's clusters at a glance. For every role.
     ///
     /// # Errors
     /// Only where the ledger cannot be read.
-    pub fn status(&self) -> Result<Status, Problem> {
+    pub fn status(&self, caller: &Caller) -> Result<Status, Problem> {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let (now, head, configuration) = (self.now(state)?, state.head()?, state.configuration()?);
-        let hsms: BTreeMap<HsmId, HsmRow> =
-            state.all::<HsmRow>(&[])?.into_iter().map(|hsm| (hsm.hsm.clone(), hsm)).collect();
+        let hsms: BTreeMap<HsmId, HsmRow> = state
+            .all::<HsmRow>(&[])?
+            .into_iter()
+            .filter(|hsm| caller.scope().includes(&hsm.cluster))
+            .map(|hsm| (hsm.hsm.clone(), hsm))
+            .collect();
         let mut newest: BTreeMap<(HsmId, KeyId), KeyRow> = BTreeMap::new();
         for row in state.all::<KeyRow>(&[])? {
             // Rows come in the order of epochs: the last one stays.
@@ -190,16 +200,52 @@ impl Manager {
             keys.push(weigh(state, &configuration, hsm, row, (now, None))?.status);
         }
         let trust_domain = configuration.audience.trust_domain;
-        let revocations = state.all(&[])?;
+        let mut revocations: Vec<Revocation> = state.all(&[])?;
+        revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
         Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification })
     }
 
-    /// The events after number `after`, at most 1,000. For operators and viewers.
+    /// The events in the caller's clusters among the 1,000 after number `after`. For operators, viewers and auditors.
     ///
     /// # Errors
     /// Only where the ledger cannot be read.
-    pub fn events(&self, after: u64) -> Result<EventPage, Problem> {
-        Ok(EventPage { events: log::events(self.ledger.view()?.as_ref(), after, PAGE)? })
+    pub fn events(&self, caller: &Caller, after: u64) -> Result<EventPage, Problem> {
+        let rows = self.ledger.view()?;
+        let mut events = log::events(rows.as_ref(), after, PAGE)?;
+        if !caller.scope().is_all() {
+            let state = State(rows.as_ref());
+            let hsms: BTreeMap<HsmId, HsmRow> = state
+                .all::<HsmRow>(&[])?
+                .into_iter()
+                .filter(|hsm| caller.scope().includes(&hsm.cluster))
+                .map(|hsm| (hsm.hsm.clone(), hsm))
+                .collect();
+            events.retain(|event| concerns(caller.scope(), &hsms, &event.kind));
+        }
+        Ok(EventPage { events })
+    }
+}
+
+/// Whether a revocation is of something in a scope, whose HSMs are `hsms`.
+fn reaches(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, target: &RevocationTarget) -> bool {
+    match target {
+        RevocationTarget::Hsm(hsm) => hsms.contains_key(hsm),
+        RevocationTarget::Key { cluster, .. } | RevocationTarget::Sharing { cluster, .. } => scope.includes(cluster),
+    }
+}
+
+/// Whether a bounded scope, whose HSMs are `hsms`, may see an event: only where all that it names is known to be
+/// inside. What is not listed here stays unseen.
+fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &EventKind) -> bool {
+    match kind {
+        EventKind::HsmEnrolled { cluster, .. } => scope.includes(cluster),
+        EventKind::Revoked { target, .. } => reaches(scope, hsms, target),
+        EventKind::Drift { earlier, later } | EventKind::TagsDiffer { earlier, later, .. } => {
+            scope.includes(&earlier.cluster) && scope.includes(&later.cluster)
+        }
+        EventKind::RepeatedFailures { hsm, .. } | EventKind::Replay { hsm, .. } => hsms.contains_key(hsm),
+        EventKind::RevokedPersists { hsm, target, .. } => hsms.contains_key(hsm) && reaches(scope, hsms, target),
+        _ => false,
     }
 }

@@ -1,6 +1,7 @@
 //! A trust domain in a test: a manager with a clock that tests move, and HSMs that prove.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+pub(crate) use super::access::Caller;
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
@@ -141,18 +142,18 @@ impl World {
     pub(crate) fn join_token(&self, cluster: &str, hsm: Option<&str>) -> String {
         let hsm = hsm.map(|name| name.parse().unwrap());
         let request = JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm, valid_for: 600 };
-        self.manager.create_join_token(&request).unwrap().secret
+        self.manager.create_join_token(&Caller::in_process(), &request).unwrap().secret
     }
 
     /// What happened so far.
     pub(crate) fn events(&self) -> Vec<EventKind> {
-        self.manager.events(0).unwrap().events.into_iter().map(|event| event.kind).collect()
+        self.manager.events(&Caller::in_process(), 0).unwrap().events.into_iter().map(|event| event.kind).collect()
     }
 
     /// The fraud events so far.
     pub(crate) fn alerts(&self) -> Vec<EventKind> {
         let alerts: Vec<_> = self.events().into_iter().filter(EventKind::is_fraud).collect();
-        assert_eq!(self.manager.status().unwrap().alerts, alerts.len() as u64);
+        assert_eq!(self.manager.status(&Caller::in_process()).unwrap().alerts, alerts.len() as u64);
         alerts
     }
 
@@ -161,7 +162,7 @@ impl World {
     }
 
     pub(crate) fn revoke(&self, target: RevocationTarget) {
-        self.manager.revoke(&RevokeRequest { target, reason: "lost".to_owned() }).unwrap();
+        self.manager.revoke(&Caller::in_process(), &RevokeRequest { target, reason: "lost".to_owned() }).unwrap();
     }
 }
 

@@ -11,7 +11,11 @@ use keywitness_verifier::{
     wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
 
-use super::{Manager, status::Evidence};
+use super::{
+    Manager,
+    access::{Caller, Scope},
+    status::Evidence,
+};
 use crate::{
     config::development_parameters,
     ledger::{
@@ -38,7 +42,7 @@ impl Manager {
     /// # Errors
     /// `not-attested`, `key-revoked`, `hsm-revoked`, `ambiguous-key`, `disputed-key`, `not-found`; `malformed` for an
     /// audience that is empty or overlong.
-    pub fn issue_token(&self, request: &TokenRequest) -> Result<TokenResponse, Problem> {
+    pub fn issue_token(&self, caller: &Caller, request: &TokenRequest) -> Result<TokenResponse, Problem> {
         let audience = &request.audience;
         if audience.is_empty() || audience.chars().count() > MAX_AUDIENCE || audience.chars().any(char::is_control) {
             let why = format!("name the audience in 1 to {MAX_AUDIENCE} characters: whoever will check the token");
@@ -47,9 +51,9 @@ impl Manager {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let now = self.now(state)?;
-        let (_, mut evidence) = self.evidence(state, &request.query, now)?;
+        let (_, mut evidence) = self.evidence(state, caller.scope(), &request.query, now)?;
         if request.query.hsm.is_none()
-            && let Some(epoch) = self.undisputed_epoch(state, &request.query, now)?
+            && let Some(epoch) = self.undisputed_epoch(state, caller.scope(), &request.query, now)?
         {
             evidence.retain(|evidence| evidence.key.key.epoch == epoch);
         }
@@ -75,8 +79,14 @@ impl Manager {
     /// The highest attested one, once two HSMs attest it or nobody attests another; while a cluster rotates, the one
     /// before. None where nobody attests the key. The greatest age that was asked for plays no part: it must
     /// not hide those who differ.
-    fn undisputed_epoch(&self, state: State<'_>, query: &KeyQuery, now: Timestamp) -> Result<Option<u32>, Problem> {
-        let (cluster, holders) = self.evidence(state, &KeyQuery { max_age: None, ..query.clone() }, now)?;
+    fn undisputed_epoch(
+        &self,
+        state: State<'_>,
+        scope: &Scope,
+        query: &KeyQuery,
+        now: Timestamp,
+    ) -> Result<Option<u32>, Problem> {
+        let (cluster, holders) = self.evidence(state, scope, &KeyQuery { max_age: None, ..query.clone() }, now)?;
         let mut attested: BTreeMap<u32, usize> = BTreeMap::new();
         for holder in holders.iter().filter(|holder| holder.status.state == AttestationState::Attested) {
             *attested.entry(holder.key.key.epoch).or_default() += 1;

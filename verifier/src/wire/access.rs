@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use data_encoding::HEXLOWER;
 use keywitness_circuits::{ClusterId, Digest, Error, HsmId, Nonce, Timestamp, transcript::label};
 use serde::{Deserialize, Serialize};
 
@@ -58,13 +59,74 @@ pub fn new_secret(kind: &str) -> String {
     format!("kw_{kind}_{}", Nonce::random())
 }
 
+/// Names a credential, and says nothing of its secret: the first 8 bytes of the digest under which it is kept, as 16
+/// hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CredentialId([u8; 8]);
+
+impl CredentialId {
+    /// The credential that is kept under `digest`.
+    pub fn of(digest: &Digest) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = digest.0;
+        Self([a, b, c, d, e, f, g, h])
+    }
+
+    /// What the digest begins with.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for CredentialId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .ok_or(Error::Malformed { what: "credential's id", why: "use 16 hexadecimal digits, lower case" })
+    }
+}
+
+impl From<CredentialId> for String {
+    fn from(id: CredentialId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for CredentialId {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
 /// Asks for a credential.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CredentialRequest {
-    /// Who will hold it; shown in events.
+    /// Who will hold it; shown where credentials are listed.
     pub name: String,
     /// What it may be used for.
     pub role: Role,
+    /// The clusters that it is good for, 1 to 64; every cluster when absent.
+    #[serde(default)]
+    pub clusters: Option<Vec<ClusterId>>,
+    /// How long it is good, in seconds; until it is withdrawn when absent.
+    #[serde(default)]
+    pub valid_for: Option<u64>,
+}
+
+impl CredentialRequest {
+    /// Asks for a credential for every cluster, without an end.
+    pub fn new(name: impl Into<String>, role: Role) -> Self {
+        Self { name: name.into(), role, clusters: None, valid_for: None }
+    }
 }
 
 /// A bearer credential. Shown once; the manager keeps only its digest.
@@ -74,6 +136,40 @@ pub struct Credential {
     pub secret: String,
     /// What it may be used for.
     pub role: Role,
+    /// Its name where credentials are listed and withdrawn.
+    pub id: CredentialId,
+    /// When it stops working, if it does by itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What is known of a credential: everything but its secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CredentialInfo {
+    /// Its name.
+    pub id: CredentialId,
+    /// Who holds it.
+    pub name: String,
+    /// What it may be used for.
+    pub role: Role,
+    /// The clusters that it is good for; every cluster when absent.
+    pub clusters: Option<Vec<ClusterId>>,
+    /// When it was made, if the manager noted it: since schema version 6.
+    pub created_at: Option<Timestamp>,
+    /// The operator who made it; none for the first.
+    pub created_by: Option<CredentialId>,
+    /// When it stops working, if it does by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was withdrawn, if it was.
+    pub withdrawn_at: Option<Timestamp>,
+    /// The operator who withdrew it.
+    pub withdrawn_by: Option<CredentialId>,
+}
+
+/// Every credential, in the order of ids.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CredentialList {
+    /// The credentials that the caller may see.
+    pub credentials: Vec<CredentialInfo>,
 }
 
 /// Asks for a join token.

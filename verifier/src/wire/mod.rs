@@ -14,8 +14,8 @@ mod status;
 mod token;
 
 pub use access::{
-    ChannelAnnouncement, Credential, CredentialRequest, EnrolRequest, Enrolment, JoinToken, JoinTokenRequest, Role,
-    new_secret, secret_digest,
+    ChannelAnnouncement, Credential, CredentialId, CredentialInfo, CredentialList, CredentialRequest, EnrolRequest,
+    Enrolment, JoinToken, JoinTokenRequest, Role, new_secret, secret_digest,
 };
 pub use attestation::{AttestResponse, Challenge, ChallengeRequest, EnrolKeyRequest, KeyRef, Record};
 pub use event::{Event, EventKind, EventPage, Sighting};

@@ -8,8 +8,10 @@ pub const JWKS: &str = "/.well-known/jwks.json";
 pub const HEALTH: &str = "/healthz";
 /// `POST`, operator: [`super::JoinTokenRequest`] to [`super::JoinToken`].
 pub const JOIN_TOKENS: &str = "/v1/join-tokens";
-/// `POST`, operator: [`super::CredentialRequest`] to [`super::Credential`].
+/// `POST`, operator: [`super::CredentialRequest`] to [`super::Credential`]. `GET`, operator: [`super::CredentialList`].
 pub const CREDENTIALS: &str = "/v1/credentials";
+/// `DELETE`, operator: withdraws the credential with this [`super::CredentialId`].
+pub const CREDENTIAL: &str = "/v1/credentials/{id}";
 /// `POST`, whoever holds a join token: [`super::EnrolRequest`] to [`super::Enrolment`].
 pub const HSMS: &str = "/v1/hsms";
 /// `PUT`, HSM: [`super::ChannelAnnouncement`].
@@ -28,13 +30,13 @@ pub const COMPLAINTS: &str = "/v1/complaints";
 pub const CHALLENGES: &str = "/v1/challenges";
 /// `POST`, HSM: an envelope to [`super::AttestResponse`].
 pub const ATTESTATIONS: &str = "/v1/attestations";
-/// `GET`, operator, client or viewer: [`super::KeyQuery`] to [`super::KeyStatus`].
+/// `GET`, any role: [`super::KeyQuery`] to [`super::KeyStatus`].
 pub const ATTESTED: &str = "/v1/attested";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
 pub const TOKENS: &str = "/v1/tokens";
 /// `POST`, operator: [`super::RevokeRequest`].
 pub const REVOCATIONS: &str = "/v1/revocations";
-/// `GET`, operator, client or viewer: [`super::Status`].
+/// `GET`, any role: [`super::Status`].
 pub const STATUS: &str = "/v1/status";
-/// `GET`, operator or viewer: [`super::EventPage`].
+/// `GET`, operator, viewer or auditor: [`super::EventPage`].
 pub const EVENTS: &str = "/v1/events";

@@ -66,6 +66,8 @@ problems! {
     DisputedKey = "disputed-key", 409, "HSMs of the cluster prove different keys under this name";
     /// The key is not attested now.
     NotAttested = "not-attested", 409, "The key is not attested now";
+    /// Nobody could let anybody in any more.
+    LastOperator = "last-operator", 409, "The last operator's credential cannot be withdrawn";
     /// The request's body is too large.
     TooLarge = "too-large", 413, "The request is too large";
     /// The body is of another media type.

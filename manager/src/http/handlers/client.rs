@@ -7,30 +7,30 @@ use actix_web::{
 use keywitness_verifier::wire::KeyQuery;
 use serde::Deserialize;
 
-use super::{ANY_ROLE, Answer, CLIENT, OPERATOR_OR_VIEWER, answer};
+use super::{ANY_ROLE, Answer, CLIENT, WATCHERS, answer};
 use crate::{
     Manager,
     http::auth::{bearer, body, json, query, run},
 };
 
-/// Operator, client or viewer: whether a key is attested.
+/// Any role: whether a key is attested.
 pub(in crate::http) async fn attested(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    bearer(&manager, &request, ANY_ROLE).await?;
+    let caller = bearer(&manager, &request, ANY_ROLE).await?;
     let asked: KeyQuery = query(&request)?;
-    answer(&run(&manager, move |manager| manager.attested(&asked)).await?)
+    answer(&run(&manager, move |manager| manager.attested(&caller, &asked)).await?)
 }
 
 /// Client: asks for a verification token. An operator cannot pass for a client.
 pub(in crate::http) async fn token(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    bearer(&manager, &request, CLIENT).await?;
+    let caller = bearer(&manager, &request, CLIENT).await?;
     let asked = json(&body(payload).await?)?;
-    answer(&run(&manager, move |manager| manager.issue_token(&asked)).await?)
+    answer(&run(&manager, move |manager| manager.issue_token(&caller, &asked)).await?)
 }
 
-/// Operator, client or viewer: everything at a glance.
+/// Any role: everything at a glance.
 pub(in crate::http) async fn status(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    bearer(&manager, &request, ANY_ROLE).await?;
-    answer(&run(&manager, Manager::status).await?)
+    let caller = bearer(&manager, &request, ANY_ROLE).await?;
+    answer(&run(&manager, move |manager| manager.status(&caller)).await?)
 }
 
 /// Which events are asked for.
@@ -41,9 +41,9 @@ struct After {
     after: u64,
 }
 
-/// Operator or viewer: what happened.
+/// Operator, viewer or auditor: what happened.
 pub(in crate::http) async fn events(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    bearer(&manager, &request, OPERATOR_OR_VIEWER).await?;
+    let caller = bearer(&manager, &request, WATCHERS).await?;
     let After { after } = query(&request)?;
-    answer(&run(&manager, move |manager| manager.events(after)).await?)
+    answer(&run(&manager, move |manager| manager.events(&caller, after)).await?)
 }

@@ -1,6 +1,7 @@
 //! One handler for each path of the API. Each says who may call it.
 
 pub(super) mod client;
+pub(super) mod credential;
 pub(super) mod hsm;
 pub(super) mod operator;
 pub(super) mod public;
@@ -15,7 +16,7 @@ type Answer = Result<HttpResponse, Refusal>;
 
 const OPERATOR: &[Role] = &[Role::Operator];
 const CLIENT: &[Role] = &[Role::Client];
-const OPERATOR_OR_VIEWER: &[Role] = &[Role::Operator, Role::Viewer];
+const WATCHERS: &[Role] = &[Role::Operator, Role::Viewer, Role::Auditor];
 const ANY_ROLE: &[Role] = &[Role::Operator, Role::Client, Role::Viewer, Role::Auditor];
 
 /// Answers may hold secrets and are true only now: nothing on the way keeps them.

@@ -13,21 +13,14 @@ use crate::{
 
 /// Operator: invites an HSM.
 pub(in crate::http) async fn join_token(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR).await?;
     let asked = json(&body(payload).await?)?;
-    answer(&run(&manager, move |manager| manager.create_join_token(&asked)).await?)
-}
-
-/// Operator: makes a credential.
-pub(in crate::http) async fn credential(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    bearer(&manager, &request, OPERATOR).await?;
-    let asked = json(&body(payload).await?)?;
-    answer(&run(&manager, move |manager| manager.create_credential(&asked)).await?)
+    answer(&run(&manager, move |manager| manager.create_join_token(&caller, &asked)).await?)
 }
 
 /// Operator: revokes.
 pub(in crate::http) async fn revoke(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR).await?;
     let asked = json(&body(payload).await?)?;
-    answer(&run(&manager, move |manager| manager.revoke(&asked)).await?)
+    answer(&run(&manager, move |manager| manager.revoke(&caller, &asked)).await?)
 }

@@ -1,5 +1,6 @@
 //! The one deterministic function that changes the state: no clock, no randomness, no I/O.
 
+pub(crate) mod access;
 pub(crate) mod attestation;
 pub(crate) mod beacon;
 mod challenge;
@@ -10,7 +11,7 @@ pub(crate) mod sharing;
 use keywitness_circuits::{Digest, HsmId, Timestamp};
 use keywitness_verifier::{
     identity::MAX_SKEW,
-    wire::{EventKind, Problem, ProblemKind},
+    wire::{CredentialId, EventKind, Problem, ProblemKind},
 };
 
 use super::{
@@ -41,7 +42,7 @@ pub struct Moment {
 /// # Errors
 /// [`Fault`] where the tables failed; the caller undoes everything.
 pub fn apply(tables: &mut dyn Tables, command: &Command, moment: Moment) -> Result<(Outcome, Vec<EventKind>), Fault> {
-    let mut apply = Apply { tables, moment, events: Vec::new() };
+    let mut apply = Apply { tables, moment, events: Vec::new(), by: None };
     let outcome = apply.run(command)?;
     Ok((outcome, apply.events))
 }
@@ -56,11 +57,18 @@ pub(in crate::ledger) struct Apply<'a> {
     tables: &'a mut dyn Tables,
     pub(in crate::ledger) moment: Moment,
     pub(in crate::ledger) events: Vec<EventKind>,
+    /// Who asked for the command, where a credential's holder did.
+    pub(in crate::ledger) by: Option<CredentialId>,
 }
 
 impl Apply<'_> {
     fn run(&mut self, command: &Command) -> Result<Outcome, Fault> {
         match command {
+            Command::OnBehalf { by, command } => self.on_behalf(*by, command),
+            Command::GrantCredential { digest, name, role, clusters, expires_at } => {
+                self.grant_credential(digest, (name, *role), clusters.as_deref(), *expires_at)
+            }
+            Command::WithdrawCredential { id } => self.withdraw_credential(*id),
             Command::Configure(configuration) => self.configure(configuration),
             Command::AddCredential { digest, name, role } => {
                 self.put(&digest.0, &CredentialRow { name: name.clone(), role: *role })?;

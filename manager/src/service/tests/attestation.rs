@@ -5,11 +5,11 @@ use keywitness_verifier::wire::{
     AttestationState, Challenge, ChallengeRequest, KeyQuery, KeyRef, ProblemKind, RevocationTarget,
 };
 
-use crate::service::testing::{TestHsm, TestKey, World, refused, submit};
+use crate::service::testing::{Caller, TestHsm, TestKey, World, refused, submit};
 
 fn state_of(world: &World, key: &TestKey, hsm: &TestHsm) -> AttestationState {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: Some(hsm.id.clone()), max_age: None };
-    world.manager.attested(&query).unwrap().hsms[0].state
+    world.manager.attested(&Caller::in_process(), &query).unwrap().hsms[0].state
 }
 
 fn scene() -> (World, TestHsm, TestKey) {

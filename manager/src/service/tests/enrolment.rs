@@ -9,7 +9,7 @@ use crate::{
     config::OPERATOR_CREDENTIAL,
     service::{
         access::SignedRequest,
-        testing::{TestHsm, TestKey, World, refused},
+        testing::{Caller, TestHsm, TestKey, World, refused},
     },
 };
 
@@ -22,7 +22,7 @@ fn the_first_operator_credential_is_left_in_a_private_file_and_survives_a_restar
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let secret = std::fs::read_to_string(&path).unwrap();
     let world = world.reopen();
-    assert_eq!(world.manager.authorise(secret.trim(), &[Role::Operator]).unwrap(), Role::Operator);
+    assert_eq!(world.manager.authorise(secret.trim(), &[Role::Operator]).unwrap().role(), Role::Operator);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), secret);
 }
 
@@ -38,14 +38,14 @@ fn a_crash_between_writing_the_first_credential_and_making_it_valid_loses_nothin
 #[test]
 fn a_credential_works_for_its_role_alone() {
     let world = World::new();
-    let request = CredentialRequest { name: "ci".to_owned(), role: Role::Viewer };
-    let secret = world.manager.create_credential(&request).unwrap().secret;
+    let request = CredentialRequest::new("ci", Role::Viewer);
+    let secret = world.manager.create_credential(&Caller::in_process(), &request).unwrap().secret;
     assert!(secret.starts_with("kw_viewer_"));
     world.manager.authorise(&secret, &[Role::Operator, Role::Viewer]).unwrap();
     refused(world.manager.authorise(&secret, &[Role::Operator]), ProblemKind::Forbidden);
     refused(world.manager.authorise("kw_viewer_nonsense", &[Role::Viewer]), ProblemKind::Unauthenticated);
-    let nameless = CredentialRequest { name: " ".to_owned(), role: Role::Viewer };
-    refused(world.manager.create_credential(&nameless).map(|_| ()), ProblemKind::Malformed);
+    let nameless = CredentialRequest::new(" ", Role::Viewer);
+    refused(world.manager.create_credential(&Caller::in_process(), &nameless).map(|_| ()), ProblemKind::Malformed);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_join_token_expires_and_keeps_to_its_hsm() {
     refused(TestHsm::new("hsm-1").enrol(&world, &bound), ProblemKind::JoinTokenRefused);
     refused(TestHsm::new("hsm-1").enrol(&world, "kw_join_unknown"), ProblemKind::JoinTokenRefused);
     let forever = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, valid_for: u64::MAX };
-    refused(world.manager.create_join_token(&forever).map(|_| ()), ProblemKind::Malformed);
+    refused(world.manager.create_join_token(&Caller::in_process(), &forever).map(|_| ()), ProblemKind::Malformed);
 }
 
 #[test]

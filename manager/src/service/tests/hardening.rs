@@ -11,7 +11,7 @@ use keywitness_verifier::{
 
 use crate::{
     ledger::{Table, tables::Row},
-    service::testing::{TestHsm, TestKey, World, refused, submit},
+    service::testing::{Caller, TestHsm, TestKey, World, refused, submit},
 };
 
 fn tables(world: &World) -> Vec<Vec<Row>> {
@@ -28,12 +28,12 @@ fn request(query: KeyQuery) -> TokenRequest {
 }
 
 fn token(world: &World, query: KeyQuery) -> Result<TokenResponse, Problem> {
-    world.manager.issue_token(&request(query))
+    world.manager.issue_token(&Caller::in_process(), &request(query))
 }
 
 fn state_of(world: &World, key: &TestKey, hsm: &TestHsm) -> AttestationState {
     let query = KeyQuery { hsm: Some(hsm.id.clone()), ..query(key) };
-    world.manager.attested(&query).unwrap().hsms[0].state
+    world.manager.attested(&Caller::in_process(), &query).unwrap().hsms[0].state
 }
 
 fn revoke_key(world: &World, cluster: &str, key: &TestKey) {
@@ -217,7 +217,7 @@ fn late_answers_are_shown_and_counted_against_nobody() {
     for _ in 0..8 {
         late();
     }
-    let status = world.manager.attested(&query(&key)).unwrap().hsms.remove(0);
+    let status = world.manager.attested(&Caller::in_process(), &query(&key)).unwrap().hsms.remove(0);
     assert_eq!(status.state, AttestationState::Attested);
     assert_eq!(status.failure.unwrap().problem, ProblemKind::ChallengeExpired);
     assert!(world.alerts().is_empty());
@@ -268,7 +268,7 @@ fn a_suite_is_added_at_the_same_epoch_and_changes_nothing_that_is_enrolled() {
     let other = halo2.epoch(1, 2);
     refused(world.manager.enrol_key(&hsm.call(&world), &both(&other, &groth16)), ProblemKind::KeyConflict);
     world.manager.enrol_key(&hsm.call(&world), &both(&halo2, &groth16)).unwrap();
-    assert_eq!(world.manager.attested(&query(&halo2)).unwrap().hsms[0].statements.len(), 2);
+    assert_eq!(world.manager.attested(&Caller::in_process(), &query(&halo2)).unwrap().hsms[0].statements.len(), 2);
     // Once there, it stays.
     let changed = both(&halo2, &other.in_suite(Suite::Groth16Bn254));
     refused(world.manager.enrol_key(&hsm.call(&world), &changed), ProblemKind::KeyConflict);
@@ -277,7 +277,7 @@ fn a_suite_is_added_at_the_same_epoch_and_changes_nothing_that_is_enrolled() {
 
     // A token says which of its statements rest on parameters for development.
     let request = request(query(&halo2));
-    let response = world.manager.issue_token(&request).unwrap();
+    let response = world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     let trust_domain = "acme.example".parse().unwrap();
     let expected = Expected { trust_domain: &trust_domain, audience: "a", nonce: Some(&request.nonce) };
     let verified = verify(&response.token, &world.manager.jwks(), &expected, world.now()).unwrap();

@@ -10,7 +10,7 @@ use keywitness_verifier::wire::{
 
 use crate::{
     ledger::log::entries,
-    service::testing::{TestHsm, TestKey, World, parameters, refused, submit_many},
+    service::testing::{Caller, TestHsm, TestKey, World, parameters, refused, submit_many},
 };
 
 const MANY: Kind = Kind::ManyKeysHalo2;
@@ -71,7 +71,7 @@ fn seal(hsm: &TestHsm, keys: &[TestKey], (context, instance): (ClaimContext, Ins
 
 fn status(world: &World, key: &TestKey) -> HsmKeyStatus {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
-    world.manager.attested(&query).unwrap().hsms.remove(0)
+    world.manager.attested(&Caller::in_process(), &query).unwrap().hsms.remove(0)
 }
 
 #[track_caller]

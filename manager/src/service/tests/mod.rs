@@ -1,6 +1,7 @@
 //! Every rule of the manager, over its service layer and a clock that tests move.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod access;
 mod attestation;
 mod enrolment;
 mod fraud;

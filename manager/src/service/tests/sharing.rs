@@ -15,7 +15,7 @@ use keywitness_verifier::{
     },
 };
 
-use super::super::testing::{Subject, TestHsm, TestKey, World, refused};
+use super::super::testing::{Caller, Subject, TestHsm, TestKey, World, refused};
 
 /// An HSM that can hold shares.
 struct Holder {
@@ -133,7 +133,7 @@ impl Case {
     fn status(&self, at: usize) -> HsmKeyStatus {
         let key = share_name(&"root".parse().unwrap(), &"payments".parse().unwrap(), at as u16 + 1).unwrap();
         let query = KeyQuery { key, cluster: None, hsm: Some(self.holders[at].hsm.id.clone()), max_age: None };
-        self.world.manager.attested(&query).unwrap().hsms.remove(0)
+        self.world.manager.attested(&Caller::in_process(), &query).unwrap().hsms.remove(0)
     }
 
     fn complain(&self, complaint: &Complaint, at: usize) -> Result<ComplaintVerdict, Problem> {
@@ -170,7 +170,7 @@ fn a_share_has_the_life_of_a_key() {
     assert_eq!(case.world.manager.dealings(&case.dealer.call(&case.world)).unwrap().dealings, []);
     let query = KeyQuery { key: "root.payments.2".parse().unwrap(), cluster: None, hsm: None, max_age: None };
     let request = TokenRequest { query, audience: "shop".to_owned(), nonce: keywitness_circuits::Nonce([1; 32]) };
-    case.world.manager.issue_token(&request).unwrap();
+    case.world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     case.world.advance(600);
     assert_eq!(case.status(0).state, AttestationState::Expired);
     case.attest(&dealing, 0).unwrap();
@@ -181,7 +181,7 @@ fn a_share_has_the_life_of_a_key() {
     case.world.revoke(RevocationTarget::Sharing { cluster, key });
     assert_eq!(case.status(0).state, AttestationState::Revoked);
     refused(case.attest(&dealing, 0), ProblemKind::KeyRevoked);
-    refused(case.world.manager.issue_token(&request), ProblemKind::KeyRevoked);
+    refused(case.world.manager.issue_token(&Caller::in_process(), &request), ProblemKind::KeyRevoked);
     assert_eq!(case.world.manager.dealings(&case.holders[0].hsm.call(&case.world)).unwrap().dealings, []);
 }
 

@@ -11,7 +11,7 @@ use keywitness_verifier::{
     },
 };
 
-use super::super::testing::{Subject, TestHsm, World, refused};
+use super::super::testing::{Caller, Subject, TestHsm, World, refused};
 use keywitness_verifier::wire::Problem;
 
 const CMAC: KeyAlgorithm = KeyAlgorithm::Aes256Cmac;
@@ -52,7 +52,7 @@ fn attest(world: &World, hsm: &TestHsm, secret: u8) -> Result<(Challenge, Record
 
 fn status(world: &World, name: &str, hsm: &TestHsm) -> HsmKeyStatus {
     let query = KeyQuery { key: name.parse().unwrap(), cluster: None, hsm: Some(hsm.id.clone()), max_age: None };
-    world.manager.attested(&query).unwrap().hsms.remove(0)
+    world.manager.attested(&Caller::in_process(), &query).unwrap().hsms.remove(0)
 }
 
 fn agreement(world: &World, hsm: &TestHsm) -> String {
@@ -164,7 +164,7 @@ fn a_self_asserted_key_is_not_affirmed() {
     let tier = || {
         let query = KeyQuery { key: "mac".parse().unwrap(), cluster: None, hsm: None, max_age: None };
         let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]) };
-        let token = world.manager.issue_token(&request).unwrap().token;
+        let token = world.manager.issue_token(&Caller::in_process(), &request).unwrap().token;
         let expected = keywitness_verifier::token::Expected {
             trust_domain: &"acme.example".parse().unwrap(),
             audience: "shop",
@@ -220,7 +220,7 @@ fn a_derived_key_rotates_while_its_masters_attestation_carries_on() {
     }
     let query = KeyQuery { key: "daily".parse().unwrap(), cluster: None, hsm: None, max_age: None };
     let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]) };
-    let issued = world.manager.issue_token(&request).unwrap();
+    let issued = world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     let expected = keywitness_verifier::token::Expected {
         trust_domain: &"acme.example".parse().unwrap(),
         audience: "shop",

@@ -5,14 +5,14 @@ use keywitness_verifier::wire::{
     AttestationState, EventKind, HsmKeyStatus, KeyQuery, ProblemKind, RevocationTarget, RevokeRequest,
 };
 
-use crate::service::testing::{TestHsm, TestKey, World, refused};
+use crate::service::testing::{Caller, TestHsm, TestKey, World, refused};
 
 fn query(key: &TestKey) -> KeyQuery {
     KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None }
 }
 
 fn only(world: &World, query: &KeyQuery) -> HsmKeyStatus {
-    let mut status = world.manager.attested(query).unwrap();
+    let mut status = world.manager.attested(&Caller::in_process(), query).unwrap();
     assert_eq!(status.hsms.len(), 1);
     assert_eq!(status.attested, status.hsms[0].state == AttestationState::Attested);
     status.hsms.remove(0)
@@ -72,7 +72,7 @@ fn only_the_newest_epoch_counts() {
     assert_eq!(only(&world, &query(&key)).state, AttestationState::Unproven);
     hsm.attest(&world, "eu", &rotated).unwrap();
     assert_eq!(only(&world, &query(&key)).state, AttestationState::Attested);
-    assert_eq!(world.manager.status().unwrap().keys.len(), 1);
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().keys.len(), 1);
 }
 
 #[test]
@@ -88,13 +88,13 @@ fn a_name_in_several_clusters_needs_its_cluster() {
         hsm.attest(&world, cluster, &key).unwrap();
     }
     let any = query(&TestKey::ed25519("k", 1));
-    refused(world.manager.attested(&any), ProblemKind::AmbiguousKey);
+    refused(world.manager.attested(&Caller::in_process(), &any), ProblemKind::AmbiguousKey);
     let eu = KeyQuery { cluster: Some("eu".parse().unwrap()), ..any.clone() };
     assert_eq!(only(&world, &eu).hsm.as_str(), "hsm-1");
     let hsm = KeyQuery { hsm: Some("hsm-2".parse().unwrap()), ..any.clone() };
     assert_eq!(only(&world, &hsm).cluster.as_str(), "us");
     let nobody = KeyQuery { hsm: Some("hsm-1".parse().unwrap()), cluster: Some("us".parse().unwrap()), ..any };
-    refused(world.manager.attested(&nobody), ProblemKind::NotFound);
+    refused(world.manager.attested(&Caller::in_process(), &nobody), ProblemKind::NotFound);
 }
 
 #[test]
@@ -107,8 +107,11 @@ fn a_name_is_no_prefix_of_another() {
     let other = world.hsm("h1", "c");
     other.enrol_key(&world, &TestKey::ed25519("k1", 2)).unwrap();
     assert_eq!(only(&world, &query(&TestKey::ed25519("k", 1))).key.key.as_str(), "k");
-    assert_eq!(world.manager.attested(&query(&TestKey::ed25519("k1", 2))).unwrap().hsms.len(), 2);
-    assert_eq!(world.manager.status().unwrap().keys.len(), 4);
+    assert_eq!(
+        world.manager.attested(&Caller::in_process(), &query(&TestKey::ed25519("k1", 2))).unwrap().hsms.len(),
+        2
+    );
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().keys.len(), 4);
 }
 
 /// A symmetric key, enrolled in both suites that its trust domain requires.
@@ -158,7 +161,9 @@ fn a_revocation_is_told_once_stays_and_hits_one_cluster() {
     us.attest(&world, "us", &other).unwrap();
     let target = RevocationTarget::Key { cluster: "eu".parse().unwrap(), key: key.key.key.clone() };
     let revoke = |target: &RevocationTarget, reason: &str| {
-        world.manager.revoke(&RevokeRequest { target: target.clone(), reason: reason.to_owned() })
+        world
+            .manager
+            .revoke(&Caller::in_process(), &RevokeRequest { target: target.clone(), reason: reason.to_owned() })
     };
     let first = revoke(&target, "leaked").unwrap();
     world.advance(10);
@@ -167,14 +172,14 @@ fn a_revocation_is_told_once_stays_and_hits_one_cluster() {
     refused(revoke(&nothing, ""), ProblemKind::NotFound);
     refused(revoke(&RevocationTarget::Hsm("typo".parse().unwrap()), ""), ProblemKind::NotFound);
     refused(revoke(&target, &"long ".repeat(200)), ProblemKind::Malformed);
-    let status = world.manager.status().unwrap();
+    let status = world.manager.status(&Caller::in_process()).unwrap();
     assert_eq!(status.revocations, [first]);
     let states: Vec<_> = status.keys.iter().map(|key| key.state).collect();
     assert_eq!(states, [AttestationState::Revoked, AttestationState::Attested]);
     let revoked = |kind: &EventKind| matches!(kind, EventKind::Revoked { .. });
     assert_eq!(world.events().iter().filter(|kind| revoked(kind)).count(), 1);
     let world = world.reopen();
-    assert_eq!(world.manager.status().unwrap().keys[0].state, AttestationState::Revoked);
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().keys[0].state, AttestationState::Revoked);
 }
 
 #[test]
@@ -183,10 +188,18 @@ fn events_come_in_pages_after_a_number() {
     for number in 1..=3 {
         world.hsm(&format!("hsm-{number}"), "eu");
     }
-    let numbers =
-        |after| world.manager.events(after).unwrap().events.iter().map(|event| event.number).collect::<Vec<_>>();
+    let numbers = |after| {
+        world
+            .manager
+            .events(&Caller::in_process(), after)
+            .unwrap()
+            .events
+            .iter()
+            .map(|event| event.number)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(numbers(0), [1, 2, 3]);
     assert_eq!(numbers(2), [3]);
     assert!(numbers(3).is_empty() && numbers(u64::MAX).is_empty());
-    assert_eq!(world.manager.status().unwrap().events, 3);
+    assert_eq!(world.manager.status(&Caller::in_process()).unwrap().events, 3);
 }

@@ -6,7 +6,7 @@ use keywitness_verifier::{
     wire::{ChannelAnnouncement, KeyQuery, Problem, ProblemKind, RevocationTarget, TokenRequest, TokenResponse},
 };
 
-use crate::service::testing::{TestKey, World, refused};
+use crate::service::testing::{Caller, TestKey, World, refused};
 
 const AUDIENCE: &str = "https://payments.example";
 
@@ -16,7 +16,7 @@ fn request(key: &TestKey) -> TokenRequest {
 }
 
 fn issue(world: &World, request: &TokenRequest) -> Result<TokenResponse, Problem> {
-    world.manager.issue_token(request)
+    world.manager.issue_token(&Caller::in_process(), request)
 }
 
 fn check(world: &World, request: &TokenRequest, response: &TokenResponse) -> VerifiedToken {
