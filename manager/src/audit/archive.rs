@@ -1,9 +1,8 @@
 //! An archive: a directory with a log's openings, as they were fetched, and the newest checkpoint.
 //!
-//! `openings` holds one record after another: length of the entry (4 bytes, big endian), the first 8 bytes of the SHA-256 of
-//! its number (8 bytes, big endian) and the entry, the entry (postcard of [`Entry`]). The checksum tells damage from
-//! lies; against lies there is the checkpoint, which commits to every entry. The file only grows, and a record that a
-//! crash cut short is cut off when fetching goes on.
+//! `openings` holds one record after another: length of the opening (4 bytes, big endian), the first 8 bytes of its SHA-256, and
+//! the opening ([`Opening::to_bytes`]). The checksum tells damage from lies; against lies there is the checkpoint, which
+//! commits to every entry. The file only grows, and a record that a crash cut short is cut off when fetching goes on.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,12 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use keywitness_verifier::log::{MAX_OPENING, Opening};
+use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::ledger::log::Entry;
+use crate::ledger::log::{Entry, Submission};
 
-/// Longest entry that is read, in bytes: an envelope of 64 KiB, and what stands around it.
-const MAX_ENTRY: usize = 1 << 20;
+/// Longest record that is read, in bytes.
+const MAX_RECORD: usize = 2 * MAX_OPENING + 64;
 
 const HEADER: usize = 12;
 
@@ -134,12 +135,12 @@ impl Entries {
             return Err(ArchiveError::Truncated(number));
         };
         let length = u32::from_be_bytes(*length) as usize;
-        if length > MAX_ENTRY {
+        if length > MAX_RECORD {
             return Err(ArchiveError::Damaged(number));
         }
         let mut bytes = vec![0; length];
         self.file.read_exact(&mut bytes).map_err(failed)?;
-        if checksum != self::checksum(number, &bytes) {
+        if checksum != self::checksum(&bytes) {
             return Err(ArchiveError::Damaged(number));
         }
         self.sequence = number;
@@ -149,11 +150,21 @@ impl Entries {
 }
 
 impl Iterator for Entries {
-    type Item = Result<Entry, ArchiveError>;
+    type Item = Result<Opening, ArchiveError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.read_bytes().transpose()?;
-        Some(bytes.and_then(|bytes| decode(&bytes).map_err(|why| ArchiveError::Unreadable(self.sequence, why))))
+        Some(bytes.and_then(|bytes| read(self.sequence, &bytes)))
+    }
+}
+
+/// Reads one record.
+fn read(number: u64, bytes: &[u8]) -> Result<Opening, ArchiveError> {
+    let unreadable = |why: &str| ArchiveError::Unreadable(number, why.to_owned());
+    match Opening::read(bytes).map_err(|error| unreadable(&error.to_string()))? {
+        (_, [_, ..]) => Err(unreadable("something follows it")),
+        (opening, []) if opening.sequence != number => Err(unreadable("it has another number")),
+        (opening, []) => Ok(opening),
     }
 }
 
@@ -170,20 +181,23 @@ impl Appender {
         self.sequence
     }
 
-    /// Appends the next entry's bytes.
+    /// Appends the next opening.
     ///
     /// # Errors
-    /// [`ArchiveError::Unreadable`] for what is no entry, [`ArchiveError::File`].
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+    /// [`ArchiveError::Unreadable`] for one of another number, or too long a one; [`ArchiveError::File`].
+    pub fn push(&mut self, opening: &Opening) -> Result<(), ArchiveError> {
         let number = self.sequence + 1;
-        let unreadable = |why: String| ArchiveError::Unreadable(number, why);
-        decode(bytes).map_err(unreadable)?;
-        let length = u32::try_from(bytes.len()).ok().filter(|length| *length as usize <= MAX_ENTRY);
-        let length = length.ok_or_else(|| unreadable("it is too long".to_owned()))?;
+        let unreadable = |why: &str| ArchiveError::Unreadable(number, why.to_owned());
+        if opening.sequence != number {
+            return Err(unreadable("another was sent in its place"));
+        }
+        let bytes = opening.to_bytes();
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length as usize <= MAX_RECORD);
+        let length = length.ok_or_else(|| unreadable("it is too long"))?;
         let mut write = || {
             self.file.write_all(&length.to_be_bytes())?;
-            self.file.write_all(&checksum(number, bytes))?;
-            self.file.write_all(bytes)
+            self.file.write_all(&checksum(&bytes))?;
+            self.file.write_all(&bytes)
         };
         write().map_err(|error| ArchiveError::File { path: self.path.clone(), error })?;
         self.sequence = number;
@@ -201,18 +215,28 @@ impl Appender {
     }
 }
 
-/// Reads an entry: from its one encoding, and nothing after it.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Entry, String> {
-    let entry: Entry = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
-    match postcard::to_stdvec(&entry) {
-        Ok(again) if again == bytes => Ok(entry),
-        _ => Err("it is not the canonical encoding of an entry".to_owned()),
-    }
+fn checksum(bytes: &[u8]) -> [u8; 8] {
+    Sha256::digest(bytes).first_chunk().copied().unwrap_or_default()
 }
 
-fn checksum(number: u64, bytes: &[u8]) -> [u8; 8] {
-    let hash = Sha256::new().chain_update(number.to_be_bytes()).chain_update(bytes).finalize();
-    hash.first_chunk().copied().unwrap_or_default()
+/// The command and its outcome that an opening shows, from their one encoding.
+///
+/// # Errors
+/// [`ArchiveError::Unreadable`] for what no manager of this version writes.
+pub fn entry_of(opening: &Opening) -> Result<Entry, ArchiveError> {
+    let unreadable = |why: String| ArchiveError::Unreadable(opening.sequence, why);
+    let Opening { salt, at, command, outcome, .. } = opening;
+    let command = decode(command).map_err(unreadable)?;
+    let outcome = decode(outcome).map_err(unreadable)?;
+    Ok(Entry { at: *at, submission: Submission { salt: *salt, command }, outcome })
+}
+
+fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let value: T = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
+    match postcard::to_stdvec(&value) {
+        Ok(again) if again == bytes => Ok(value),
+        _ => Err("it is not in its canonical encoding".to_owned()),
+    }
 }
 
 /// Writes a file whole or not at all.

@@ -4,7 +4,9 @@
 //! every proof, and [`Audit`] runs both side by side up to the first [`Divergence`]. Nothing here trusts the manager's word: not the
 //! outcome of a command, not its verdict on a proof, not its state.
 
+mod anchors;
 pub mod archive;
+pub mod bundle;
 mod divergence;
 mod progress;
 mod proofs;
@@ -14,9 +16,9 @@ mod scratch;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod tree;
 mod verify;
 
+pub use anchors::{Anchors, thumbprint};
 pub use archive::{Archive, ArchiveError};
 pub use divergence::{Divergence, Offence};
 pub use proofs::Checker;

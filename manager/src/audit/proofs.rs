@@ -1,6 +1,10 @@
 //! Checks of what a log's attestations rest on: identity signatures and proofs, many at a time.
 
-use keywitness_circuits::{Digest, Envelope, Error, Kind, Parameters, params::Groth16Parameters, registry};
+use keywitness_circuits::{
+    Digest, Envelope, Error, Kind, Parameters,
+    params::Groth16Parameters,
+    registry::{self, Verified},
+};
 use keywitness_verifier::{
     engine::{Claim, Engine, EngineConfig, EngineError},
     identity::IdentityKey,
@@ -82,6 +86,22 @@ impl Checker {
         hash.update(anchors.0);
         keys.iter().for_each(|key| hash.update(key.0));
         Digest(hash.finalize().into())
+    }
+
+    /// Checks one envelope's proof.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub(crate) fn verify(&self, envelope: &Envelope) -> Result<Verified, String> {
+        let Envelope { context, instance, proof, .. } = envelope;
+        let kind: Kind = context.statement.parse().map_err(|error: Error| error.to_string())?;
+        let ours = |(parameters, _): &&(Parameters, Engine)| {
+            registry::verifying_key(parameters, kind) == Ok(context.verifying_key)
+        };
+        let (parameters, _) = self.engines.iter().find(ours).ok_or_else(|| {
+            format!("verifying key {} is not known here; give the parameters that it is of", context.verifying_key)
+        })?;
+        registry::verify(parameters, context, instance, proof).map_err(|error| error.to_string())
     }
 
     /// Checks attestations, which are in the log's order: counts them, and gives the first that is not what the manager said.

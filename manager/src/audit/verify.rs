@@ -3,19 +3,16 @@
 use std::path::PathBuf;
 
 use keywitness_circuits::{Digest, Timestamp};
+use keywitness_verifier::log::{CompactRange, Opening, leaf_hash};
 use serde::Serialize;
 
 use super::{
     Accepted, Audit, AuditError, Checker, Divergence, Offence, Replayer, Tally,
-    archive::{Archive, ArchiveError},
+    archive::{Archive, ArchiveError, entry_of},
     progress::Progress,
     run::CHUNK,
-    tree::Tree,
 };
-use crate::ledger::{
-    log::{Entry, leaf},
-    tables::Fault,
-};
+use crate::ledger::tables::Fault;
 
 /// After how many entries progress is written, where nothing else is wanted.
 pub const SAVE_EVERY: u64 = 16 * CHUNK as u64;
@@ -138,7 +135,7 @@ impl Verification<'_> {
         }
         let usable =
             earlier.filter(|progress| progress.setting == setting && progress.sequence <= self.checkpoint.size);
-        let mut tree = Tree::default();
+        let mut tree = CompactRange::default();
         let resumed = self.resume(usable, &mut tree)?;
         let resumed_after = resumed.as_ref().map_or(0, |progress| progress.sequence);
         let (replayer, tally) = match resumed.and_then(|progress| Some((progress.state()?, progress.tally))) {
@@ -148,16 +145,17 @@ impl Verification<'_> {
         let mut audit = Audit::new(self.checker, replayer, tally);
         let resumed_after = audit.replayer().sequence()?.min(resumed_after);
         let mut entries = self.archive.entries()?.take(usize::try_from(self.checkpoint.size).unwrap_or(usize::MAX));
-        let (mut done, step) = (Tree::default(), CHUNK.min(usize::try_from(self.save_every.max(1)).unwrap_or(CHUNK)));
+        let (mut done, step) =
+            (CompactRange::default(), CHUNK.min(usize::try_from(self.save_every.max(1)).unwrap_or(CHUNK)));
         let mut saved = resumed_after;
         loop {
-            let chunk = entries.by_ref().take(step).collect::<Result<Vec<Entry>, _>>()?;
+            let chunk = entries.by_ref().take(step).collect::<Result<Vec<Opening>, _>>()?;
             if chunk.is_empty() {
                 break;
             }
             let mut fresh = Vec::with_capacity(chunk.len());
-            for entry in chunk {
-                done.push(&leaf(done.size() + 1, &entry)?);
+            for opening in chunk {
+                append(&mut done, &opening);
                 if let Some((before, root)) = newest
                     && before == done.size()
                     && root != done.root()
@@ -165,7 +163,7 @@ impl Verification<'_> {
                     return Err(VerifyError::Rewritten { size: before });
                 }
                 if done.size() > resumed_after {
-                    fresh.push(entry);
+                    fresh.push(entry_of(&opening)?);
                 }
             }
             audit.advance(&fresh)?;
@@ -188,10 +186,10 @@ impl Verification<'_> {
     }
 
     /// Reads as many entries as were verified before, and gives the progress back if they are the same.
-    fn resume(&self, progress: Option<Progress>, tree: &mut Tree) -> Result<Option<Progress>, VerifyError> {
+    fn resume(&self, progress: Option<Progress>, tree: &mut CompactRange) -> Result<Option<Progress>, VerifyError> {
         let Some(progress) = progress else { return Ok(None) };
         for entry in self.archive.entries()?.take(usize::try_from(progress.sequence).unwrap_or(usize::MAX)) {
-            tree.push(&leaf(tree.size() + 1, &entry?)?);
+            append(tree, &entry?);
         }
         Ok((tree.size() == progress.sequence && tree.root() == progress.root).then_some(progress))
     }
@@ -199,7 +197,7 @@ impl Verification<'_> {
     fn save(
         &self,
         setting: Digest,
-        done: &Tree,
+        done: &CompactRange,
         newest: Option<(u64, Digest)>,
         audit: &Audit<'_>,
     ) -> Result<(), VerifyError> {
@@ -210,7 +208,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    fn other_root(&self, done: &Tree, tally: &Tally) -> Divergence {
+    fn other_root(&self, done: &CompactRange, tally: &Tally) -> Divergence {
         Divergence {
             sequence: done.size(),
             at: tally.last.unwrap_or_default(),
@@ -220,4 +218,8 @@ impl Verification<'_> {
             found: done.root().to_string(),
         }
     }
+}
+
+fn append(tree: &mut CompactRange, opening: &Opening) {
+    tree.append(leaf_hash(&opening.entry().0), |_, _| {});
 }

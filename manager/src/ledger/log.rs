@@ -37,7 +37,7 @@ pub struct Entry {
 }
 
 /// The hash of a leaf: over the salt, then sequence number, time, command and outcome.
-pub(crate) fn leaf(sequence: u64, entry: &Entry) -> Result<Digest, Fault> {
+fn leaf(sequence: u64, entry: &Entry) -> Result<Digest, Fault> {
     let opening = encode(Table::Leaves, &(sequence, entry.at, &entry.submission.command, &entry.outcome))?;
     Ok(Digest::of(label::LOG_LEAF, &[entry.submission.salt.0.as_slice(), &opening].concat()))
 }

@@ -3,15 +3,14 @@
 use std::path::Path;
 
 use keywitness_circuits::Digest;
+use keywitness_verifier::log::{CompactRange, Opening, leaf_hash};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{checker, log_of, small};
 use crate::{
-    audit::{
-        Accepted, Archive, ArchiveError, Commitment, Offence, Report, SAVE_EVERY, Verification, VerifyError, tree::Tree,
-    },
-    ledger::log::{Entry, leaf},
+    audit::{Accepted, Archive, ArchiveError, Commitment, Offence, Report, SAVE_EVERY, Verification, VerifyError},
+    ledger::log::Entry,
 };
 
 /// A directory with an archive of a log and the auditor's progress, and what the log's checkpoint says.
@@ -22,17 +21,29 @@ struct Case {
 }
 
 fn commitment(log: &[Entry]) -> Commitment {
-    let mut tree = Tree::default();
-    for (number, entry) in (1..).zip(log) {
-        tree.push(&leaf(number, entry).unwrap());
+    let mut tree = CompactRange::default();
+    for opening in openings(log, 1) {
+        tree.append(leaf_hash(&opening.entry().0), |_, _| {});
     }
     Commitment { size: tree.size(), root: tree.root() }
 }
 
+/// The openings of entries, of which the first has this number.
+fn openings(log: &[Entry], first: u64) -> Vec<Opening> {
+    let opening = |(sequence, entry): (u64, &Entry)| Opening {
+        sequence,
+        salt: entry.submission.salt,
+        at: entry.at,
+        command: postcard::to_stdvec(&entry.submission.command).unwrap(),
+        outcome: postcard::to_stdvec(&entry.outcome).unwrap(),
+    };
+    (first..).zip(log).map(opening).collect()
+}
+
 fn write(archive: &Archive, log: &[Entry]) {
     let mut appender = archive.append().unwrap();
-    for entry in log {
-        appender.push(&postcard::to_stdvec(entry).unwrap()).unwrap();
+    for opening in openings(log, appender.sequence() + 1) {
+        appender.push(&opening).unwrap();
     }
     appender.flush().unwrap();
 }
@@ -215,10 +226,14 @@ proptest! {
         let case = Case::new(&[]);
         let checkpoint = commitment(log);
         if mended {
-            let number = place.index(log.len());
-            let mut lies: Vec<Vec<u8>> = log.iter().map(|entry| postcard::to_stdvec(entry).unwrap()).collect();
-            let length = lies[number].len();
-            lies[number][place.index(length)] ^= 1 << bit;
+            let mut lies = openings(log, 1);
+            let number = place.index(lies.len());
+            let mut bytes = lies[number].to_bytes();
+            let length = bytes.len();
+            bytes[place.index(length)] ^= 1 << bit;
+            let lie = Opening::read(&bytes).ok().filter(|(_, rest)| rest.is_empty());
+            prop_assume!(lie.is_some());
+            lies[number] = lie.unwrap().0;
             let mut appender = case.archive.append().unwrap();
             let refused = lies.iter().try_for_each(|lie| appender.push(lie)).is_err();
             appender.flush().unwrap();
