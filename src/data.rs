@@ -32,6 +32,9 @@ impl Data<'_> {
     pub(crate) fn manager(&self) -> PathBuf {
         self.0.join("manager")
     }
+    pub(crate) fn manager_settings(&self) -> PathBuf {
+        self.0.join("manager.toml")
+    }
     pub(crate) fn operator_credential(&self) -> PathBuf {
         self.manager().join("operator.credential")
     }

@@ -6,6 +6,7 @@ mod output;
 mod agent;
 mod attest;
 mod ceremony;
+mod config;
 mod connection;
 mod credential;
 mod data;
@@ -51,7 +52,8 @@ Exit codes:
   4  something on this machine failed: a file, a key store, a port
 
 Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE,
-KEYWITNESS_PKCS11_PIN, and KEYWITNESS_LOG for what is logged (such as info or debug).";
+KEYWITNESS_PKCS11_PIN, KEYWITNESS_CONFIG and KEYWITNESS_MANAGER_<SECTION>_<NAME> for a manager's settings, and
+KEYWITNESS_LOG for what is logged (such as info or debug).";
 
 /// What every subcommand understands.
 #[derive(clap::Args)]
@@ -68,6 +70,7 @@ struct Global {
 enum Command {
     Up(up::Args),
     Manager(manager::Args),
+    Config(config::Args),
     JoinToken(invite::JoinTokenArgs),
     Credential(credential::Args),
     Agent(agent::Args),
@@ -85,14 +88,18 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::init_logging(cli.global.json);
     let global = &cli.global;
+    // A manager begins its log when it knows its settings.
+    if !matches!(cli.command, Command::Manager(_)) {
+        output::init_logging(global.json, None);
+    }
     if let Err(error) = keywitness_prover::memory::harden_process() {
         tracing::warn!(%error, "this process may leave core dumps, or be looked into by others of its user");
     }
     let result = match &cli.command {
         Command::Up(args) => up::run(global, args),
         Command::Manager(args) => manager::run(global, args),
+        Command::Config(args) => config::run(global, args),
         Command::JoinToken(args) => invite::join_token(global, args),
         Command::Credential(args) => credential::run(global, args),
         Command::Agent(args) => agent::run(global, args),
@@ -109,6 +116,9 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::fail(global.json, &error),
+        Err(error) => match error.downcast_ref::<config::Wrong>() {
+            Some(wrong) => config::refuse(global.json, wrong),
+            None => output::fail(global.json, &error),
+        },
     }
 }

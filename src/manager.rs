@@ -1,70 +1,102 @@
 //! `keywitness manager`: the service that checks proofs, keeps records and issues tokens.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::TcpListener, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use keywitness_circuits::{
-    Digest, ManagerId, Parameters, Suite, TrustDomain,
+    Parameters, Suite,
     params::{Groth16Circuit, Groth16Parameters},
 };
-use keywitness_manager::{Config, Manager, SystemClock, http};
+use keywitness_manager::{Config, Manager, Settings, SystemClock, http, settings::LogFormat};
 
-use crate::{Global, ceremony, data, output};
+use crate::{Global, ceremony, config, data, output};
 
 /// Run a manager: it checks proofs, keeps records, issues tokens.
 ///
 /// At first start it makes its token key, its database and an operator credential in DATA/manager. It listens on
 /// loopback; beyond it, it wants to be told that TLS ends in front of it, and refuses Groth16 parameters that one
 /// party made.
+///
+/// Every setting can be in a file (`keywitness config example` prints one); these flags and the environment go before it.
 #[derive(clap::Args)]
 #[command(after_help = "Example: keywitness --data /var/lib/keywitness manager --trust-domain acme.example")]
 pub(crate) struct Args {
+    /// The file with its settings; DATA/manager.toml when left out, if it is there
+    #[arg(long, value_name = "FILE", env = config::FILE_VARIABLE)]
+    config: Option<PathBuf>,
     /// The name of everything this manager speaks for, such as acme.example
-    #[arg(long)]
-    trust_domain: TrustDomain,
-    /// This manager's name
-    #[arg(long, default_value = "manager-1")]
-    manager_id: ManagerId,
-    /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:8470", value_name = "ADDRESS")]
-    listen: SocketAddr,
-    /// Suites in which a symmetric key must be proven: halo2-pasta, groth16-bn254
-    #[arg(long, value_delimiter = ',', default_value = "halo2-pasta,groth16-bn254", value_parser = suite)]
-    suites: Vec<Suite>,
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
+    /// This manager's name [default: manager-1]
+    #[arg(long, value_name = "NAME")]
+    manager_id: Option<String>,
+    /// Where to listen [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Suites in which a symmetric key must be proven [default: halo2-pasta,groth16-bn254]
+    #[arg(long, value_name = "SUITES")]
+    suites: Option<String>,
     /// Groth16 parameter file; DATA/groth16-parameters when left out, made for development where there is none
     #[arg(long, value_name = "FILE")]
-    groth16_parameters: Option<PathBuf>,
+    groth16_parameters: Option<String>,
     /// Parameter file for up to 64 keys in one Groth16 proof; DATA/groth16-many-parameters where there is one
     ///
     /// Without it, HSMs prove in that suite one key at a time.
     #[arg(long, value_name = "FILE")]
-    groth16_many_parameters: Option<PathBuf>,
+    groth16_many_parameters: Option<String>,
     /// Digest of a Groth16 parameter file that you have reason to trust; needed beyond loopback, once for each file
     #[arg(long, value_name = "DIGEST")]
-    pin_parameters: Vec<Digest>,
+    pin_parameters: Vec<String>,
     /// Use parameters that one party made even beyond loopback: whoever made them could forge proofs
     #[arg(long)]
     allow_development_parameters: bool,
     /// Speak plain HTTP beyond loopback, since TLS ends in a proxy in front
     #[arg(long)]
     allow_plaintext: bool,
-    /// How long a record lasts
-    #[arg(long, default_value = "10m", value_name = "DURATION")]
-    record_ttl: humantime::Duration,
-    /// How long a challenge can be answered
-    #[arg(long, default_value = "1m", value_name = "DURATION")]
-    challenge_ttl: humantime::Duration,
-    /// How long a token lasts at most
-    #[arg(long, default_value = "5m", value_name = "DURATION")]
-    token_ttl: humantime::Duration,
+    /// How long a record lasts [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    record_ttl: Option<String>,
+    /// How long a challenge can be answered [default: 1m]
+    #[arg(long, value_name = "DURATION")]
+    challenge_ttl: Option<String>,
+    /// How long a token lasts at most [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    token_ttl: Option<String>,
+    /// How the log is written to standard error: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     #[command(flatten)]
     verification: Verification,
+    #[command(flatten)]
+    over: config::Over,
+}
+
+impl Args {
+    /// What these flags set.
+    fn flags(&self) -> Vec<(String, String)> {
+        let switch = |on: bool| on.then(|| "true".to_owned());
+        let count = |count: Option<NonZeroUsize>| count.map(|count| count.to_string());
+        let pins = Some(self.pin_parameters.join(",")).filter(|pins| !pins.is_empty());
+        let given = [
+            ("manager.trust-domain", self.trust_domain.clone()),
+            ("manager.id", self.manager_id.clone()),
+            ("listen.address", self.listen.clone()),
+            ("listen.allow-plaintext", switch(self.allow_plaintext)),
+            ("records.ttl", self.record_ttl.clone()),
+            ("records.challenge-ttl", self.challenge_ttl.clone()),
+            ("tokens.ttl", self.token_ttl.clone()),
+            ("verification.suites", self.suites.clone()),
+            ("verification.groth16-parameters", self.groth16_parameters.clone()),
+            ("verification.groth16-many-parameters", self.groth16_many_parameters.clone()),
+            ("verification.pin-parameters", pins),
+            ("verification.allow-development-parameters", switch(self.allow_development_parameters)),
+            ("verification.threads", count(self.verification.verify_threads)),
+            ("verification.queue", count(self.verification.verify_queue)),
+            ("log.format", self.log_format.clone()),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        given.chain(self.over.pairs()).collect()
+    }
 }
 
 /// How proofs are checked.
@@ -93,48 +125,18 @@ impl Verification {
     }
 }
 
-fn suite(text: &str) -> Result<Suite, String> {
-    match Suite::ALL.into_iter().find(|suite| suite.name() == text) {
-        Some(Suite::PublicKey | Suite::Halo2PastaTag) | None => Err("use halo2-pasta or groth16-bn254".to_owned()),
-        Some(suite) => Ok(suite),
-    }
-}
-
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let settings = config::load(global, args.config.clone(), &args.flags())?.settings;
+    output::init_logging(global.json || settings.log_format == LogFormat::Json, Some(&settings.log_filter));
     data::make_dir(&global.data)?;
     let paths = data::Data(&global.data);
     let _lock = data::lock(&paths.manager_lock())?;
-    let mut parameters = Parameters::transparent();
-    if args.suites.contains(&Suite::Groth16Bn254) {
-        let file = args.groth16_parameters.as_deref();
-        let missing = file.is_none() && !paths.parameters().exists();
-        if missing && !args.listen.ip().is_loopback() && !args.allow_development_parameters {
-            anyhow::bail!(
-                "there are no Groth16 parameters here, and whoever makes them alone could forge proofs: require only \
-                 halo2 (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
-                 --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
-            );
-        }
-        parameters = parameters.with_groth16(groth16(global, file)?);
-        let shared = paths.parameters_of(Groth16Circuit::ManyKeys);
-        if let Some(file) = args.groth16_many_parameters.clone().or_else(|| shared.exists().then_some(shared)) {
-            let many = ceremony::read_parameters(global, Groth16Circuit::ManyKeys, &file, None)?;
-            parameters = parameters.with_groth16_many(many);
-        }
-    }
-    let config = Config {
-        suites: args.suites.clone(),
-        record_ttl: args.record_ttl.as_secs(),
-        challenge_ttl: args.challenge_ttl.as_secs(),
-        token_ttl: args.token_ttl.as_secs(),
-        allow_development_parameters: args.allow_development_parameters,
-        allow_plaintext: args.allow_plaintext,
-        pinned_parameters: args.pin_parameters.clone(),
-        ..Config::new(paths.manager(), args.trust_domain.clone(), args.manager_id.clone())
-    };
-    let config = args.verification.apply(config);
-    config.check_bind(args.listen, &parameters)?;
-    let listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    let config = settings.config()?;
+    let parameters = parameters(global, &settings, &config)?;
+    config.check_bind(settings.listen, &parameters)?;
+    let trust_domain = config.trust_domain.clone();
+    let listener =
+        TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SystemClock))?);
     let operator = manager.operator_credential_path();
     let server = http::serve(manager, listener)?;
@@ -146,13 +148,39 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if global.json {
         output::json(&serde_json::json!({ "address": address, "operator_credential": operator }))?;
     } else {
-        say!("manager of {} at {address}", args.trust_domain);
+        say!("manager of {} at {address}", trust_domain);
         say!("operator credential: {}", operator.display());
     }
     let stop = keywitness_prover::Stop::new();
     output::stop_on_signal(&stop)?;
     while !stop.wait(Duration::from_secs(3600)) {}
     Ok(server.stop()?)
+}
+
+/// The parameters that the settings name.
+fn parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<Parameters> {
+    let parameters = Parameters::transparent();
+    if !config.suites.contains(&Suite::Groth16Bn254) {
+        return Ok(parameters);
+    }
+    let paths = data::Data(&global.data);
+    let file = settings.groth16_parameters.as_deref();
+    let missing = file.is_none() && !paths.parameters().exists();
+    if missing && !settings.listen.ip().is_loopback() && !config.allow_development_parameters {
+        anyhow::bail!(
+            "there are no Groth16 parameters here, and whoever makes them alone could forge proofs: require only halo2 \
+             (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
+             --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
+        );
+    }
+    let parameters = parameters.with_groth16(groth16(global, file)?);
+    let shared = paths.parameters_of(Groth16Circuit::ManyKeys);
+    match settings.groth16_many_parameters.clone().or_else(|| shared.exists().then_some(shared)) {
+        Some(file) => {
+            Ok(parameters.with_groth16_many(ceremony::read_parameters(global, Groth16Circuit::ManyKeys, &file, None)?))
+        }
+        None => Ok(parameters),
+    }
 }
 
 /// Reads the Groth16 parameters; makes development ones in the data directory where no file is named. Those of the data

@@ -39,10 +39,10 @@ pub(crate) struct No(pub(crate) String);
 /// What is logged where `KEYWITNESS_LOG` says nothing: what an agent does is told by its narrator.
 const DEFAULT_LOG: &str = "warn,keywitness_prover::agent=off";
 
-/// Logs go to standard error, as text or as JSON lines. `KEYWITNESS_LOG` chooses what is logged.
-pub(crate) fn init_logging(json: bool) {
+/// Logs go to standard error, as text or as JSON lines. `KEYWITNESS_LOG` chooses what is logged, then `filter`.
+pub(crate) fn init_logging(json: bool, filter: Option<&str>) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KEYWITNESS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter.unwrap_or(DEFAULT_LOG)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { builder.json().init() } else { builder.with_ansi(std::io::stderr().is_terminal()).init() }
 }

@@ -120,14 +120,39 @@ impl Config {
                 groth16.digest()
             )));
         }
-        if !self.allow_plaintext {
-            return Err(StartError::Refused(format!(
-                "{address} can be reached from other machines, and this manager speaks plain HTTP: credentials would \
-                 travel in the clear. Put a TLS terminating proxy in front and say so with allow-plaintext, or listen \
-                 on 127.0.0.1"
-            )));
+        self.check_exposure(address).map_err(StartError::Refused)
+    }
+
+    /// The part of [`Self::check_bind`] that needs no parameters.
+    pub(crate) fn check_exposure(&self, address: SocketAddr) -> Result<(), String> {
+        if address.ip().is_loopback() || self.allow_plaintext {
+            return Ok(());
         }
-        Ok(())
+        Err(format!(
+            "{address} can be reached from other machines, and this manager speaks plain HTTP: credentials would travel \
+             in the clear. Put a TLS terminating proxy in front and say so with allow-plaintext, or listen on 127.0.0.1"
+        ))
+    }
+
+    /// Values that make no sense, alone or together, in words for an operator.
+    pub(crate) fn nonsense(&self) -> Vec<String> {
+        let of_keys = |suite: &Suite| matches!(suite, Suite::Halo2Pasta | Suite::Groth16Bn254);
+        let rules = [
+            (
+                self.suites.is_empty() || !self.suites.iter().all(of_keys),
+                "suites: name at least one of halo2-pasta and groth16-bn254, and nothing else",
+            ),
+            (
+                self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL,
+                "record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero",
+            ),
+            (
+                self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0,
+                "token-ttl, failures, failure-window and revoked-attempts must not be zero",
+            ),
+            (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned()).collect()
     }
 
     /// The part of this configuration that deterministic rules read.
@@ -136,17 +161,13 @@ impl Config {
     /// [`StartError::Refused`] for values that make no sense together, and for a suite whose parameters are
     /// not loaded.
     pub fn configuration(&self, parameters: &Parameters) -> Result<Configuration, StartError> {
-        let refused = |why: &str| Err(StartError::Refused(why.to_owned()));
+        let nonsense = self.nonsense();
+        if !nonsense.is_empty() {
+            return Err(StartError::Refused(nonsense.join("; ")));
+        }
         let mut suites = self.suites.clone();
         suites.sort_unstable();
         suites.dedup();
-        let of_keys = |suite: &Suite| matches!(suite, Suite::Halo2Pasta | Suite::Groth16Bn254);
-        if suites.is_empty() || !suites.iter().all(of_keys) {
-            return refused("suites: name at least one of halo2-pasta and groth16-bn254, and nothing else");
-        }
-        if self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL {
-            return refused("record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero");
-        }
         let mut loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();
         if suites.contains(&Suite::Groth16Bn254)
             && !self.pinned_parameters.is_empty()
@@ -157,12 +178,6 @@ impl Config {
                  files with --groth16-parameters and --groth16-many-parameters",
                 groth16.digest()
             )));
-        }
-        if self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0 {
-            return refused("token-ttl, failures, failure-window and revoked-attempts must not be zero");
-        }
-        if self.verify_threads == 0 || self.verify_queue == 0 {
-            return refused("verify-threads and verify-queue must not be zero");
         }
         Ok(Configuration {
             audience: self.audience(),

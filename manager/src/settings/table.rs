@@ -1,0 +1,220 @@
+//! Every setting, in one table: the file, the environment, flags, the example and `config show` all read it.
+//!
+//! A new setting is a field (of [`Config`], or of [`Settings`] where only the program reads it), its default, and one
+//! row here.
+
+use std::path::PathBuf;
+
+use keywitness_circuits::{Digest, Suite};
+
+use super::{LogFormat, Settings};
+
+/// One setting.
+pub(super) struct Setting {
+    /// Its section in the file.
+    pub(super) section: &'static str,
+    /// Its name there.
+    pub(super) name: &'static str,
+    /// What it decides, for operators.
+    pub(super) doc: &'static str,
+    /// Where its value is, and of what type.
+    pub(super) lens: Lens,
+}
+
+/// Where a setting's value is in [`Settings`], and how it is written.
+pub(super) enum Lens {
+    /// A duration in seconds: `"10m"`.
+    Seconds(fn(&mut Settings) -> &mut u64),
+    /// A number.
+    Count(fn(&mut Settings) -> &mut usize),
+    /// A number.
+    Number(fn(&mut Settings) -> &mut u32),
+    /// `true` or `false`.
+    Switch(fn(&mut Settings) -> &mut bool),
+    /// A file; none where it is empty.
+    File(fn(&mut Settings) -> &mut Option<PathBuf>),
+    /// Anything else that is one text.
+    Text(fn(&mut Settings, &str) -> Result<(), String>, fn(&Settings) -> String),
+    /// A list of texts; separated by commas in the environment and in flags.
+    List(fn(&mut Settings, &[&str]) -> Result<(), String>, fn(&Settings) -> Vec<String>),
+}
+
+impl Setting {
+    /// `section.name`.
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The variable of the environment that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("{}{}_{}", super::ENVIRONMENT, self.section, self.name).replace('-', "_").to_uppercase()
+    }
+}
+
+const fn row(section: &'static str, name: &'static str, doc: &'static str, lens: Lens) -> Setting {
+    Setting { section, name, doc, lens }
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn suite(text: &str) -> Result<Suite, String> {
+    match Suite::ALL.into_iter().find(|suite| suite.name() == text) {
+        Some(Suite::PublicKey | Suite::Halo2PastaTag) | None => {
+            Err(format!("{text:?} is no suite for symmetric keys: use halo2-pasta or groth16-bn254"))
+        }
+        Some(suite) => Ok(suite),
+    }
+}
+
+fn each<T>(texts: &[&str], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    texts.iter().map(|text| parse(text)).collect()
+}
+
+/// Every setting, section by section.
+pub(super) const TABLE: &[Setting] = &[
+    row(
+        "manager",
+        "trust-domain",
+        "The name of everything this manager speaks for. There is no default.",
+        Lens::Text(
+            |settings, text| parsed(text).map(|name| settings.trust_domain = Some(name)),
+            |settings| settings.trust_domain.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ),
+    ),
+    row(
+        "manager",
+        "id",
+        "This manager's name in the trust domain.",
+        Lens::Text(
+            |settings, text| parsed(text).map(|name| settings.config.manager = name),
+            |settings| settings.config.manager.to_string(),
+        ),
+    ),
+    row(
+        "listen",
+        "address",
+        "Where to listen: address and port.",
+        Lens::Text(
+            |settings, text| {
+                let wrong = |_| format!("{text:?} is no address with a port, such as 127.0.0.1:8470 or [::]:8470");
+                text.parse().map(|address| settings.listen = address).map_err(wrong)
+            },
+            |settings| settings.listen.to_string(),
+        ),
+    ),
+    row(
+        "listen",
+        "allow-plaintext",
+        "Speak plain HTTP beyond loopback, since TLS ends in a proxy in front.",
+        Lens::Switch(|settings| &mut settings.config.allow_plaintext),
+    ),
+    row(
+        "records",
+        "ttl",
+        "How long a record lasts; at most 24 hours. Agents attest again after half of it.",
+        Lens::Seconds(|settings| &mut settings.config.record_ttl),
+    ),
+    row(
+        "records",
+        "challenge-ttl",
+        "How long a challenge can be answered.",
+        Lens::Seconds(|settings| &mut settings.config.challenge_ttl),
+    ),
+    row(
+        "tokens",
+        "ttl",
+        "How long a verification token lasts at most.",
+        Lens::Seconds(|settings| &mut settings.config.token_ttl),
+    ),
+    row(
+        "verification",
+        "suites",
+        "Suites in which a symmetric key must be proven: halo2-pasta, groth16-bn254.",
+        Lens::List(
+            |settings, texts| each(texts, suite).map(|suites| settings.config.suites = suites),
+            |settings| settings.config.suites.iter().map(|suite| suite.name().to_owned()).collect(),
+        ),
+    ),
+    row(
+        "verification",
+        "groth16-parameters",
+        "Groth16 parameter file; DATA/groth16-parameters when empty, made for development where there is none.",
+        Lens::File(|settings| &mut settings.groth16_parameters),
+    ),
+    row(
+        "verification",
+        "groth16-many-parameters",
+        "Parameter file for up to 64 keys in one Groth16 proof; DATA/groth16-many-parameters when empty, if it is there.",
+        Lens::File(|settings| &mut settings.groth16_many_parameters),
+    ),
+    row(
+        "verification",
+        "pin-parameters",
+        "Digests of the Groth16 parameter files that you have reason to trust; needed beyond loopback.",
+        Lens::List(
+            |settings, texts| each(texts, parsed::<Digest>).map(|digests| settings.config.pinned_parameters = digests),
+            |settings| settings.config.pinned_parameters.iter().map(Digest::to_string).collect(),
+        ),
+    ),
+    row(
+        "verification",
+        "allow-development-parameters",
+        "Use parameters that one party made even beyond loopback: whoever made them could forge proofs.",
+        Lens::Switch(|settings| &mut settings.config.allow_development_parameters),
+    ),
+    row(
+        "verification",
+        "threads",
+        "Threads that check proofs; the default is every core of this machine.",
+        Lens::Count(|settings| &mut settings.config.verify_threads),
+    ),
+    row(
+        "verification",
+        "queue",
+        "Proofs that may wait to be checked; the default is 128 for each core, but 256 to 1024. One HSM's are at most an \
+         eighth.",
+        Lens::Count(|settings| &mut settings.config.verify_queue),
+    ),
+    row(
+        "fraud",
+        "failures",
+        "How many failures of one HSM within the window are a fraud event.",
+        Lens::Number(|settings| &mut settings.config.failures),
+    ),
+    row("fraud", "failure-window", "That window.", Lens::Seconds(|settings| &mut settings.config.failure_window)),
+    row(
+        "fraud",
+        "revoked-grace",
+        "Attempts with something revoked are forgiven for this long after the revocation.",
+        Lens::Seconds(|settings| &mut settings.config.revoked_grace),
+    ),
+    row(
+        "fraud",
+        "revoked-attempts",
+        "How many attempts after that are a fraud event.",
+        Lens::Number(|settings| &mut settings.config.revoked_attempts),
+    ),
+    row(
+        "log",
+        "format",
+        "How the process's own log is written to standard error: text or json.",
+        Lens::Text(
+            |settings, text| parsed::<LogFormat>(text).map(|format| settings.log_format = format),
+            |settings| settings.log_format.to_string(),
+        ),
+    ),
+    row(
+        "log",
+        "filter",
+        "What is logged: a level (error, warn, info, debug, trace), or levels by module. KEYWITNESS_LOG goes before it.",
+        Lens::Text(
+            |settings, text| {
+                settings.log_filter = text.to_owned();
+                Ok(())
+            },
+            |settings| settings.log_filter.clone(),
+        ),
+    ),
+];
