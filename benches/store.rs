@@ -22,7 +22,13 @@ const GROUP: usize = 512;
 
 fn command() -> Command {
     let digest = Digest(Nonce::random().0);
-    Command::AddJoinToken { digest, cluster: "eu".parse().unwrap(), hsm: None, expires_at: Timestamp(u64::MAX >> 8) }
+    Command::AddJoinToken {
+        digest,
+        cluster: "eu".parse().unwrap(),
+        hsm: None,
+        reenrol: false,
+        expires_at: Timestamp(u64::MAX >> 8),
+    }
 }
 
 /// Writes per second.

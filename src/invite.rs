@@ -19,14 +19,21 @@ pub(crate) struct JoinTokenArgs {
     /// The only HSM that may use it
     #[arg(long)]
     hsm: Option<HsmId>,
+    /// Let this enrolled HSM return with another identity: the only way back for one that is revoked
+    #[arg(long, value_name = "HSM", conflicts_with = "hsm")]
+    reenrol: Option<HsmId>,
     /// How long it can be used
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     valid_for: humantime::Duration,
 }
 
 pub(crate) fn join_token(global: &Global, args: &JoinTokenArgs) -> anyhow::Result<()> {
-    let request =
-        JoinTokenRequest { cluster: args.cluster.clone(), hsm: args.hsm.clone(), valid_for: args.valid_for.as_secs() };
+    let request = JoinTokenRequest {
+        cluster: args.cluster.clone(),
+        hsm: args.reenrol.clone().or_else(|| args.hsm.clone()),
+        reenrol: args.reenrol.is_some(),
+        valid_for: args.valid_for.as_secs(),
+    };
     let token = args.connection.operator(global)?.join_token(&request)?;
     if global.json {
         return output::json(&token);

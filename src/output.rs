@@ -129,7 +129,7 @@ pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
         for statement in &key.statements {
             let age = statement.proven_at.map_or("-".to_owned(), |at| duration(now.since(at)));
             let expiry = match statement.expires_at {
-                _ if key.state == AttestationState::Revoked => "-".to_owned(),
+                _ if matches!(key.state, AttestationState::Revoked | AttestationState::Suspended) => "-".to_owned(),
                 Some(at) if at > now => duration(at.since(now)),
                 Some(_) => "expired".to_owned(),
                 None => "-".to_owned(),

@@ -42,10 +42,11 @@ fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
     say!("{}", output::status_table(&status.keys, status.now));
     for revocation in &status.revocations {
         say!(
-            "revoked: {}, {} ago: {}",
+            "{}: {}, {} ago: {}",
+            revocation.standing,
             revocation.target,
             output::duration(status.now.since(revocation.at)),
-            output::printable(&revocation.reason)
+            output::printable(&revocation.reason.to_string())
         );
     }
     say!("events: {}, fraud alerts: {}", status.events, status.alerts);

@@ -166,7 +166,7 @@ fn start_hsms(
             None
         } else {
             let hsm = Some(name.parse()?);
-            let request = JoinTokenRequest { cluster: CLUSTER.parse()?, hsm, valid_for: PATIENCE };
+            let request = JoinTokenRequest { cluster: CLUSTER.parse()?, hsm, reenrol: false, valid_for: PATIENCE };
             Some(people.operator.join_token(&request)?.secret)
         };
         let launch = Launch {

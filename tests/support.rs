@@ -180,7 +180,8 @@ impl Hsm {
     /// Enrols a new HSM into a cluster.
     pub(crate) fn enrol(manager: &Manager, cluster: &str, name: &str) -> Self {
         let client = manager.anonymous();
-        let request = wire::JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm: None, valid_for: 60 };
+        let request =
+            wire::JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm: None, reenrol: false, valid_for: 60 };
         let token = manager.operator().join_token(&request).unwrap();
         let identity = SigningKey::generate(&mut rand::rngs::OsRng);
         let (_, channel_key) = channel::generate_key();

@@ -207,6 +207,7 @@ fn an_identity_cannot_be_taken_over() {
         let request = keywitness_verifier::wire::JoinTokenRequest {
             cluster: "payments".parse().unwrap(),
             hsm: hsm.map(|name| name.parse().unwrap()),
+            reenrol: false,
             valid_for: 60,
         };
         manager.operator().join_token(&request).unwrap().secret
@@ -267,7 +268,7 @@ fn what_is_revoked_stays_refused_after_kill_9() {
     assert_eq!(status(&manager, &a, &SHARED).hsms[0].statements[0].proven_at, Some(record.proven_at));
     token(&manager, &a).unwrap();
     let target = RevocationTarget::Hsm(a.id.clone());
-    manager.operator().revoke(&RevokeRequest { target: target.clone(), reason: "lost".to_owned() }).unwrap();
+    manager.operator().revoke(&RevokeRequest { target: target.clone(), reason: "lost".into() }).unwrap();
     manager.kill_and_restart();
     assert_eq!(problem(token(&manager, &a)), ProblemKind::HsmRevoked);
     token(&manager, &b).unwrap();
@@ -283,7 +284,7 @@ fn roles_bound_what_a_credential_may_do() {
     a.attest(&SHARED).unwrap();
     let query = KeyQuery { key: "shared".parse().unwrap(), cluster: None, hsm: None, max_age: None };
     let token = TokenRequest { query: query.clone(), audience: "shop".to_owned(), nonce: Nonce::random() };
-    let revoke = RevokeRequest { target: RevocationTarget::Hsm(a.id.clone()), reason: "no".to_owned() };
+    let revoke = RevokeRequest { target: RevocationTarget::Hsm(a.id.clone()), reason: "no".into() };
     for role in [Role::Client, Role::Viewer] {
         let caller = manager.with_role(role);
         caller.status().unwrap();

@@ -148,6 +148,7 @@ fn any_json(bytes: &[u8]) {
         wire::TokenRequest,
         wire::TokenResponse,
         wire::RevokeRequest,
+        wire::ReinstateRequest,
         wire::Status,
         wire::Problem,
         wire::EventPage,
@@ -244,7 +245,7 @@ fn command_seeds(world: &World) -> Vec<Vec<u8>> {
             enrolment: 1,
             verdict: Verdict::Proven,
         },
-        Command::Revoke { target: wire::RevocationTarget::Hsm(hsm), reason: "why".to_owned() },
+        Command::Revoke { target: wire::RevocationTarget::Hsm(hsm), reason: "why".into(), by: "who".to_owned() },
     ];
     let refused = Outcome::Refused(wire::Problem::new(wire::ProblemKind::HsmRevoked, "why"));
     let commands = commands.iter().map(|command| postcard::to_stdvec(command).unwrap());

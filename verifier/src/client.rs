@@ -237,6 +237,16 @@ impl ManagerClient {
         self.send(Caller::Bearer, "POST", path::REVOCATIONS, request)
     }
 
+    /// Suspends. Operator.
+    pub fn suspend(&self, request: &wire::RevokeRequest) -> Result<wire::Revocation, ClientError> {
+        self.send(Caller::Bearer, "POST", path::SUSPENSIONS, request)
+    }
+
+    /// Ends a suspension, or frees a revoked key's name. Operator.
+    pub fn reinstate(&self, request: &wire::ReinstateRequest) -> Result<(), ClientError> {
+        self.send(Caller::Bearer, "POST", path::REINSTATEMENTS, request)
+    }
+
     /// Everything at a glance. Operator, client or viewer.
     pub fn status(&self) -> Result<wire::Status, ClientError> {
         self.get(Caller::Bearer, path::STATUS)

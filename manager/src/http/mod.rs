@@ -126,6 +126,8 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::ATTESTED, web::get().to(handlers::client::attested));
     route(path::TOKENS, web::post().to(handlers::client::token));
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
+    route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
+    route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));
     route(path::STATUS, web::get().to(handlers::client::status));
     route(path::EVENTS, web::get().to(handlers::client::events));
     app.service(

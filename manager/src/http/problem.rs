@@ -52,6 +52,7 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         | ProblemKind::JoinTokenRefused
         | ProblemKind::HsmRevoked
         | ProblemKind::KeyRevoked
+        | ProblemKind::VerifyingKeyRevoked
         | ProblemKind::Suspended => (StatusCode::FORBIDDEN, Advice::Nothing),
         ProblemKind::NotFound => (StatusCode::NOT_FOUND, Advice::Nothing),
         ProblemKind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Advice::Nothing),

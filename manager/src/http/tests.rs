@@ -106,7 +106,7 @@ fn the_whole_way_over_http() {
     let operator = std::fs::read_to_string(api.world.manager.operator_credential_path()).unwrap();
     let operator = operator.trim();
     let client = api.credential(Role::Client);
-    let invitation = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, valid_for: 60 };
+    let invitation = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, reenrol: false, valid_for: 60 };
     let token: JoinToken = api.bearer(operator, "POST", path::JOIN_TOKENS, &invitation).json();
     let (hsm, key) = (TestHsm::new("hsm-1"), TestKey::ed25519("k", 1));
     let enrolment = serde_json::to_vec(&hsm.enrolment(&api.world, &token.secret)).unwrap();
@@ -126,7 +126,7 @@ fn the_whole_way_over_http() {
     let wanted = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
     let issued: TokenResponse = api.bearer(&client, "POST", path::TOKENS, &wanted).json();
     assert_eq!(issued.channel_url, Some(channel.url));
-    let revocation = RevokeRequest { target: RevocationTarget::Hsm(hsm.id.clone()), reason: "lost".to_owned() };
+    let revocation = RevokeRequest { target: RevocationTarget::Hsm(hsm.id.clone()), reason: "lost".into() };
     assert_eq!(api.bearer(operator, "POST", path::REVOCATIONS, &revocation).status, 200);
     api.bearer(&client, "POST", path::TOKENS, &wanted).refused(ProblemKind::HsmRevoked);
     api.signed(&hsm, "POST", path::CHALLENGES, &ask).refused(ProblemKind::HsmRevoked);
@@ -141,12 +141,14 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 9] = [
+    let guarded: [(&str, &str, &[Role]); 11] = [
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
         ("GET", path::CREDENTIALS, &[Role::Operator]),
         ("DELETE", "/v1/credentials/0011223344556677", &[Role::Operator]),
         ("POST", path::REVOCATIONS, &[Role::Operator]),
+        ("POST", path::SUSPENSIONS, &[Role::Operator]),
+        ("POST", path::REINSTATEMENTS, &[Role::Operator]),
         ("POST", path::TOKENS, &[Role::Client]),
         ("GET", &attested, &roles),
         ("GET", path::STATUS, &roles),

@@ -4,8 +4,8 @@ use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, 
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
-        Challenge, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, Record, Revocation, RevocationTarget,
-        Role, StatementInfo,
+        Challenge, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, Reason, Record, Revocation,
+        RevocationTarget, Role, StatementInfo,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,8 @@ pub enum Command {
         cluster: ClusterId,
         /// The only HSM that may use it.
         hsm: Option<HsmId>,
+        /// Whether it enrols that HSM again, with another identity.
+        reenrol: bool,
         /// When it stops working.
         expires_at: Timestamp,
     },
@@ -184,7 +186,27 @@ pub enum Command {
         /// What.
         target: RevocationTarget,
         /// Why.
-        reason: String,
+        reason: Reason,
+        /// Who decided.
+        by: String,
+    },
+    /// Suspends, until reinstated.
+    Suspend {
+        /// What.
+        target: RevocationTarget,
+        /// Why.
+        reason: Reason,
+        /// Who decided.
+        by: String,
+    },
+    /// Ends a suspension, or frees a revoked key's name for the next epoch.
+    Reinstate {
+        /// What.
+        target: RevocationTarget,
+        /// Why.
+        reason: Reason,
+        /// Who decided.
+        by: String,
     },
     /// Makes a bearer credential valid.
     GrantCredential {
@@ -229,6 +251,8 @@ impl Command {
             Self::IssueChallenge { .. } => "issue-challenge",
             Self::Attest { .. } => "attest",
             Self::Revoke { .. } => "revoke",
+            Self::Suspend { .. } => "suspend",
+            Self::Reinstate { .. } => "reinstate",
             Self::GrantCredential { .. } => "grant-credential",
             Self::WithdrawCredential { .. } => "withdraw-credential",
             Self::OnBehalf { command, .. } => command.name(),
@@ -259,7 +283,7 @@ pub enum Outcome {
     Recorded(Vec<Record>),
     /// A complaint was judged.
     Judged(ComplaintVerdict),
-    /// A revocation is in force.
+    /// A revocation or suspension is in force.
     Revoked(Revocation),
     /// Refused.
     Refused(Problem),

@@ -3,7 +3,7 @@
 //! An honest HSM that re-attests, retries, rotates, or attests a moment after a revocation raises none.
 
 use keywitness_circuits::{Digest, HsmId, Nonce};
-use keywitness_verifier::wire::{EventKind, ProblemKind, Revocation, Sighting};
+use keywitness_verifier::wire::{EventKind, ProblemKind, Revocation, Sighting, Standing};
 
 use super::{
     apply::Apply,
@@ -92,6 +92,9 @@ pub(super) fn replayed(
 /// An HSM tried to use something revoked: does it persist? One that asks now and then whether the revocation still
 /// stands is honest, and so attempts count within the failure window only.
 pub(super) fn revoked_attempt(apply: &mut Apply<'_>, hsm: &HsmId, revocation: &Revocation) -> Result<(), Fault> {
+    if revocation.standing != Standing::Revoked {
+        return Ok(());
+    }
     let configuration = apply.state().configuration()?;
     if apply.moment.at <= revocation.at.plus(configuration.revoked_grace) {
         return Ok(());

@@ -2,19 +2,23 @@
 
 pub mod access;
 pub mod key;
+pub mod standing;
 
 use std::ops::ControlFlow;
 
 use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, KeyAttributes, KeyId, Kind, Nonce, Timestamp};
 use keywitness_verifier::{
     identity::IdentityKey,
-    wire::{Failure, KeyRef, Record, Revocation, RevocationTarget, Role, Sighting},
+    wire::{Failure, KeyRef, Record, Revocation, Role, Sighting},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     command::{Configuration, Outcome},
     tables::{Fault, Rows, Table, Tables},
+};
+pub use standing::{
+    BarRow, EpisodeRow, Ground, History, Lifted, StatusEntryRow, StatusHead, StatusIndexRow, VerifyingKeyRow,
 };
 
 /// A typed row.
@@ -46,7 +50,7 @@ rows! {
     RecordRow => Records;
     FailureRow => Failures;
     FailureWindow => FailureWindows;
-    Revocation => Revocations;
+    BarRow => Revocations;
     RevokedAttempts => RevokedAttempts;
     RevokedFingerprint => RevokedFingerprints;
     SightingRow => Sightings;
@@ -56,6 +60,11 @@ rows! {
     TagRow => Tags;
     SharingRow => Sharings;
     ShareholderRow => Shareholders;
+    EpisodeRow => Standings;
+    StatusEntryRow => StatusEntries;
+    StatusIndexRow => StatusIndexes;
+    StatusHead => StatusHead;
+    VerifyingKeyRow => VerifyingKeys;
     access::CredentialTerms => CredentialTerms;
 }
 
@@ -88,6 +97,8 @@ pub struct JoinTokenRow {
     pub cluster: ClusterId,
     /// The only HSM that may use it.
     pub hsm: Option<HsmId>,
+    /// Whether it enrols that HSM again, with another identity.
+    pub reenrol: bool,
     /// When it stops working.
     pub expires_at: Timestamp,
     /// Who used it.
@@ -356,6 +367,15 @@ impl State<'_> {
         Ok(rows)
     }
 
+    /// Every row whose key begins with `prefix`, with its key.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn entries<R: Row>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, Fault> {
+        let rows = self.0.range(R::TABLE, prefix, prefix, usize::MAX)?;
+        rows.into_iter().map(|(place, value)| Ok((place, decode(R::TABLE, &value)?))).collect()
+    }
+
     /// The policy in force.
     ///
     /// # Errors
@@ -394,74 +414,6 @@ impl State<'_> {
     /// [`Fault`]
     pub fn challenge(&self, nonce: &Nonce) -> Result<Option<ChallengeRow>, Fault> {
         self.get(&nonce.0)
-    }
-
-    /// The revocation that hits one of these instances' fingerprints: revoked material stays revoked under
-    /// any name and in any cluster.
-    ///
-    /// # Errors
-    /// [`Fault`]
-    pub fn revoked_material(&self, instances: &[EnrolledInstance]) -> Result<Option<Revocation>, Fault> {
-        for instance in instances {
-            if let Some(RevokedFingerprint(revocation)) = self.get(&key::fingerprint(&instance.fingerprint))? {
-                return Ok(Some(revocation));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The revocation that hits an HSM, an enrolled key of it by name, or that key's material.
-    ///
-    /// # Errors
-    /// [`Fault`]
-    pub fn key_revocation(&self, hsm: &HsmRow, key: &KeyRow) -> Result<Option<Revocation>, Fault> {
-        if let Some(revocation) = self.revocation(hsm, [&key.key.key])? {
-            return Ok(Some(revocation));
-        }
-        if let Some(revocation) = self.revoked_material(&key.instances)? {
-            return Ok(Some(revocation));
-        }
-        if let Some(SharingId { cluster, key }) = &key.sharing {
-            let shared = RevocationTarget::Key { cluster: cluster.clone(), key: key.key.clone() };
-            let sharing = RevocationTarget::Sharing { cluster: cluster.clone(), key: key.clone() };
-            for target in [sharing, shared] {
-                if let Some(revocation) = self.get(&key::target(&target))? {
-                    return Ok(Some(revocation));
-                }
-            }
-            // The shared key may have been revoked under another name.
-            let SharingRow { dealer, .. } = self.need(&key::sharing(cluster, key))?;
-            let shared: KeyRow = self.need(&key::epoch(&dealer, key))?;
-            if let Some(revocation) = self.revoked_material(&shared.instances)? {
-                return Ok(Some(revocation));
-            }
-        }
-        // Whoever has the master key has every key that was ever derived from it.
-        match &key.master {
-            Some(master) => self.key_revocation(hsm, &self.need(&key::epoch(&hsm.hsm, master))?),
-            None => Ok(None),
-        }
-    }
-
-    /// The revocation that hits an HSM, or one of `keys` in it.
-    ///
-    /// # Errors
-    /// [`Fault`]
-    pub fn revocation<'k>(
-        &self,
-        hsm: &HsmRow,
-        keys: impl IntoIterator<Item = &'k KeyId>,
-    ) -> Result<Option<Revocation>, Fault> {
-        if let Some(revocation) = self.get(&key::target(&RevocationTarget::Hsm(hsm.hsm.clone())))? {
-            return Ok(Some(revocation));
-        }
-        for id in keys {
-            let target = RevocationTarget::Key { cluster: hsm.cluster.clone(), key: id.clone() };
-            if let Some(revocation) = self.get(&key::target(&target))? {
-                return Ok(Some(revocation));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -96,7 +96,7 @@ tables! {
     Failures = 12, "failures";
     /// HSM -> its latest failures.
     FailureWindows = 13, "failure-windows";
-    /// Target -> revocation.
+    /// Target -> what stands against it now.
     Revocations = 14, "revocations";
     /// Target, HSM -> attempts since the revocation.
     RevokedAttempts = 15, "revoked-attempts";
@@ -124,6 +124,16 @@ tables! {
     Sharings = 26, "sharings";
     /// Holder, share, epoch, cluster -> the sharing that it was dealt in.
     Shareholders = 27, "shareholders";
+    /// Target, sequence number -> one revocation or suspension of it, and how it ended.
+    Standings = 28, "standings";
+    /// Status index -> the key that the status lists' entry speaks of, and what it rests on.
+    StatusEntries = 29, "status-entries";
+    /// HSM, key, epoch -> its status index.
+    StatusIndexes = 30, "status-indexes";
+    /// One row: how far the status lists are.
+    StatusHead = 31, "status-head";
+    /// Digest of a verifying key that was ever in force -> its statement.
+    VerifyingKeys = 32, "verifying-keys";
     /// Digest of a bearer credential -> its terms.
     CredentialTerms = 52, "credential-terms";
 }

@@ -42,7 +42,7 @@ impl Manager {
         let now = self.now(State(self.ledger.view()?.as_ref()))?;
         let expires_at = now.plus(request.valid_for);
         let (digest, cluster, hsm) = (secret_digest(&secret), request.cluster.clone(), request.hsm.clone());
-        self.submit_for(caller, Command::AddJoinToken { digest, cluster, hsm, expires_at })?;
+        self.submit_for(caller, Command::AddJoinToken { digest, cluster, hsm, reenrol: request.reenrol, expires_at })?;
         let (cluster, hsm) = (&request.cluster, request.hsm.as_ref().map(HsmId::as_str));
         tracing::info!(%cluster, hsm, by = caller.name(), "made a join token");
         Ok(JoinToken { secret, expires_at })
@@ -76,7 +76,7 @@ impl Manager {
             let rows = self.ledger.view()?;
             let (state, EnrolRequest { hsm, identity_key, channel_key, .. }) = (State(rows.as_ref()), request);
             match admit(state, &join_token, hsm, identity_key, channel_key, self.now(state)?)? {
-                Ok(Admission::New(_) | Admission::Again(_, Some(_))) => {}
+                Ok(Admission::New(_) | Admission::Afresh(..) | Admission::Again(_, Some(_))) => {}
                 Ok(Admission::Again(row, None)) => return Ok(enrolment(&row)),
                 Err(problem) => return Err(self.rejected(problem)),
             }

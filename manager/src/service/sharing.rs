@@ -4,7 +4,7 @@ use keywitness_circuits::{HsmId, codec::Canonical};
 use keywitness_custody::{Complaint, Dealing, Fault, SealingKey, Verdict, complaint::Falsehood};
 use keywitness_verifier::wire::{
     Base64, ComplaintRequest, ComplaintVerdict, Dealings, Dealt, EnrolSharingRequest, Holder, Holders, Problem,
-    ProblemKind, Revocation, RevocationTarget, SealingKeyAnnouncement, ShareStatus, Sharing, share_name,
+    ProblemKind, RevocationTarget, SealingKeyAnnouncement, ShareStatus, Sharing, share_name,
 };
 
 use super::{Manager, access::HsmCaller, unexpected};
@@ -74,7 +74,7 @@ impl Manager {
         for ShareholderRow(id) in state.all(&key::hsm(caller.hsm()))? {
             let row: SharingRow = state.need(&key::sharing(&id.cluster, &id.key))?;
             let target = RevocationTarget::Sharing { cluster: id.cluster, key: id.key };
-            if state.get::<Revocation>(&key::target(&target))?.is_none() {
+            if state.barred(&target)?.is_none() {
                 let dealer = hsm(state, &row.dealer)?.identity_key;
                 dealings.push(Dealt { dealing: Base64(row.dealing), dealer, cluster: row.id.cluster });
             }
@@ -177,7 +177,7 @@ fn sharing(state: State<'_>, row: SharingRow) -> Result<Sharing, Problem> {
         dealing: dealing.digest(),
         dealer: row.dealer,
         enrolled_at: row.enrolled_at,
-        revocation: state.get(&key::target(&target))?,
+        revocation: state.barred(&target)?,
         cluster,
         key: shared,
     })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
 use keywitness_verifier::wire::{
     AttestationState, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record,
-    Revocation, RevocationTarget, StatementStatus, Status,
+    Revocation, RevocationTarget, Standing, StatementStatus, Status,
 };
 
 use super::{
@@ -55,9 +55,14 @@ fn weigh(
         let newest_success = proven.as_ref().map_or(0, |row| row.sequence);
         let standing = failed.filter(|row| row.sequence > newest_success);
         // A record made under an older verifying key or enrolment proves nothing under today's.
-        let in_force = proven
+        let mut in_force = proven
             .map(|row| row.record)
             .filter(|record| record.enrolment == hsm.revision && configuration.still_accepts(record));
+        if let Some(record) = &in_force
+            && state.barred(&RevocationTarget::VerifyingKey(record.verifying_key))?.is_some()
+        {
+            in_force = None;
+        }
         // An answer that came too late contradicts no record that is still in force.
         let harmless = |failed: &FailureRow| {
             failed.failure.problem == ProblemKind::ChallengeExpired
@@ -79,8 +84,11 @@ fn weigh(
         records.extend(in_force);
     }
     let revocation = state.key_revocation(&hsm, &key)?;
-    let verdict = if revocation.is_some() {
-        AttestationState::Revoked
+    let verdict = if let Some(revocation) = &revocation {
+        match revocation.standing {
+            Standing::Active | Standing::Suspended => AttestationState::Suspended,
+            Standing::Revoked => AttestationState::Revoked,
+        }
     } else if failing {
         AttestationState::Failing
     } else if required.is_empty() || records.len() < required.len() {
@@ -200,7 +208,7 @@ impl Manager {
             keys.push(weigh(state, &configuration, hsm, row, (now, None))?.status);
         }
         let trust_domain = configuration.audience.trust_domain;
-        let mut revocations: Vec<Revocation> = state.all(&[])?;
+        let mut revocations = state.revocations()?;
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
         Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification })
@@ -231,7 +239,11 @@ impl Manager {
 fn reaches(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, target: &RevocationTarget) -> bool {
     match target {
         RevocationTarget::Hsm(hsm) => hsms.contains_key(hsm),
-        RevocationTarget::Key { cluster, .. } | RevocationTarget::Sharing { cluster, .. } => scope.includes(cluster),
+        RevocationTarget::Key { cluster, .. }
+        | RevocationTarget::Sharing { cluster, .. }
+        | RevocationTarget::Cluster(cluster) => scope.includes(cluster),
+        // A circuit is nobody's own: whoever relies on it may know.
+        RevocationTarget::VerifyingKey(_) => true,
     }
 }
 
@@ -240,7 +252,9 @@ fn reaches(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, target: &RevocationTar
 fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &EventKind) -> bool {
     match kind {
         EventKind::HsmEnrolled { cluster, .. } => scope.includes(cluster),
-        EventKind::Revoked { target, .. } => reaches(scope, hsms, target),
+        EventKind::Revoked { target, .. }
+        | EventKind::Suspended { target, .. }
+        | EventKind::Reinstated { target, .. } => reaches(scope, hsms, target),
         EventKind::Drift { earlier, later } | EventKind::TagsDiffer { earlier, later, .. } => {
             scope.includes(&earlier.cluster) && scope.includes(&later.cluster)
         }

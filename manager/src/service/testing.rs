@@ -141,7 +141,7 @@ impl World {
 
     pub(crate) fn join_token(&self, cluster: &str, hsm: Option<&str>) -> String {
         let hsm = hsm.map(|name| name.parse().unwrap());
-        let request = JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm, valid_for: 600 };
+        let request = JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm, reenrol: false, valid_for: 600 };
         self.manager.create_join_token(&Caller::in_process(), &request).unwrap().secret
     }
 
@@ -162,7 +162,7 @@ impl World {
     }
 
     pub(crate) fn revoke(&self, target: RevocationTarget) {
-        self.manager.revoke(&Caller::in_process(), &RevokeRequest { target, reason: "lost".to_owned() }).unwrap();
+        self.manager.revoke(&Caller::in_process(), &RevokeRequest { target, reason: "lost".into() }).unwrap();
     }
 }
 

@@ -359,7 +359,8 @@ fn a_full_disk_refuses_writes_loses_nothing_and_is_used_again_once_there_is_room
     let fault = loop {
         let cluster = "eu".parse().unwrap();
         let digest = keywitness_circuits::Digest(keywitness_circuits::Nonce::random().0);
-        let command = Command::AddJoinToken { digest, cluster, hsm: None, expires_at: Timestamp(1 << 40) };
+        let command =
+            Command::AddJoinToken { digest, cluster, hsm: None, reenrol: false, expires_at: Timestamp(1 << 40) };
         match ledger.submit(command) {
             Ok(outcome) => assert_eq!(outcome, Outcome::Done),
             Err(fault) => break fault,
@@ -374,7 +375,11 @@ fn a_full_disk_refuses_writes_loses_nothing_and_is_used_again_once_there_is_room
     assert!((acknowledged..=acknowledged + 1).contains(&written));
     assert!(
         ledger
-            .submit(Command::Revoke { target: RevocationTarget::Hsm("gone".parse().unwrap()), reason: String::new() })
+            .submit(Command::Revoke {
+                target: RevocationTarget::Hsm("gone".parse().unwrap()),
+                reason: "".into(),
+                by: String::new()
+            })
             .is_ok()
     );
 }

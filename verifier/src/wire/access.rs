@@ -179,6 +179,9 @@ pub struct JoinTokenRequest {
     pub cluster: ClusterId,
     /// The only HSM that may use it; any name when absent.
     pub hsm: Option<HsmId>,
+    /// Enrol this HSM again, with another identity: the only way back for one that is revoked. Needs `hsm`.
+    #[serde(default)]
+    pub reenrol: bool,
     /// How long it can be used, in seconds.
     pub valid_for: u64,
 }

@@ -3,7 +3,7 @@
 use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, Nonce, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRef, ProblemKind, RevocationTarget};
+use super::{KeyRef, ProblemKind, Reason, RevocationTarget};
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -61,7 +61,27 @@ pub enum EventKind {
         /// What.
         target: RevocationTarget,
         /// Why.
-        reason: String,
+        reason: Reason,
+        /// Who decided.
+        by: String,
+    },
+    /// Something was suspended.
+    Suspended {
+        /// What.
+        target: RevocationTarget,
+        /// Why.
+        reason: Reason,
+        /// Who decided.
+        by: String,
+    },
+    /// Something that was suspended counts again, or a revoked key's name may be used again.
+    Reinstated {
+        /// What.
+        target: RevocationTarget,
+        /// Why.
+        reason: Reason,
+        /// Who decided.
+        by: String,
     },
     /// Fraud: one fingerprint was proven in HSMs of different clusters.
     ForeignCluster {
@@ -145,7 +165,11 @@ impl EventKind {
     /// Whether this is a fraud event.
     pub const fn is_fraud(&self) -> bool {
         match self {
-            Self::HsmEnrolled { .. } | Self::SharingEnrolled { .. } | Self::Revoked { .. } => false,
+            Self::HsmEnrolled { .. }
+            | Self::SharingEnrolled { .. }
+            | Self::Revoked { .. }
+            | Self::Suspended { .. }
+            | Self::Reinstated { .. } => false,
             Self::ForeignCluster { .. }
             | Self::Drift { .. }
             | Self::TagsDiffer { .. }

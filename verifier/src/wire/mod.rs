@@ -20,7 +20,7 @@ pub use access::{
 pub use attestation::{AttestResponse, Challenge, ChallengeRequest, EnrolKeyRequest, KeyRef, Record};
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use problem::{Problem, ProblemKind};
-pub use revocation::{Revocation, RevocationTarget, RevokeRequest};
+pub use revocation::{Reason, ReasonCode, ReinstateRequest, Revocation, RevocationTarget, RevokeRequest, Standing};
 pub use sharing::{
     ComplaintRequest, ComplaintVerdict, Dealings, Dealt, EnrolSharingRequest, Holder, Holders, SealingKeyAnnouncement,
     ShareStatus, Sharing, share_name,

@@ -34,8 +34,12 @@ pub const ATTESTATIONS: &str = "/v1/attestations";
 pub const ATTESTED: &str = "/v1/attested";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
 pub const TOKENS: &str = "/v1/tokens";
-/// `POST`, operator: [`super::RevokeRequest`].
+/// `POST`, operator: [`super::RevokeRequest`] to [`super::Revocation`].
 pub const REVOCATIONS: &str = "/v1/revocations";
+/// `POST`, operator: [`super::RevokeRequest`] to [`super::Revocation`].
+pub const SUSPENSIONS: &str = "/v1/suspensions";
+/// `POST`, operator: [`super::ReinstateRequest`].
+pub const REINSTATEMENTS: &str = "/v1/reinstatements";
 /// `GET`, any role: [`super::Status`].
 pub const STATUS: &str = "/v1/status";
 /// `GET`, operator, viewer or auditor: [`super::EventPage`].

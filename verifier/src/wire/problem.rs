@@ -52,6 +52,8 @@ problems! {
     KeyRevoked = "key-revoked", 403, "The key is revoked";
     /// The HSM, the key or its cluster is suspended.
     Suspended = "suspended", 403, "This is suspended";
+    /// The statement's verifying key is revoked: its circuit was found unsound.
+    VerifyingKeyRevoked = "verifying-key-revoked", 403, "The statement's verifying key is revoked";
     /// There is no such thing.
     NotFound = "not-found", 404, "There is no such thing";
     /// The path exists and does not take this method.

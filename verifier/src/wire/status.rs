@@ -21,7 +21,9 @@ pub enum AttestationState {
     Stale,
     /// The newest attempt failed.
     Failing,
-    /// The key or the HSM is revoked.
+    /// The key, the HSM or its cluster is suspended.
+    Suspended,
+    /// The key, the HSM or its cluster is revoked.
     Revoked,
 }
 
@@ -33,6 +35,7 @@ impl fmt::Display for AttestationState {
             Self::Expired => "expired",
             Self::Stale => "stale",
             Self::Failing => "failing",
+            Self::Suspended => "suspended",
             Self::Revoked => "revoked",
         })
     }

@@ -5,7 +5,7 @@ use actix_web::{
     web::{Data, Payload},
 };
 
-use super::{Answer, OPERATOR, answer};
+use super::{Answer, OPERATOR, answer, done};
 use crate::{
     Manager,
     http::auth::{bearer, body, json, run},
@@ -23,4 +23,19 @@ pub(in crate::http) async fn revoke(manager: Data<Manager>, request: HttpRequest
     let caller = bearer(&manager, &request, OPERATOR).await?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.revoke(&caller, &asked)).await?)
+}
+
+/// Operator: suspends.
+pub(in crate::http) async fn suspend(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let asked = json(&body(payload).await?)?;
+    answer(&run(&manager, move |manager| manager.suspend(&caller, &asked)).await?)
+}
+
+/// Operator: ends a suspension, or frees a revoked key's name.
+pub(in crate::http) async fn reinstate(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let asked = json(&body(payload).await?)?;
+    run(&manager, move |manager| manager.reinstate(&caller, &asked)).await?;
+    done()
 }

@@ -4,9 +4,11 @@ use keywitness_circuits::{
     ClaimContext, Digest, Envelope, HsmId, Instance, KeyClaim, Kind, Nonce, Timestamp, codec::Canonical,
     context::instance_digest, key_knowledge::many,
 };
-use keywitness_verifier::wire::{Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, Sighting};
+use keywitness_verifier::wire::{
+    Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, RevocationTarget, Sighting, Standing,
+};
 
-use super::{Apply, RETENTION, challenge::revoked, refuse};
+use super::{Apply, RETENTION, challenge::revoked, refuse, revocation};
 use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
     fraud,
@@ -125,6 +127,10 @@ pub(crate) fn examine(
     }
     if let Some((problem, revocations)) = revoked(state, hsm, keys.iter().map(|claimed| &claimed.row))? {
         return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocations) }));
+    }
+    // Whoever proves under the verifying key that was asked for is honest.
+    if let Some(revocation) = state.barred(&RevocationTarget::VerifyingKey(context.verifying_key))? {
+        return Ok(Err(Wrong { problem: revocation::problem(&revocation), blame: Blame::Nobody }));
     }
     let shown = challenge.round.zip(tag);
     Ok(Ok(Sound { hsm: hsm.clone(), kind: challenge.statement, keys, shown }))
@@ -297,8 +303,10 @@ impl Apply<'_> {
 
     fn record(&mut self, sound: Sound, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
         let Sound { hsm, kind, keys, shown } = sound;
+        let configuration = self.state().configuration()?;
         let mut records = Vec::with_capacity(keys.len());
         for Claimed { row, instance } in keys {
+            self.keep_status_entry(&configuration, &hsm, &row)?;
             let record = Record {
                 hsm: hsm.hsm.clone(),
                 cluster: hsm.cluster.clone(),
@@ -353,6 +361,11 @@ impl Apply<'_> {
             }
             // Counted by its own rule alone: whoever attests a moment after a revocation is honest.
             Blame::Revoked(revocations) => {
+                // What is suspended is looked into: that it goes on attesting says nothing against it.
+                let suspended = |revocation: &Revocation| revocation.standing == Standing::Suspended;
+                if revocations.iter().all(suspended) {
+                    return Ok(Outcome::Refused(wrong.problem));
+                }
                 self.record_failure(hsm, envelope, problem)?;
                 for revocation in &revocations {
                     fraud::revoked_attempt(self, &hsm.hsm, revocation)?;

@@ -4,7 +4,7 @@
 //! of a beacon that nobody could foresee share the key, unless they collude or pass the beacon on.
 
 use keywitness_circuits::{Digest, Nonce, Timestamp};
-use keywitness_verifier::wire::{Agreement, EventKind, Record, Sighting};
+use keywitness_verifier::wire::{Agreement, EventKind, Record, RevocationTarget, Sighting};
 
 use super::Apply;
 use crate::ledger::{
@@ -115,7 +115,10 @@ pub(super) fn records_in_force(
         let place = key::evidence(&hsm.hsm, &row.key, instance.kind);
         let Some(RecordRow { record, sequence }) = state.get(&place)? else { return Ok(None) };
         let failed = state.get::<FailureRow>(&place)?.is_some_and(|failure| failure.sequence > sequence);
-        let valid = record.expires_at > now && record.enrolment == hsm.revision && configuration.still_accepts(&record);
+        let valid = record.expires_at > now
+            && record.enrolment == hsm.revision
+            && configuration.still_accepts(&record)
+            && state.barred(&RevocationTarget::VerifyingKey(record.verifying_key))?.is_none();
         if failed || !valid {
             return Ok(None);
         }

@@ -29,9 +29,11 @@ pub(super) fn revoked<'k>(
             }
         }
     }
+    // The worst is told.
+    revocations.sort_by_key(|revocation| std::cmp::Reverse(revocation.standing));
     let Some(first) = revocations.first() else { return Ok(None) };
     let mut problem = revocation::problem(first);
-    if many && !matches!(first.target, RevocationTarget::Hsm(_)) {
+    if many && !matches!(first.target, RevocationTarget::Hsm(_) | RevocationTarget::Cluster(_)) {
         problem.detail = format!("{}; of the keys that were named this stops {}", problem.detail, names.join(", "));
     }
     Ok(Some((problem, revocations)))
@@ -60,7 +62,7 @@ impl Apply<'_> {
         nonce: &Nonce,
         next_beacon: &Nonce,
     ) -> Result<Outcome, Fault> {
-        if let Some(revocation) = self.state().revocation(hsm, keys.iter().map(|key| &key.key))? {
+        if let Some(revocation) = self.state().revocation(hsm, keys)? {
             fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
             return Ok(Outcome::Refused(revocation::problem(&revocation)));
         }
@@ -72,6 +74,12 @@ impl Apply<'_> {
                 format!("no statement kind {statement:?} is in force here"),
             ));
         };
+        let verifying_key = configuration.verifying_key(kind).map(RevocationTarget::VerifyingKey);
+        if let Some(target) = verifying_key
+            && let Some(revocation) = self.state().barred(&target)?
+        {
+            return Ok(Outcome::Refused(revocation::problem(&revocation)));
+        }
         if let Err(why) = countable(kind, keys) {
             return Ok(refuse(ProblemKind::Malformed, why));
         }

@@ -5,7 +5,7 @@ use keywitness_circuits::{
 };
 use keywitness_verifier::{
     identity::IdentityKey,
-    wire::{Enrolment, EventKind, KeyRef, Problem, ProblemKind},
+    wire::{Enrolment, EventKind, KeyRef, Problem, ProblemKind, Reason, RevocationTarget},
 };
 
 use super::{Apply, RETENTION, refuse, sharing};
@@ -17,16 +17,22 @@ use crate::ledger::{
 };
 
 impl Apply<'_> {
-    pub(super) fn add_join_token(
-        &mut self,
-        digest: &Digest,
-        cluster: &ClusterId,
-        hsm: Option<&HsmId>,
-        expires_at: Timestamp,
-    ) -> Result<Outcome, Fault> {
-        let row = JoinTokenRow { cluster: cluster.clone(), hsm: hsm.cloned(), expires_at, used_by: None };
-        self.put(&digest.0, &row)?;
-        self.forget_at(expires_at.plus(RETENTION), Table::JoinTokens, &digest.0)?;
+    pub(super) fn add_join_token(&mut self, digest: &Digest, row: &JoinTokenRow) -> Result<Outcome, Fault> {
+        if let Some(revocation) = self.state().barred(&RevocationTarget::Cluster(row.cluster.clone()))? {
+            return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
+        }
+        if row.reenrol {
+            let Some(hsm) = &row.hsm else {
+                return Ok(refuse(ProblemKind::Malformed, "name the HSM that is to be enrolled again"));
+            };
+            if self.state().hsm(hsm)?.is_none_or(|enrolled| enrolled.cluster != row.cluster) {
+                let why =
+                    format!("no HSM named {hsm} is enrolled in cluster {}: it needs no leave to return", row.cluster);
+                return Ok(refuse(ProblemKind::NotFound, why));
+            }
+        }
+        self.put(&digest.0, row)?;
+        self.forget_at(row.expires_at.plus(RETENTION), Table::JoinTokens, &digest.0)?;
         Ok(Outcome::Done)
     }
 
@@ -38,24 +44,26 @@ impl Apply<'_> {
         identity_key: &IdentityKey,
         channel_key: &Digest,
     ) -> Result<Outcome, Fault> {
-        let mut token = match admit(self.state(), join_token, hsm, identity_key, channel_key, self.moment.at)? {
-            Ok(Admission::New(token)) => token,
-            Ok(Admission::Again(row, token)) => {
-                if let Some(mut token) = token {
-                    token.used_by = Some(hsm.clone());
-                    self.put(&join_token.0, &token)?;
+        let (mut token, revision) =
+            match admit(self.state(), join_token, hsm, identity_key, channel_key, self.moment.at)? {
+                Ok(Admission::New(token)) => (token, 1),
+                Ok(Admission::Afresh(token, before)) => (token, before.saturating_add(1)),
+                Ok(Admission::Again(row, token)) => {
+                    if let Some(mut token) = token {
+                        token.used_by = Some(hsm.clone());
+                        self.put(&join_token.0, &token)?;
+                    }
+                    return Ok(Outcome::Enrolled(enrolment(&row)));
                 }
-                return Ok(Outcome::Enrolled(enrolment(&row)));
-            }
-            Err(problem) => return Ok(Outcome::Refused(problem)),
-        };
+                Err(problem) => return Ok(Outcome::Refused(problem)),
+            };
         let identity = Digest::from(*identity_key);
         token.used_by = Some(hsm.clone());
         self.put(&join_token.0, &token)?;
         let row = HsmRow {
             hsm: hsm.clone(),
             cluster: token.cluster,
-            revision: 1,
+            revision,
             identity_key: *identity_key,
             channel_key: *channel_key,
             sealing_key: None,
@@ -64,6 +72,11 @@ impl Apply<'_> {
         };
         self.put(&key::hsm(hsm), &row)?;
         self.put(&identity.0, hsm)?;
+        if revision > 1 {
+            let (target, reason) = (RevocationTarget::Hsm(hsm.clone()), Reason::from("enrolled again"));
+            self.come_back(&target, revision - 1, (&reason, "the join token's maker"))?;
+            self.renew_status_entries(&row)?;
+        }
         let event =
             EventKind::HsmEnrolled { hsm: row.hsm.clone(), cluster: row.cluster.clone(), revision: row.revision };
         self.events.push(event);
@@ -71,8 +84,8 @@ impl Apply<'_> {
     }
 
     pub(super) fn announce_channel(&mut self, mut hsm: HsmRow, url: &str) -> Result<Outcome, Fault> {
-        if self.state().revocation(&hsm, [])?.is_some() {
-            return Ok(refuse(ProblemKind::HsmRevoked, format!("HSM {} is revoked", hsm.hsm)));
+        if let Some(revocation) = self.state().revocation(&hsm, [])? {
+            return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
         }
         hsm.channel_url = Some(url.to_owned());
         self.put(&key::hsm(&hsm.hsm), &hsm)?;
@@ -86,7 +99,7 @@ impl Apply<'_> {
         attributes: &KeyAttributes,
         instances: &[Vec<u8>],
     ) -> Result<Outcome, Fault> {
-        if let Some(revocation) = self.state().revocation(hsm, [&key.key])? {
+        if let Some(revocation) = self.state().revocation(hsm, [key])? {
             return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
         }
         let configuration = self.state().configuration()?;
@@ -110,6 +123,7 @@ impl Apply<'_> {
                 row.instances.sort_by_key(|instance| instance.kind);
                 self.put(&key::epoch(&hsm.hsm, key), &row)?;
             }
+            self.keep_status_entry(&configuration, hsm, &row)?;
             return Ok(Outcome::Done);
         }
         if key.epoch == 0 {
@@ -162,6 +176,7 @@ impl Apply<'_> {
             return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
         }
         self.put(&key::epoch(&hsm.hsm, key), &row)?;
+        self.keep_status_entry(&configuration, hsm, &row)?;
         let holder = HolderRow { key: key.key.clone(), cluster: hsm.cluster.clone(), hsm: hsm.hsm.clone() };
         self.put(&key::holder(&holder.key, &holder.cluster, &holder.hsm), &holder)?;
         Ok(Outcome::Done)
@@ -198,6 +213,8 @@ fn master(
 pub(crate) enum Admission {
     /// It is not enrolled yet, and may use this token.
     New(JoinTokenRow),
+    /// It is enrolled with another identity, as this enrolment, and may use this token to return.
+    Afresh(JoinTokenRow, u32),
     /// It is enrolled just so; the token, if it is one that it may still use, is used up with it.
     Again(Box<HsmRow>, Option<JoinTokenRow>),
 }
@@ -215,6 +232,23 @@ pub(crate) fn admit(
     let refused = |kind, why: String| Ok(Err(Problem::new(kind, why)));
     let token: Option<JoinTokenRow> = state.get(&join_token.0)?;
     let enrolled = state.hsm(hsm)?;
+    if let Some(token) = &token
+        && let Some(revocation) = state.barred(&RevocationTarget::Cluster(token.cluster.clone()))?
+    {
+        return Ok(Err(super::revocation::problem(&revocation)));
+    }
+    let fresh = state.get::<HsmId>(&Digest::from(*identity_key).0)?.is_none();
+    let returning = |token: &JoinTokenRow| token.reenrol && token.used_by.is_none();
+    if let (Some(row), true) = (&enrolled, token.as_ref().is_some_and(returning)) {
+        if !fresh || row.channel_key == *channel_key {
+            let why = format!("{hsm} returns with another identity key and another channel key: none comes back");
+            return refused(ProblemKind::AlreadyEnrolled, why);
+        }
+        return Ok(match usable(token, hsm, at) {
+            Ok(token) => Ok(Admission::Afresh(token, row.revision)),
+            Err(why) => Err(Problem::new(ProblemKind::JoinTokenRefused, why)),
+        });
+    }
     if let Some(row) = &enrolled
         && (row.identity_key, row.channel_key) == (*identity_key, *channel_key)
     {
@@ -241,7 +275,7 @@ pub(crate) fn admit(
 }
 
 /// The newest epoch of a key among the HSMs of a cluster; 0 where none has enrolled it.
-fn newest_epoch(state: State<'_>, cluster: &ClusterId, key: &KeyId) -> Result<u32, Fault> {
+pub(super) fn newest_epoch(state: State<'_>, cluster: &ClusterId, key: &KeyId) -> Result<u32, Fault> {
     let mut newest = 0;
     for holder in state.all::<HolderRow>(&key::holders(key, Some(cluster)))? {
         newest = state.newest_key(&holder.hsm, key)?.map_or(newest, |row| newest.max(row.key.epoch));

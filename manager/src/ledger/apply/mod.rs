@@ -7,6 +7,7 @@ mod challenge;
 pub(crate) mod enrolment;
 pub(crate) mod revocation;
 pub(crate) mod sharing;
+mod status;
 
 use keywitness_circuits::{Digest, HsmId, Timestamp};
 use keywitness_verifier::{
@@ -16,7 +17,7 @@ use keywitness_verifier::{
 
 use super::{
     command::{Command, Configuration, Outcome},
-    state::{self, CredentialRow, HsmRow, RequestRow, Row, State, key},
+    state::{self, CredentialRow, HsmRow, JoinTokenRow, RequestRow, Row, State, key},
     tables::{Fault, Table, Tables},
 };
 
@@ -74,8 +75,15 @@ impl Apply<'_> {
                 self.put(&digest.0, &CredentialRow { name: name.clone(), role: *role })?;
                 Ok(Outcome::Done)
             }
-            Command::AddJoinToken { digest, cluster, hsm, expires_at } => {
-                self.add_join_token(digest, cluster, hsm.as_ref(), *expires_at)
+            Command::AddJoinToken { digest, cluster, hsm, reenrol, expires_at } => {
+                let row = JoinTokenRow {
+                    cluster: cluster.clone(),
+                    hsm: hsm.clone(),
+                    reenrol: *reenrol,
+                    expires_at: *expires_at,
+                    used_by: None,
+                };
+                self.add_join_token(digest, &row)
             }
             Command::EnrolHsm { join_token, hsm, identity_key, channel_key } => {
                 self.enrol_hsm(join_token, hsm, identity_key, channel_key)
@@ -101,7 +109,9 @@ impl Apply<'_> {
             Command::Attest { envelope, digest, hsm, enrolment, verdict } => {
                 self.attest(envelope, digest, hsm, *enrolment, verdict)
             }
-            Command::Revoke { target, reason } => self.revoke(target, reason),
+            Command::Revoke { target, reason, by } => self.revoke(target, reason, by),
+            Command::Suspend { target, reason, by } => self.suspend(target, reason, by),
+            Command::Reinstate { target, reason, by } => self.reinstate(target, reason, by),
         }
     }
 
@@ -133,6 +143,7 @@ impl Apply<'_> {
             ));
         }
         self.put(key::ONLY, configuration)?;
+        self.remember_verifying_keys(configuration)?;
         Ok(Outcome::Done)
     }
 

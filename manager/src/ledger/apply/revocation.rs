@@ -1,39 +1,184 @@
-//! Revocation: permanent here.
+//! Revocation, suspension, and what comes back.
+//!
+//! A suspension ends when it is reinstated. A revocation never ends for what it hit: a revoked HSM comes back under a new
+//! identity, by a join token that says so, and a revoked key's name at a later epoch, with other material. Clusters,
+//! sharings and verifying keys stay revoked.
 
-use keywitness_verifier::wire::{EventKind, Problem, ProblemKind, Revocation, RevocationTarget};
+use keywitness_circuits::{ClusterId, KeyId};
+use keywitness_verifier::wire::{EventKind, Problem, ProblemKind, Reason, Revocation, RevocationTarget, Standing};
 
-use super::{Apply, refuse};
+use super::{Apply, enrolment::newest_epoch, refuse};
 use crate::ledger::{
     command::Outcome,
-    state::{HolderRow, KeyRow, RecordRow, RevokedFingerprint, SharingRow, SightingRow, key},
+    state::{
+        BarRow, EpisodeRow, HolderRow, HsmRow, KeyRow, Lifted, RecordRow, RevokedFingerprint, SharingRow, SightingRow,
+        VerifyingKeyRow, key,
+    },
     tables::Fault,
 };
 
 impl Apply<'_> {
-    pub(super) fn revoke(&mut self, target: &RevocationTarget, reason: &str) -> Result<Outcome, Fault> {
-        let row = key::target(target);
-        if let Some(revocation) = self.state().get::<Revocation>(&row)? {
-            return Ok(Outcome::Revoked(revocation));
+    /// Revokes. What is revoked already stays revoked as it was; a suspension ends with it.
+    pub(in crate::ledger) fn revoke(
+        &mut self,
+        target: &RevocationTarget,
+        reason: &Reason,
+        by: &str,
+    ) -> Result<Outcome, Fault> {
+        let mut bar = self.bar(target)?;
+        if let Some(revocation) = bar.revoked.as_ref().filter(|revocation| revocation.through.is_none()) {
+            return Ok(Outcome::Revoked(revocation.clone()));
         }
-        let (known, what) = match target {
+        if let Some(why) = self.unknown(target)? {
+            return Ok(refuse(ProblemKind::NotFound, format!("{why}; nothing was revoked")));
+        }
+        if bar.suspended.take().is_some() {
+            self.lift(target, Standing::Suspended, (reason, by), None)?;
+        }
+        let revocation = self.decide(target, Standing::Revoked, reason, by)?;
+        bar.revoked = Some(revocation.clone());
+        self.put(&key::target(target), &bar)?;
+        self.revoke_material(&revocation)?;
+        self.events.push(EventKind::Revoked { target: target.clone(), reason: reason.clone(), by: by.to_owned() });
+        Ok(Outcome::Revoked(revocation))
+    }
+
+    /// Suspends, until reinstated. What is suspended or revoked already stays as it was.
+    pub(in crate::ledger) fn suspend(
+        &mut self,
+        target: &RevocationTarget,
+        reason: &Reason,
+        by: &str,
+    ) -> Result<Outcome, Fault> {
+        let mut bar = self.bar(target)?;
+        if let Some(standing) = bar.clone().hitting(u32::MAX) {
+            return Ok(Outcome::Revoked(standing));
+        }
+        if let Some(why) = self.unknown(target)? {
+            return Ok(refuse(ProblemKind::NotFound, format!("{why}; nothing was suspended")));
+        }
+        let suspension = self.decide(target, Standing::Suspended, reason, by)?;
+        bar.suspended = Some(suspension.clone());
+        self.put(&key::target(target), &bar)?;
+        self.events.push(EventKind::Suspended { target: target.clone(), reason: reason.clone(), by: by.to_owned() });
+        Ok(Outcome::Revoked(suspension))
+    }
+
+    /// Ends a suspension, or frees a revoked key's name for the next epoch.
+    pub(in crate::ledger) fn reinstate(
+        &mut self,
+        target: &RevocationTarget,
+        reason: &Reason,
+        by: &str,
+    ) -> Result<Outcome, Fault> {
+        let mut bar = self.bar(target)?;
+        if bar.suspended.take().is_some() {
+            self.put(&key::target(target), &bar)?;
+            self.lift(target, Standing::Suspended, (reason, by), None)?;
+        } else if bar.hitting(u32::MAX).is_none() {
+            return Ok(refuse(ProblemKind::NotFound, format!("{target} is neither suspended nor revoked")));
+        } else {
+            match target {
+                RevocationTarget::Key { cluster, key } => {
+                    let last = newest_epoch(self.state(), cluster, key)?;
+                    self.come_back(target, last, (reason, by))?;
+                }
+                RevocationTarget::Hsm(hsm) => {
+                    let why = format!(
+                        "HSM {hsm} is revoked, and so is its identity: make a join token that enrols it again \
+                         (keywitness join-token --reenrol), and have it make another identity"
+                    );
+                    return Ok(refuse(ProblemKind::HsmRevoked, why));
+                }
+                RevocationTarget::Sharing { .. } | RevocationTarget::Cluster(_) | RevocationTarget::VerifyingKey(_) => {
+                    return Ok(refuse(ProblemKind::Forbidden, format!("{target} stays revoked; use another")));
+                }
+            }
+        }
+        self.events.push(EventKind::Reinstated { target: target.clone(), reason: reason.clone(), by: by.to_owned() });
+        Ok(Outcome::Done)
+    }
+
+    /// A revoked name is used again: what it named up to number `last` stays revoked.
+    pub(super) fn come_back(
+        &mut self,
+        target: &RevocationTarget,
+        last: u32,
+        (reason, by): (&Reason, &str),
+    ) -> Result<(), Fault> {
+        let mut bar = self.bar(target)?;
+        if let Some(revocation) = bar.revoked.as_mut().filter(|revocation| revocation.through.is_none()) {
+            revocation.through = Some(last);
+            self.put(&key::target(target), &bar)?;
+            self.lift(target, Standing::Revoked, (reason, by), Some(last))?;
+        }
+        Ok(())
+    }
+
+    fn bar(&self, target: &RevocationTarget) -> Result<BarRow, Fault> {
+        Ok(self.state().get(&key::target(target))?.unwrap_or_default())
+    }
+
+    /// Begins an episode.
+    fn decide(
+        &mut self,
+        target: &RevocationTarget,
+        standing: Standing,
+        reason: &Reason,
+        by: &str,
+    ) -> Result<Revocation, Fault> {
+        let (target, reason, by) = (target.clone(), reason.clone(), by.to_owned());
+        let revocation = Revocation { target, standing, reason, by, at: self.moment.at, through: None };
+        let row = EpisodeRow { revocation: revocation.clone(), lifted: None };
+        self.put(&key::episode(&revocation.target, self.moment.sequence), &row)?;
+        self.outdate_status_lists()?;
+        Ok(revocation)
+    }
+
+    /// Ends the open episode of a standing.
+    fn lift(
+        &mut self,
+        target: &RevocationTarget,
+        standing: Standing,
+        (reason, by): (&Reason, &str),
+        through: Option<u32>,
+    ) -> Result<(), Fault> {
+        let prefix = key::target(target);
+        for (place, mut episode) in self.state().entries::<EpisodeRow>(&prefix)? {
+            if episode.lifted.is_none() && episode.revocation.standing == standing {
+                let (reason, by) = (reason.clone(), by.to_owned());
+                episode.lifted = Some(Lifted { at: self.moment.at, reason, by, through });
+                self.put(&place, &episode)?;
+            }
+        }
+        self.outdate_status_lists()
+    }
+
+    /// Why there is nothing to revoke or suspend: most likely a mistyped name.
+    fn unknown(&self, target: &RevocationTarget) -> Result<Option<String>, Fault> {
+        let (known, why) = match target {
             RevocationTarget::Hsm(hsm) => (self.state().hsm(hsm)?.is_some(), format!("no HSM named {hsm} is enrolled")),
-            RevocationTarget::Key { cluster, key: id } => (
-                !self.state().all::<HolderRow>(&key::holders(id, Some(cluster)))?.is_empty(),
-                format!("no HSM of cluster {cluster} has enrolled a key named {id}"),
-            ),
+            RevocationTarget::Key { cluster, key } => {
+                (self.has_holder(cluster, key)?, format!("no HSM of cluster {cluster} has enrolled a key named {key}"))
+            }
             RevocationTarget::Sharing { cluster, key } => (
                 self.state().get::<SharingRow>(&key::sharing(cluster, key))?.is_some(),
                 format!("cluster {cluster} has no sharing of key {} at epoch {}", key.key, key.epoch),
             ),
+            RevocationTarget::Cluster(cluster) => (
+                self.state().all::<HsmRow>(&[])?.iter().any(|hsm| hsm.cluster == *cluster),
+                format!("no HSM is enrolled in cluster {cluster}"),
+            ),
+            RevocationTarget::VerifyingKey(digest) => (
+                self.state().get::<VerifyingKeyRow>(&digest.0)?.is_some(),
+                format!("no statement kind was ever in force here with verifying key {digest}"),
+            ),
         };
-        if !known {
-            return Ok(refuse(ProblemKind::NotFound, format!("{what}; nothing was revoked")));
-        }
-        let revocation = Revocation { target: target.clone(), reason: reason.to_owned(), at: self.moment.at };
-        self.put(&row, &revocation)?;
-        self.revoke_material(&revocation)?;
-        self.events.push(EventKind::Revoked { target: target.clone(), reason: reason.to_owned() });
-        Ok(Outcome::Revoked(revocation))
+        Ok((!known).then_some(why))
+    }
+
+    fn has_holder(&self, cluster: &ClusterId, key: &KeyId) -> Result<bool, Fault> {
+        Ok(!self.state().all::<HolderRow>(&key::holders(key, Some(cluster)))?.is_empty())
     }
 }
 
@@ -71,22 +216,23 @@ impl Apply<'_> {
     }
 }
 
-/// The refusal that a revocation gives.
+/// The refusal that a revocation or suspension gives.
 pub(crate) fn problem(revocation: &Revocation) -> Problem {
-    match &revocation.target {
-        RevocationTarget::Hsm(hsm) => {
-            Problem::new(ProblemKind::HsmRevoked, format!("HSM {hsm} is revoked: {}", revocation.reason))
+    let Revocation { target, standing, reason, .. } = revocation;
+    let what = match target {
+        RevocationTarget::Sharing { cluster, key } => {
+            format!("the sharing of key {} of cluster {cluster} at epoch {}", key.key, key.epoch)
         }
-        RevocationTarget::Key { cluster, key } => Problem::new(
-            ProblemKind::KeyRevoked,
-            format!("key {key} of cluster {cluster} is revoked: {}", revocation.reason),
-        ),
-        RevocationTarget::Sharing { cluster, key } => Problem::new(
-            ProblemKind::KeyRevoked,
-            format!(
-                "the sharing of key {} of cluster {cluster} at epoch {} is revoked: {}",
-                key.key, key.epoch, revocation.reason
-            ),
-        ),
-    }
+        RevocationTarget::Key { cluster, key } => format!("key {key} of cluster {cluster}"),
+        RevocationTarget::Hsm(_) | RevocationTarget::Cluster(_) | RevocationTarget::VerifyingKey(_) => {
+            target.to_string()
+        }
+    };
+    let kind = match (standing, target) {
+        (Standing::Active | Standing::Suspended, _) => ProblemKind::Suspended,
+        (Standing::Revoked, RevocationTarget::Hsm(_) | RevocationTarget::Cluster(_)) => ProblemKind::HsmRevoked,
+        (Standing::Revoked, RevocationTarget::Key { .. } | RevocationTarget::Sharing { .. }) => ProblemKind::KeyRevoked,
+        (Standing::Revoked, RevocationTarget::VerifyingKey(_)) => ProblemKind::VerifyingKeyRevoked,
+    };
+    Problem::new(kind, format!("{what} is {standing}: {reason}"))
 }

@@ -9,7 +9,7 @@ use keywitness_circuits::{
 };
 use keywitness_custody::{Dealing, Member, Scheme};
 use keywitness_verifier::wire::{
-    ComplaintVerdict, EventKind, KeyRef, Problem, ProblemKind, RevocationTarget, share_name,
+    ComplaintVerdict, EventKind, KeyRef, Problem, ProblemKind, Reason, ReasonCode, RevocationTarget, share_name,
 };
 
 use super::{Apply, beacon, refuse, revocation};
@@ -137,8 +137,8 @@ impl Apply<'_> {
             ComplaintVerdict::DealerFaulty { dealer, fault } => {
                 let (cluster, target_key) = (sharing.cluster.clone(), key.clone());
                 let target = RevocationTarget::Sharing { cluster, key: target_key };
-                let reason = format!("{dealer} dealt {holder} a bad share: {fault}");
-                if let Outcome::Refused(problem) = self.revoke(&target, &reason)? {
+                let reason = Reason::new(ReasonCode::Fraud, format!("{dealer} dealt {holder} a bad share: {fault}"));
+                if let Outcome::Refused(problem) = self.revoke(&target, &reason, "a founded complaint")? {
                     return Ok(Outcome::Refused(problem));
                 }
                 let dealer = dealer.clone();

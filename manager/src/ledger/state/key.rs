@@ -1,6 +1,6 @@
 //! Keys of rows. Names hold no zero byte, so that a zero byte ends them; numbers are fixed in width.
 
-use keywitness_circuits::{ClusterId, Fingerprint, HsmId, KeyId, Kind, Timestamp};
+use keywitness_circuits::{ClusterId, Fingerprint, HsmId, KeyId, Kind, Suite, Timestamp};
 use keywitness_verifier::wire::{KeyRef, RevocationTarget, Sighting};
 
 use crate::ledger::tables::Table;
@@ -80,7 +80,20 @@ pub fn target(target: &RevocationTarget) -> Vec<u8> {
             bytes.extend_from_slice(&sharing(cluster, key));
             bytes
         }
+        RevocationTarget::Cluster(cluster) => join(&["cluster", cluster.as_str()]),
+        RevocationTarget::VerifyingKey(digest) => {
+            let mut bytes = join(&["verifying-key"]);
+            bytes.extend_from_slice(&digest.0);
+            bytes
+        }
     }
+}
+
+/// A revocation or suspension, by the number of its command; begins with its target.
+pub fn episode(of: &RevocationTarget, sequence: u64) -> Vec<u8> {
+    let mut bytes = target(of);
+    bytes.extend_from_slice(&number(sequence));
+    bytes
 }
 
 /// Attempts of an HSM with something revoked.
@@ -90,9 +103,14 @@ pub fn attempts(revoked: &RevocationTarget, hsm: &HsmId) -> Vec<u8> {
     bytes
 }
 
+/// What the fingerprints of a suite begin with.
+pub fn suite(suite: Suite) -> Vec<u8> {
+    join(&[suite.name()])
+}
+
 /// What the sightings of a fingerprint begin with.
 pub fn fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
-    let mut bytes = join(&[fingerprint.suite.name()]);
+    let mut bytes = suite(fingerprint.suite);
     bytes.extend_from_slice(&fingerprint.bytes.0);
     bytes
 }

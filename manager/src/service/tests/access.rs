@@ -136,12 +136,12 @@ fn an_operator_of_one_cluster_acts_there_alone() {
     let operator = caller(&world, &grant(&world, Role::Operator, Some(&["eu"]), None)).unwrap();
     let manager = &world.manager;
     let invite = |cluster: &str| {
-        let request = JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm: None, valid_for: 60 };
+        let request = JoinTokenRequest { cluster: cluster.parse().unwrap(), hsm: None, reenrol: false, valid_for: 60 };
         manager.create_join_token(&operator, &request).map(|_| ())
     };
     invite("eu").unwrap();
     refused(invite("us"), ProblemKind::Forbidden);
-    let revoke = |target| manager.revoke(&operator, &RevokeRequest { target, reason: "lost".to_owned() });
+    let revoke = |target| manager.revoke(&operator, &RevokeRequest { target, reason: "lost".into() });
     let key = |cluster: &str| RevocationTarget::Key { cluster: cluster.parse().unwrap(), key: "k".parse().unwrap() };
     refused(revoke(key("us")), ProblemKind::Forbidden);
     refused(revoke(RevocationTarget::Hsm("hsm-us".parse().unwrap())), ProblemKind::Forbidden);
@@ -171,7 +171,7 @@ fn nothing_is_done_in_the_name_of_a_credential_that_was_withdrawn_meanwhile() {
     // Let in before, and its command is ordered after.
     let operator = caller(&world, &credential).unwrap();
     world.manager.withdraw_credential(&Caller::in_process(), credential.id).unwrap();
-    let request = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, valid_for: 60 };
+    let request = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, reenrol: false, valid_for: 60 };
     refused(world.manager.create_join_token(&operator, &request).map(|_| ()), ProblemKind::Unauthenticated);
 }
 

@@ -70,7 +70,7 @@ fn a_join_token_expires_and_keeps_to_its_hsm() {
     world.advance(600);
     refused(TestHsm::new("hsm-1").enrol(&world, &bound), ProblemKind::JoinTokenRefused);
     refused(TestHsm::new("hsm-1").enrol(&world, "kw_join_unknown"), ProblemKind::JoinTokenRefused);
-    let forever = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, valid_for: u64::MAX };
+    let forever = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm: None, reenrol: false, valid_for: u64::MAX };
     refused(world.manager.create_join_token(&Caller::in_process(), &forever).map(|_| ()), ProblemKind::Malformed);
 }
 

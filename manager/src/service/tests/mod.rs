@@ -8,6 +8,7 @@ mod fraud;
 mod hardening;
 pub(crate) mod many;
 pub(crate) mod sharing;
+pub(crate) mod standing;
 pub(crate) mod statements;
 mod status;
 mod token;

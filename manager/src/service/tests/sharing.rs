@@ -275,7 +275,7 @@ fn a_founded_complaint_revokes_the_sharing_and_names_the_dealer() {
     assert_eq!((dealer, holder), (&case.dealer.id, &case.holders[2].hsm.id));
     assert_eq!(case.status(0).state, AttestationState::Revoked);
     let revocation = case.enrol(&dealing).unwrap().revocation.unwrap();
-    assert!(revocation.reason.contains("dealer dealt holder-3 a bad share"), "{}", revocation.reason);
+    assert!(revocation.reason.text.contains("dealer dealt holder-3 a bad share"), "{}", revocation.reason);
 }
 
 #[test]

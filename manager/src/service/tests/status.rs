@@ -161,9 +161,7 @@ fn a_revocation_is_told_once_stays_and_hits_one_cluster() {
     us.attest(&world, "us", &other).unwrap();
     let target = RevocationTarget::Key { cluster: "eu".parse().unwrap(), key: key.key.key.clone() };
     let revoke = |target: &RevocationTarget, reason: &str| {
-        world
-            .manager
-            .revoke(&Caller::in_process(), &RevokeRequest { target: target.clone(), reason: reason.to_owned() })
+        world.manager.revoke(&Caller::in_process(), &RevokeRequest { target: target.clone(), reason: reason.into() })
     };
     let first = revoke(&target, "leaked").unwrap();
     world.advance(10);
