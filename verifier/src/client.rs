@@ -211,6 +211,29 @@ impl ManagerClient {
         self.run(request)
     }
 
+    /// Asks for many challenges. HSM.
+    pub fn challenges(
+        &self,
+        hsm: &dyn HsmSigner,
+        request: &wire::ChallengeBatchRequest,
+    ) -> Result<wire::ChallengeBatch, ClientError> {
+        self.send(Caller::Hsm(hsm), "POST", path::CHALLENGE_BATCHES, request)
+    }
+
+    /// Submits many envelopes, each of which authenticates itself.
+    pub fn attest_batch(&self, envelopes: &[Envelope]) -> Result<wire::AttestBatch, ClientError> {
+        let encoded: Vec<_> = envelopes.iter().map(Canonical::to_bytes).collect();
+        let request = Request::post(format!("{}{}", self.base, path::ATTESTATION_BATCHES))
+            .header("content-type", wire::ENVELOPES_TYPE)
+            .body(wire::join_envelopes(encoded.iter().map(Vec::as_slice)));
+        self.run(request)
+    }
+
+    /// Whether many keys are attested. Client, operator or viewer.
+    pub fn attested_batch(&self, request: &wire::AttestedRequest) -> Result<wire::AttestedBatch, ClientError> {
+        self.send(Caller::Bearer, "POST", path::ATTESTED, request)
+    }
+
     /// Whether a key is attested. Client, operator or viewer.
     pub fn attested(&self, query: &wire::KeyQuery) -> Result<wire::KeyStatus, ClientError> {
         let mut target = format!("{}?key={}", path::ATTESTED, query.key);

@@ -17,10 +17,15 @@ use crate::{
 
 /// Reads a body of at most [`MAX_BODY`] bytes.
 pub(super) async fn body(payload: Payload) -> Result<Bytes, Refusal> {
+    body_of(payload, MAX_BODY).await
+}
+
+/// Reads a body of at most `cap` bytes.
+pub(super) async fn body_of(payload: Payload, cap: usize) -> Result<Bytes, Refusal> {
     let slow = |_| Refusal::new(ProblemKind::Malformed, "the body did not arrive in time");
-    let large = |_| Refusal::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
+    let large = |_| Refusal::new(ProblemKind::TooLarge, format!("a body has at most {cap} bytes here"));
     let broken = |error: actix_web::Error| Refusal::new(ProblemKind::Malformed, format!("the body broke off: {error}"));
-    timeout(PATIENCE, payload.to_bytes_limited(MAX_BODY)).await.map_err(slow)?.map_err(large)?.map_err(broken)
+    timeout(PATIENCE, payload.to_bytes_limited(cap)).await.map_err(slow)?.map_err(large)?.map_err(broken)
 }
 
 /// Reads a JSON body.

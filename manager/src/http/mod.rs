@@ -123,7 +123,8 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::COMPLAINTS, web::post().to(handlers::hsm::complain));
     route(path::CHALLENGES, web::post().to(handlers::hsm::challenge));
     route(path::ATTESTATIONS, web::post().to(handlers::hsm::attest));
-    route(path::ATTESTED, web::get().to(handlers::client::attested));
+    route(path::CHALLENGE_BATCHES, web::post().to(handlers::hsm::challenges));
+    route(path::ATTESTATION_BATCHES, web::post().to(handlers::hsm::attest_batch));
     route(path::TOKENS, web::post().to(handlers::client::token));
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
     route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
@@ -140,6 +141,12 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         web::resource(path::SHARINGS)
             .route(web::post().to(handlers::hsm::enrol_sharing))
             .route(web::get().to(handlers::hsm::dealings))
+            .default_service(refuse()),
+    );
+    app.service(
+        web::resource(path::ATTESTED)
+            .route(web::get().to(handlers::client::attested))
+            .route(web::post().to(handlers::client::attested_batch))
             .default_service(refuse()),
     );
     app.app_data(web::Data::from(Arc::clone(manager))).default_service(web::to(problem::nothing_here));

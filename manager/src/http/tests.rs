@@ -12,8 +12,9 @@ use std::{
 
 use keywitness_circuits::{Nonce, codec::Canonical};
 use keywitness_verifier::wire::{
-    AttestResponse, Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery, MAX_BODY,
-    ProblemKind, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse, path,
+    AttestResponse, Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery,
+    MAX_BATCH_BODY, MAX_BODY, ProblemKind, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse,
+    path,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -141,7 +142,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 11] = [
+    let guarded: [(&str, &str, &[Role]); 12] = [
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
         ("GET", path::CREDENTIALS, &[Role::Operator]),
@@ -151,6 +152,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("POST", path::REINSTATEMENTS, &[Role::Operator]),
         ("POST", path::TOKENS, &[Role::Client]),
         ("GET", &attested, &roles),
+        ("POST", path::ATTESTED, &roles),
         ("GET", path::STATUS, &roles),
         ("GET", path::EVENTS, &[Role::Operator, Role::Viewer, Role::Auditor]),
     ];
@@ -166,7 +168,9 @@ fn every_path_lets_in_exactly_whom_it_documents() {
             }
         }
     }
-    for (method, target) in [("POST", path::KEYS), ("POST", path::CHALLENGES), ("PUT", path::CHANNEL)] {
+    for (method, target) in
+        [("POST", path::KEYS), ("POST", path::CHALLENGES), ("POST", path::CHALLENGE_BATCHES), ("PUT", path::CHANNEL)]
+    {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
         api.bearer(&secrets[0].1, method, target, &serde_json::json!({})).refused(ProblemKind::Unauthenticated);
     }
@@ -187,6 +191,8 @@ fn every_refusal_is_a_problem_document() {
     api.bearer(&operator, "GET", &format!("{}?after=x", path::EVENTS), &()).refused(ProblemKind::Malformed);
     api.call("POST", path::ATTESTATIONS, None, b"noise").refused(ProblemKind::Malformed);
     api.call("POST", path::ATTESTATIONS, None, &vec![0; MAX_BODY + 1]).refused(ProblemKind::TooLarge);
+    api.call("POST", path::ATTESTATION_BATCHES, None, &vec![0; MAX_BODY + 1]).refused(ProblemKind::Malformed);
+    api.call("POST", path::ATTESTATION_BATCHES, None, &vec![0; MAX_BATCH_BODY + 1]).refused(ProblemKind::TooLarge);
 }
 
 #[test]

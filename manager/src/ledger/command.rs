@@ -4,13 +4,13 @@ use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, 
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
-        Challenge, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, Reason, Record, Revocation,
-        RevocationTarget, Role, StatementInfo,
+        Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, ProblemKind, Reason,
+        Record, Revocation, RevocationTarget, Role, StatementInfo,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::SharingId;
+use super::{apply::challenges::nonces, state::SharingId};
 
 /// The policy that deterministic rules read: part of the state, so that a replay reads the same.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -233,6 +233,19 @@ pub enum Command {
         /// What for; not on behalf of another.
         command: Box<Command>,
     },
+    /// Gives challenges, each for its own statement and keys, to an HSM that signed the request.
+    IssueChallenges {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// What each claim will speak of.
+        items: Vec<ChallengeRequest>,
+        /// Drawn before: all the challenges follow from it ([`super::apply::nonces`]).
+        seed: Nonce,
+        /// The beacon of the next round, drawn before: used where a claim needs one and the round is over.
+        beacon: Nonce,
+    },
 }
 
 impl Command {
@@ -256,6 +269,7 @@ impl Command {
             Self::GrantCredential { .. } => "grant-credential",
             Self::WithdrawCredential { .. } => "withdraw-credential",
             Self::OnBehalf { command, .. } => command.name(),
+            Self::IssueChallenges { .. } => "issue-challenges",
         }
     }
 
@@ -264,6 +278,8 @@ impl Command {
         let payload = match self {
             Self::Attest { envelope, .. } => envelope.len(),
             Self::EnrolSharing { dealing, .. } => dealing.len(),
+            // Each item writes rows of about this size.
+            Self::IssueChallenges { items, .. } => 256 * items.len(),
             _ => 0,
         };
         payload + 512
@@ -287,4 +303,30 @@ pub enum Outcome {
     Revoked(Revocation),
     /// Refused.
     Refused(Problem),
+    /// Challenges were given, but for those items that were refused.
+    Challenges(ChallengesGiven),
+}
+
+/// What a batch of challenges came to. Says no more than what does not follow from the request, since it is kept twice.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChallengesGiven {
+    /// What all the challenges follow from.
+    pub seed: Nonce,
+    /// When they were given: their claims' `not_before`.
+    pub at: Timestamp,
+    /// When they stop being accepted.
+    pub expires_at: Timestamp,
+    /// Their claims' `not_after`.
+    pub not_after: Timestamp,
+    /// The beacon of those that need one.
+    pub beacon: Option<Nonce>,
+    /// Why items were refused, and which: the same reason once.
+    pub refused: Vec<(ProblemKind, String, Vec<u32>)>,
+}
+
+impl ChallengesGiven {
+    /// The challenge of each item, in order; those of items that were refused are nobody's.
+    pub fn nonces(&self) -> impl Iterator<Item = Nonce> + use<> {
+        nonces(&self.seed)
+    }
 }

@@ -13,8 +13,17 @@ use super::{
     tables::{Fault, Rows, Table, Tables},
 };
 
-/// How many rows one command forgets at most.
+/// How many rows one command forgets at most, and how many more for each challenge that it gives: more than it lets be
+/// forgotten later, so that what is due never piles up.
 const FORGET: usize = 16;
+const FORGET_OF_CHALLENGE: usize = 2;
+
+fn forgets(command: &Command) -> usize {
+    match command {
+        Command::IssueChallenges { items, .. } => FORGET + FORGET_OF_CHALLENGE * items.len(),
+        _ => FORGET,
+    }
+}
 
 /// A command on its way into the log, with what hides its leaf from whoever sees the leaf alone.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -56,7 +65,7 @@ pub fn execute(
     let mut head = State(tables).head()?;
     let at = clock.max(head.at);
     let sequence = head.sequence + 1;
-    forget(tables, at)?;
+    forget(tables, at, forgets(&submission.command))?;
     let (outcome, kinds) = apply(tables, &submission.command, Moment { at, sequence })?;
     let mut events = Vec::with_capacity(kinds.len());
     for kind in kinds {
@@ -75,13 +84,13 @@ pub fn execute(
     Ok((entry.outcome, events))
 }
 
-/// Removes some rows that are due.
-fn forget(tables: &mut dyn Tables, at: Timestamp) -> Result<(), Fault> {
+/// Removes rows that are due, at most `limit`.
+fn forget(tables: &mut dyn Tables, at: Timestamp, limit: usize) -> Result<(), Fault> {
     let short = || corrupt(Table::Due, "a key is too short");
     let mut dues = Vec::new();
     tables.visit(Table::Due, &[], &[], &mut |due, _| {
         let time = due.first_chunk().ok_or_else(short)?;
-        if u64::from_be_bytes(*time) > at.0 || dues.len() == FORGET {
+        if u64::from_be_bytes(*time) > at.0 || dues.len() == limit {
             return Ok(ControlFlow::Break(()));
         }
         dues.push(due.to_vec());

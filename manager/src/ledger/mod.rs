@@ -14,7 +14,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Command, Configuration, Outcome, Verdict};
+pub use command::{ChallengesGiven, Command, Configuration, Outcome, Verdict};
 pub use embedded::Embedded;
 pub use tables::{Fault, Memory, Rows, Store, Table, Tables};
 

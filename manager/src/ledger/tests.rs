@@ -14,7 +14,7 @@ use super::{
 use crate::{
     service::{
         testing::{Caller, TestHsm, TestKey, World, refused, submit},
-        tests::{many, sharing, standing, statements},
+        tests::{batch, many, sharing, standing, statements},
     },
     store::{FILE, Redb},
 };
@@ -60,6 +60,7 @@ fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
     statements::bustle(&world);
     many::bustle(&world);
     standing::bustle(&world);
+    batch::bustle(&world);
     bustle(&world);
     let disk = world.store.view().unwrap();
     let mut memory = Memory::default();

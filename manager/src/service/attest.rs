@@ -1,15 +1,15 @@
 //! Judging envelopes (`VerifyAttestation`).
 
-use keywitness_circuits::{Envelope, Error, codec::Canonical};
+use keywitness_circuits::{Digest, Envelope, Error, codec::Canonical};
 use keywitness_verifier::{
-    engine::{Claim, EngineError, Priority, Work},
+    engine::{self, Claim, EngineError, Priority, Work},
     wire::{AttestResponse, Problem, ProblemKind},
 };
 
 use super::{Manager, unexpected};
 use crate::ledger::{
     Command, Outcome, Verdict,
-    apply::attestation::examine,
+    apply::attestation::{Wrong, examine},
     state::{HsmRow, OutcomeRow, State},
 };
 
@@ -27,45 +27,46 @@ impl Manager {
     /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
     /// envelope sent again gets the same answer.
     pub fn attest(&self, bytes: &[u8]) -> Result<AttestResponse, Problem> {
-        let envelope =
-            Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
         // The view of the ledger ends before the proof waits for its turn: a long one keeps old pages alive.
-        let (hsm, right) = {
-            let rows = self.ledger.view()?;
-            let state = State(rows.as_ref());
-            let hsm =
-                state.hsm(&envelope.context.hsm)?.filter(|hsm| hsm.identity_key.check_envelope(&envelope).is_ok());
-            let Some(hsm) = hsm else {
-                let why = "no enrolled HSM of that name signed this envelope";
-                return Err(self.reject(ProblemKind::Unauthenticated, why));
-            };
-            if let Some(OutcomeRow(outcome)) = state.get(&envelope.digest().0)? {
-                return recorded(outcome);
+        let incoming = self.read(State(self.ledger.view()?.as_ref()), bytes)?;
+        let (sent, verdict) = match incoming {
+            Incoming::Known(answer) => return answer,
+            Incoming::Wrong(sent) => (sent, Verdict::Unchecked),
+            Incoming::Right(sent) => {
+                let claim = Claim::from(sent.envelope.clone());
+                let work = Work { claim, source: sent.hsm.hsm.clone(), priority: Priority::Fresh };
+                let verdict = self.verdict_of(&sent, self.engine.verify(work))?;
+                (sent, verdict)
             }
-            let right = match examine(state, &hsm, &envelope, self.now(state)?)? {
-                Ok(_) => true,
-                Err(wrong) => match wrong.misdirected() {
-                    Some(problem) => return Err(self.rejected(problem.clone())),
-                    None => false,
-                },
-            };
-            (hsm, right)
         };
-        let verdict = if right { self.verdict(&hsm, &envelope)? } else { Verdict::Unchecked };
-        let command = Command::Attest {
-            digest: envelope.digest(),
-            envelope: bytes.to_vec(),
-            hsm: hsm.hsm,
-            enrolment: hsm.revision,
-            verdict,
-        };
-        recorded(self.ledger.submit(command)?)
+        recorded(self.ledger.submit(sent.command(bytes, verdict))?)
     }
 
-    /// Checks the proof.
-    fn verdict(&self, hsm: &HsmRow, envelope: &Envelope) -> Result<Verdict, Problem> {
-        let claim = Claim::from(envelope.clone());
-        match self.engine.verify(Work { claim, source: hsm.hsm.clone(), priority: Priority::Fresh }) {
+    /// Reads an envelope, checks who signed it, and compares it with what was asked for: everything but its proof.
+    pub(super) fn read(&self, state: State<'_>, bytes: &[u8]) -> Result<Incoming, Problem> {
+        let envelope =
+            Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
+        let hsm = state.hsm(&envelope.context.hsm)?.filter(|hsm| hsm.identity_key.check_envelope(&envelope).is_ok());
+        let Some(hsm) = hsm else {
+            let why = "no enrolled HSM of that name signed this envelope";
+            return Err(self.reject(ProblemKind::Unauthenticated, why));
+        };
+        let digest = envelope.digest();
+        if let Some(OutcomeRow(outcome)) = state.get(&digest.0)? {
+            return Ok(Incoming::Known(recorded(outcome)));
+        }
+        let wrong = examine(state, &hsm, &envelope, self.now(state)?)?.err();
+        if let Some(problem) = wrong.as_ref().and_then(Wrong::misdirected) {
+            return Err(self.rejected(problem.clone()));
+        }
+        let sent = Sent { hsm, envelope, digest };
+        Ok(if wrong.is_none() { Incoming::Right(sent) } else { Incoming::Wrong(sent) })
+    }
+
+    /// What checking the proof came to.
+    pub(super) fn verdict_of(&self, sent: &Sent, verdict: engine::Verdict) -> Result<Verdict, Problem> {
+        let Sent { hsm, envelope, .. } = sent;
+        match verdict {
             Ok(verified) if *verified.context() == envelope.context.digest() => Ok(Verdict::Proven),
             Ok(verified) => {
                 tracing::error!(context = %verified.context(), "the engine speaks of another proof");
@@ -92,7 +93,32 @@ impl Manager {
     }
 }
 
-fn recorded(outcome: Outcome) -> Result<AttestResponse, Problem> {
+/// An envelope whose identity signature verifies.
+pub(super) struct Sent {
+    pub(super) hsm: HsmRow,
+    pub(super) envelope: Envelope,
+    digest: Digest,
+}
+
+impl Sent {
+    /// The command that decides about it. `bytes` are the envelope's.
+    pub(super) fn command(self, bytes: &[u8], verdict: Verdict) -> Command {
+        let Self { hsm, digest, .. } = self;
+        Command::Attest { envelope: bytes.to_vec(), digest, hsm: hsm.hsm, enrolment: hsm.revision, verdict }
+    }
+}
+
+/// An envelope that was read.
+pub(super) enum Incoming {
+    /// It was judged before.
+    Known(Result<AttestResponse, Problem>),
+    /// It is what was asked for, but for its proof, which was not looked at.
+    Right(Sent),
+    /// It is not.
+    Wrong(Sent),
+}
+
+pub(super) fn recorded(outcome: Outcome) -> Result<AttestResponse, Problem> {
     match outcome {
         Outcome::Recorded(records) => Ok(AttestResponse { records }),
         Outcome::Refused(problem) => Err(problem),

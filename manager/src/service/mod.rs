@@ -4,6 +4,7 @@
 
 pub mod access;
 mod attest;
+mod batch;
 mod challenge;
 mod credential;
 mod enrol;
@@ -22,7 +23,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -51,6 +52,8 @@ pub struct Manager {
     clock: Arc<dyn Clock>,
     signer: Signer,
     unauthenticated: AtomicU64,
+    /// Batches of envelopes that are being judged.
+    batches: AtomicUsize,
 }
 
 impl From<Fault> for Problem {
@@ -80,7 +83,17 @@ impl Manager {
         clock: Arc<dyn Clock>,
         signer: Signer,
     ) -> Self {
-        Self { config, configuration, parameters, engine, ledger, clock, signer, unauthenticated: AtomicU64::new(0) }
+        Self {
+            config,
+            configuration,
+            parameters,
+            engine,
+            ledger,
+            clock,
+            signer,
+            unauthenticated: AtomicU64::new(0),
+            batches: AtomicUsize::new(0),
+        }
     }
 
     /// The configuration that this manager was opened with.

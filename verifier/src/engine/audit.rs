@@ -1,4 +1,4 @@
-//! Many claims of an audit, in order and in bounded memory.
+//! Many claims of one caller, in order and in bounded memory.
 
 use std::{collections::VecDeque, iter::Fuse, sync::PoisonError};
 
@@ -8,18 +8,19 @@ use super::{Claim, Engine, EngineError, Priority, Ticket, Verdict, Work};
 /// checked.
 const WINDOW: usize = 2048;
 
-/// The verdicts about an iterator's claims, in their order ([`Engine::verify_many`]).
+/// The verdicts about an iterator's claims, in their order ([`Engine::verify_many`], [`Engine::verify_batch`]).
 pub struct Verdicts<'a, I: Iterator<Item = Claim>> {
     engine: &'a Engine,
     claims: Fuse<I>,
+    priority: Priority,
     ahead: VecDeque<Result<Ticket, EngineError>>,
     /// A claim for which there was no room.
     held: Option<Work>,
 }
 
 impl<'a, I: Iterator<Item = Claim>> Verdicts<'a, I> {
-    pub(super) fn new(engine: &'a Engine, claims: I) -> Self {
-        Self { engine, claims: claims.fuse(), ahead: VecDeque::new(), held: None }
+    pub(super) fn new(engine: &'a Engine, claims: I, priority: Priority) -> Self {
+        Self { engine, claims: claims.fuse(), priority, ahead: VecDeque::new(), held: None }
     }
 
     /// Submits claims until there is no room for more.
@@ -27,7 +28,7 @@ impl<'a, I: Iterator<Item = Claim>> Verdicts<'a, I> {
         while self.ahead.len() < WINDOW {
             if self.held.is_none() {
                 let Some(claim) = self.claims.next() else { return };
-                self.held = Some(Work { source: claim.context.hsm.clone(), claim, priority: Priority::Audit });
+                self.held = Some(Work { source: claim.context.hsm.clone(), claim, priority: self.priority });
             }
             match self.engine.enqueue(&mut self.held) {
                 Err(EngineError::Busy { .. }) => return,
@@ -47,6 +48,10 @@ impl<I: Iterator<Item = Claim>> Iterator for Verdicts<'_, I> {
                 return Some(first.and_then(Ticket::wait));
             }
             self.held.as_ref()?;
+            if self.priority == Priority::Fresh {
+                // Others fill the queue, and somebody waits for this answer: it is to come back, as one alone would.
+                return self.held.take().map(|work| self.engine.verify(work));
+            }
             // Other audits fill the queue.
             self.engine.await_change();
         }

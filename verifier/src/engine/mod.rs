@@ -298,7 +298,12 @@ impl Engine {
     /// [`EngineError::Busy`] at once where there is no room, [`EngineError::Stopped`], and [`EngineError::Refused`] where
     /// the claim names no kind that can be checked here, or another verifying key than the one in force.
     pub fn submit(&self, work: Work) -> Result<Ticket, EngineError> {
-        self.enqueue(&mut Some(work))
+        let fresh = work.priority == Priority::Fresh;
+        let answer = self.enqueue(&mut Some(work));
+        if fresh && matches!(answer, Err(EngineError::Busy { .. })) {
+            self.shared.lock().stats.busy += 1;
+        }
+        answer
     }
 
     /// Checks one proof, and waits for the verdict.
@@ -314,7 +319,17 @@ impl Engine {
     ///
     /// Each claim's source is the HSM that its context names: check the identity signatures first.
     pub fn verify_many<I: IntoIterator<Item = Claim>>(&self, claims: I) -> Verdicts<'_, I::IntoIter> {
-        Verdicts::new(self, claims.into_iter())
+        Verdicts::new(self, claims.into_iter(), Priority::Audit)
+    }
+
+    /// Checks the claims that one caller brought together and waits for: verdicts come in the order of the claims. As
+    /// many wait at a time as there is room for, of everybody's proofs and of each source's, so that a batch of any
+    /// length takes no other source's room.
+    ///
+    /// Each claim's source is the HSM that its context names: check the identity signatures first. A claim for which
+    /// there is no room while none of the batch waits is answered by [`EngineError::Busy`].
+    pub fn verify_batch<I: IntoIterator<Item = Claim>>(&self, claims: I) -> Verdicts<'_, I::IntoIter> {
+        Verdicts::new(self, claims.into_iter(), Priority::Fresh)
     }
 
     /// The engine's numbers.
@@ -342,10 +357,7 @@ impl Engine {
                 *offered = None;
                 return Err(EngineError::Stopped);
             }
-            if let Err(busy) = inner.queue.room(work) {
-                inner.stats.busy += u64::from(work.priority == Priority::Fresh);
-                return Err(busy);
-            }
+            inner.queue.room(work)?;
             let isolated = inner.suspects.isolates(&work.source, Instant::now());
             let Some(work) = offered.take() else { return Err(EngineError::Internal) };
             inner.queue.push(kind, Job { work, slot: Arc::clone(&slot) }, isolated)

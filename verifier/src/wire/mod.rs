@@ -5,6 +5,7 @@
 
 mod access;
 mod attestation;
+mod batch;
 mod event;
 pub mod path;
 mod problem;
@@ -18,6 +19,11 @@ pub use access::{
     Enrolment, JoinToken, JoinTokenRequest, Role, new_secret, secret_digest,
 };
 pub use attestation::{AttestResponse, Challenge, ChallengeRequest, EnrolKeyRequest, KeyRef, Record};
+pub use batch::{
+    AttestAnswer, AttestBatch, AttestedAnswer, AttestedBatch, AttestedRequest, BriefHsm, BriefStatus, ChallengeAnswer,
+    ChallengeBatch, ChallengeBatchRequest, ENVELOPES_TYPE, MAX_BATCH_BODY, MAX_BATCH_ENVELOPES, MAX_BATCH_KEYS,
+    join_envelopes, split_envelopes,
+};
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use problem::{Problem, ProblemKind};
 pub use revocation::{Reason, ReasonCode, ReinstateRequest, Revocation, RevocationTarget, RevokeRequest, Standing};

@@ -30,7 +30,12 @@ pub const COMPLAINTS: &str = "/v1/complaints";
 pub const CHALLENGES: &str = "/v1/challenges";
 /// `POST`, HSM: an envelope to [`super::AttestResponse`].
 pub const ATTESTATIONS: &str = "/v1/attestations";
-/// `GET`, any role: [`super::KeyQuery`] to [`super::KeyStatus`].
+/// `POST`, HSM: [`super::ChallengeBatchRequest`] to [`super::ChallengeBatch`].
+pub const CHALLENGE_BATCHES: &str = "/v1/challenges/batch";
+/// `POST`, HSM: envelopes, as [`super::ENVELOPES_TYPE`], to [`super::AttestBatch`].
+pub const ATTESTATION_BATCHES: &str = "/v1/attestations/batch";
+/// `GET`, any role: [`super::KeyQuery`] to [`super::KeyStatus`]. `POST`, any role:
+/// [`super::AttestedRequest`] to [`super::AttestedBatch`].
 pub const ATTESTED: &str = "/v1/attested";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
 pub const TOKENS: &str = "/v1/tokens";

@@ -4,13 +4,13 @@ use actix_web::{
     HttpRequest,
     web::{Data, Payload},
 };
-use keywitness_verifier::wire::KeyQuery;
+use keywitness_verifier::wire::{KeyQuery, MAX_BATCH_BODY};
 use serde::Deserialize;
 
 use super::{ANY_ROLE, Answer, CLIENT, WATCHERS, answer};
 use crate::{
     Manager,
-    http::auth::{bearer, body, json, query, run},
+    http::auth::{bearer, body, body_of, json, query, run},
 };
 
 /// Any role: whether a key is attested.
@@ -18,6 +18,13 @@ pub(in crate::http) async fn attested(manager: Data<Manager>, request: HttpReque
     let caller = bearer(&manager, &request, ANY_ROLE).await?;
     let asked: KeyQuery = query(&request)?;
     answer(&run(&manager, move |manager| manager.attested(&caller, &asked)).await?)
+}
+
+/// Any role: whether many keys are attested.
+pub(in crate::http) async fn attested_batch(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = bearer(&manager, &request, ANY_ROLE).await?;
+    let asked = json(&body_of(payload, MAX_BATCH_BODY).await?)?;
+    answer(&run(&manager, move |manager| manager.attested_batch(&caller, &asked)).await?)
 }
 
 /// Client: asks for a verification token. An operator cannot pass for a client.

@@ -4,11 +4,12 @@ use actix_web::{
     HttpRequest,
     web::{Data, Payload},
 };
+use keywitness_verifier::wire::MAX_BATCH_BODY;
 
 use super::{Answer, answer, done};
 use crate::{
     Manager,
-    http::auth::{body, hsm, json, run},
+    http::auth::{body, body_of, hsm, json, run},
 };
 
 /// Whoever holds a join token: enrols an HSM.
@@ -88,4 +89,18 @@ pub(in crate::http) async fn challenge(manager: Data<Manager>, request: HttpRequ
 pub(in crate::http) async fn attest(manager: Data<Manager>, payload: Payload) -> Answer {
     let bytes = body(payload).await?;
     answer(&run(&manager, move |manager| manager.attest(&bytes)).await?)
+}
+
+/// HSM: asks for many challenges.
+pub(in crate::http) async fn challenges(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body_of(payload, MAX_BATCH_BODY).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    answer(&run(&manager, move |manager| manager.challenges(&caller, &asked)).await?)
+}
+
+/// HSM: submits many envelopes, each of which says whose it is.
+pub(in crate::http) async fn attest_batch(manager: Data<Manager>, payload: Payload) -> Answer {
+    let bytes = body_of(payload, MAX_BATCH_BODY).await?;
+    answer(&run(&manager, move |manager| manager.attest_batch(&bytes)).await?)
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use keywitness_circuits::{Kind, Nonce};
 use keywitness_verifier::wire::{Challenge, KeyRef, Problem, ProblemKind, Revocation, RevocationTarget};
 
-use super::{Apply, RETENTION, refuse, revocation};
+use super::{Apply, RETENTION, revocation};
 use crate::ledger::{
-    command::Outcome,
+    command::{Configuration, Outcome},
     fraud,
     state::{ChallengeRow, HsmRow, KeyRow, State, key},
     tables::{Fault, Table},
@@ -53,6 +53,66 @@ fn countable(kind: Kind, keys: &[KeyRef]) -> Result<(), String> {
     }
 }
 
+/// Why no challenge is given, and what is revoked that was asked for: the attempt counts.
+pub(super) struct Denied {
+    pub(super) problem: Problem,
+    pub(super) revocations: Vec<Revocation>,
+}
+
+impl Denied {
+    fn because(kind: ProblemKind, detail: impl Into<String>) -> Self {
+        Self { problem: Problem::new(kind, detail), revocations: Vec::new() }
+    }
+}
+
+/// The kind of which an HSM may be given a challenge for these keys.
+pub(super) fn claimable(
+    state: State<'_>,
+    configuration: &Configuration,
+    hsm: &HsmRow,
+    statement: &str,
+    keys: &[KeyRef],
+) -> Result<Result<Kind, Denied>, Fault> {
+    if let Some(revocation) = state.revocation(hsm, keys)? {
+        return Ok(Err(Denied { problem: revocation::problem(&revocation), revocations: vec![revocation] }));
+    }
+    let kind = statement.parse().ok().filter(|kind: &Kind| configuration.verifying_key(*kind).is_some());
+    let Some(kind) = kind else {
+        let why = format!("no statement kind {statement:?} is in force here");
+        return Ok(Err(Denied::because(ProblemKind::UnknownStatement, why)));
+    };
+    let verifying_key = configuration.verifying_key(kind).map(RevocationTarget::VerifyingKey);
+    if let Some(target) = verifying_key
+        && let Some(revocation) = state.barred(&target)?
+    {
+        return Ok(Err(Denied { problem: revocation::problem(&revocation), revocations: Vec::new() }));
+    }
+    if let Err(why) = countable(kind, keys) {
+        return Ok(Err(Denied::because(ProblemKind::Malformed, why)));
+    }
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(row) = state.get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else {
+            let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
+            return Ok(Err(Denied::because(ProblemKind::UnknownKey, why)));
+        };
+        rows.push(row);
+    }
+    if let Some((problem, revocations)) = revoked(state, hsm, rows.iter())? {
+        return Ok(Err(Denied { problem, revocations }));
+    }
+    let single = kind.single();
+    let unfit = |row: &&KeyRow| {
+        let needed = row.attributes.kinds(&configuration.suites);
+        !needed.contains(&single) || row.instance(single).is_none()
+    };
+    if let Some(KeyRow { key, attributes, .. }) = rows.iter().find(unfit) {
+        let why = format!("key {} is a {} key, which {kind} does not attest here", key.key, attributes.algorithm);
+        return Ok(Err(Denied::because(ProblemKind::UnknownStatement, why)));
+    }
+    Ok(Ok(kind))
+}
+
 impl Apply<'_> {
     pub(super) fn issue_challenge(
         &mut self,
@@ -62,53 +122,34 @@ impl Apply<'_> {
         nonce: &Nonce,
         next_beacon: &Nonce,
     ) -> Result<Outcome, Fault> {
-        if let Some(revocation) = self.state().revocation(hsm, keys)? {
-            fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
-            return Ok(Outcome::Refused(revocation::problem(&revocation)));
-        }
         let configuration = self.state().configuration()?;
-        let kind = statement.parse().ok().filter(|kind: &Kind| configuration.verifying_key(*kind).is_some());
-        let Some(kind) = kind else {
-            return Ok(refuse(
-                ProblemKind::UnknownStatement,
-                format!("no statement kind {statement:?} is in force here"),
-            ));
-        };
-        let verifying_key = configuration.verifying_key(kind).map(RevocationTarget::VerifyingKey);
-        if let Some(target) = verifying_key
-            && let Some(revocation) = self.state().barred(&target)?
-        {
-            return Ok(Outcome::Refused(revocation::problem(&revocation)));
-        }
-        if let Err(why) = countable(kind, keys) {
-            return Ok(refuse(ProblemKind::Malformed, why));
-        }
-        let mut rows = Vec::with_capacity(keys.len());
-        for key in keys {
-            let Some(row) = self.state().get::<KeyRow>(&key::epoch(&hsm.hsm, key))? else {
-                let why = format!("{} has not enrolled key {} at epoch {}", hsm.hsm, key.key, key.epoch);
-                return Ok(refuse(ProblemKind::UnknownKey, why));
-            };
-            rows.push(row);
-        }
-        if let Some((problem, revocations)) = revoked(self.state(), hsm, rows.iter())? {
-            for revocation in &revocations {
-                fraud::revoked_attempt(self, &hsm.hsm, revocation)?;
+        match claimable(self.state(), &configuration, hsm, statement, keys)? {
+            Ok(kind) => {
+                let row = self.give_challenge(&configuration, (hsm, kind, keys), nonce, next_beacon)?;
+                let ChallengeRow { expires_at, not_before, not_after, round, .. } = row;
+                let beacon = round.map(|round| round.beacon);
+                Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after, beacon }))
             }
-            return Ok(Outcome::Refused(problem));
+            Err(denied) => {
+                for revocation in &denied.revocations {
+                    fraud::revoked_attempt(self, &hsm.hsm, revocation)?;
+                }
+                Ok(Outcome::Refused(denied.problem))
+            }
         }
-        let single = kind.single();
-        let unfit = |row: &&KeyRow| {
-            let needed = row.attributes.kinds(&configuration.suites);
-            !needed.contains(&single) || row.instance(single).is_none()
-        };
-        if let Some(KeyRow { key, attributes, .. }) = rows.iter().find(unfit) {
-            let why = format!("key {} is a {} key, which {kind} does not attest here", key.key, attributes.algorithm);
-            return Ok(refuse(ProblemKind::UnknownStatement, why));
-        }
+    }
+
+    /// Writes a challenge for what is [`claimable`].
+    pub(super) fn give_challenge(
+        &mut self,
+        configuration: &Configuration,
+        (hsm, kind, keys): (&HsmRow, Kind, &[KeyRef]),
+        nonce: &Nonce,
+        next_beacon: &Nonce,
+    ) -> Result<ChallengeRow, Fault> {
         let at = self.moment.at;
         let round = match kind.needs_beacon() {
-            true => Some(self.beacon_round(&configuration, next_beacon)?),
+            true => Some(self.beacon_round(configuration, next_beacon)?),
             false => None,
         };
         let challenge = ChallengeRow {
@@ -125,8 +166,6 @@ impl Apply<'_> {
         };
         self.put(&nonce.0, &challenge)?;
         self.forget_at(challenge.not_after.plus(RETENTION), Table::Challenges, &nonce.0)?;
-        let ChallengeRow { expires_at, not_before, not_after, .. } = challenge;
-        let beacon = round.map(|round| round.beacon);
-        Ok(Outcome::Challenge(Challenge { nonce: *nonce, expires_at, not_before, not_after, beacon }))
+        Ok(challenge)
     }
 }

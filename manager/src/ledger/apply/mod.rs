@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod attestation;
 pub(crate) mod beacon;
 mod challenge;
+pub(crate) mod challenges;
 pub(crate) mod enrolment;
 pub(crate) mod revocation;
 pub(crate) mod sharing;
@@ -112,6 +113,9 @@ impl Apply<'_> {
             Command::Revoke { target, reason, by } => self.revoke(target, reason, by),
             Command::Suspend { target, reason, by } => self.suspend(target, reason, by),
             Command::Reinstate { target, reason, by } => self.reinstate(target, reason, by),
+            Command::IssueChallenges { request, hsm, items, seed, beacon } => {
+                self.once(request, hsm, |apply, hsm| apply.issue_challenges(&hsm, items, seed, beacon))
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use keywitness_circuits::Nonce;
 use keywitness_verifier::wire::{
-    Credential, CredentialId, CredentialRequest, JoinTokenRequest, KeyQuery, Problem, ProblemKind, RevocationTarget,
-    RevokeRequest, Role, TokenRequest, secret_digest,
+    AttestedAnswer, AttestedRequest, Credential, CredentialId, CredentialRequest, JoinTokenRequest, KeyQuery, Problem,
+    ProblemKind, RevocationTarget, RevokeRequest, Role, TokenRequest, secret_digest,
 };
 
 use crate::{
@@ -55,6 +55,10 @@ fn a_credential_for_one_cluster_sees_no_other() {
     assert_eq!((seen.cluster.as_str(), seen.attested), ("eu", true));
     let foreign = KeyQuery { cluster: Some("us".parse().unwrap()), ..query("k") };
     refused(world.manager.attested(&client, &foreign), ProblemKind::NotFound);
+    let many = AttestedRequest { keys: vec![query("k"), foreign.clone()] };
+    let answers = world.manager.attested_batch(&client, &many).unwrap().keys;
+    let [AttestedAnswer::Key(ours), AttestedAnswer::Problem(theirs)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((ours.cluster.as_str(), theirs.kind()), ("eu", Some(ProblemKind::NotFound)));
     let ask = |query| TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
     refused(world.manager.issue_token(&client, &ask(foreign)), ProblemKind::NotFound);
     let in_hsm = KeyQuery { hsm: Some("hsm-us".parse().unwrap()), ..query("k") };

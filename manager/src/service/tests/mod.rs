@@ -3,6 +3,7 @@
 
 mod access;
 mod attestation;
+pub(crate) mod batch;
 mod enrolment;
 mod fraud;
 mod hardening;
