@@ -10,6 +10,7 @@ use keywitness_circuits::{
 use keywitness_verifier::{
     engine::EngineConfig,
     identity::Audience,
+    log::VerifierKey,
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
 
@@ -52,6 +53,14 @@ pub struct Config {
     pub pinned_parameters: Vec<Digest>,
     /// Serve plain HTTP beyond loopback: a proxy in front terminates TLS.
     pub allow_plaintext: bool,
+    /// The witnesses whose cosignatures of the log's checkpoints are taken and served.
+    pub witnesses: Vec<VerifierKey>,
+    /// How long the log's openings are kept behind a seal of the state, in seconds; for ever where left out.
+    pub opening_retention: Option<u64>,
+    /// The state is sealed after this many commands.
+    pub seal_commands: Option<u64>,
+    /// The state is sealed when the newest seal is this old, in seconds.
+    pub seal_interval: Option<u64>,
     /// Threads that check proofs.
     pub verify_threads: usize,
     /// Proofs that may wait to be checked; one HSM's are at most an eighth of them.
@@ -78,6 +87,10 @@ impl Config {
             allow_development_parameters: false,
             pinned_parameters: Vec::new(),
             allow_plaintext: false,
+            witnesses: Vec::new(),
+            opening_retention: None,
+            seal_commands: None,
+            seal_interval: Some(24 * 60 * 60),
             verify_threads: EngineConfig::default().threads,
             verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
         }

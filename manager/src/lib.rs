@@ -10,6 +10,7 @@ mod error;
 mod files;
 pub mod http;
 pub mod ledger;
+pub mod log_signer;
 pub mod service;
 pub mod settings;
 pub mod signer;

@@ -17,7 +17,7 @@ use crate::{
         Command, Configuration, Embedded, Ledger, Outcome, Store,
         state::{State, key},
     },
-    service::Manager,
+    service::{Manager, log::TransparencyLog},
     signer::Signer,
     store::{self, Redb},
 };
@@ -47,12 +47,13 @@ impl Manager {
     ) -> Result<Self, StartError> {
         let configuration = config.configuration(&parameters)?;
         let signer = Signer::open(&config.data_dir)?;
+        let log = TransparencyLog::open(&config)?;
         let ledger = Embedded::start(store, Arc::clone(&clock))?;
         configure(&ledger, &configuration)?;
         first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, signer))
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, (signer, log)))
     }
 }
 

@@ -191,4 +191,4 @@ fn inapplicable(entry: &Entry, sequence: u64, fault: &Fault) -> Box<Divergence> 
 }
 
 /// Tables that hold the log itself: the replay reads it from the archive, and keeps no second copy.
-pub(crate) const LOG: [Table; 3] = [Table::Commands, Table::Leaves, Table::Events];
+pub(crate) const LOG: [Table; 4] = [Table::Commands, Table::Leaves, Table::Events, Table::Subtrees];

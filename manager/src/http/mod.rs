@@ -131,6 +131,22 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));
     route(path::STATUS, web::get().to(handlers::client::status));
     route(path::EVENTS, web::get().to(handlers::client::events));
+    route(path::LOG_KEY, web::get().to(handlers::log::key));
+    route(path::CHECKPOINT, web::get().to(handlers::log::checkpoint));
+    route(path::COSIGNED, web::get().to(handlers::log::cosigned));
+    route(path::TILES, web::get().to(handlers::log::tile));
+    route(path::LOG_PROOF, web::get().to(handlers::log::inclusion));
+    route(path::LOG_CONSISTENCY, web::get().to(handlers::log::consistency));
+    route(path::OPENINGS, web::get().to(handlers::log::openings));
+    route(path::COSIGNATURES, web::post().to(handlers::log::cosign));
+    route(path::SNAPSHOT, web::get().to(handlers::log::snapshot));
+    route(path::RETENTION, web::post().to(handlers::log::retain));
+    app.service(
+        web::resource(path::SEALS)
+            .route(web::post().to(handlers::log::seal))
+            .route(web::get().to(handlers::log::seals))
+            .default_service(refuse()),
+    );
     app.service(
         web::resource(path::CREDENTIALS)
             .route(web::post().to(handlers::credential::create))

@@ -142,7 +142,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 12] = [
+    let guarded: [(&str, &str, &[Role]); 18] = [
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
         ("GET", path::CREDENTIALS, &[Role::Operator]),
@@ -155,6 +155,12 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("POST", path::ATTESTED, &roles),
         ("GET", path::STATUS, &roles),
         ("GET", path::EVENTS, &[Role::Operator, Role::Viewer, Role::Auditor]),
+        ("GET", path::OPENINGS, &[Role::Auditor]),
+        ("POST", path::COSIGNATURES, &[Role::Auditor]),
+        ("GET", "/v1/log/snapshots/1", &[Role::Auditor]),
+        ("GET", path::SEALS, &[Role::Operator, Role::Auditor]),
+        ("POST", path::SEALS, &[Role::Operator]),
+        ("POST", path::RETENTION, &[Role::Operator]),
     ];
     for (method, target, allowed) in guarded {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
@@ -174,7 +180,18 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
         api.bearer(&secrets[0].1, method, target, &serde_json::json!({})).refused(ProblemKind::Unauthenticated);
     }
-    for target in [path::HEALTH, path::TRUST_DOMAIN, path::JWKS, "/"] {
+    for target in [
+        path::HEALTH,
+        path::TRUST_DOMAIN,
+        path::JWKS,
+        path::LOG_KEY,
+        path::CHECKPOINT,
+        "/v1/log/tile/0/000.p/1",
+        "/v1/log/tile/entries/000.p/1",
+        "/v1/log/proof?index=0",
+        "/v1/log/consistency?from=1&to=2",
+        "/",
+    ] {
         assert_eq!(api.call("GET", target, None, b"").status, 200);
     }
 }

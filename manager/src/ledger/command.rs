@@ -246,6 +246,18 @@ pub enum Command {
         /// The beacon of the next round, drawn before: used where a claim needs one and the round is over.
         beacon: Nonce,
     },
+    /// Enters a root over the whole state after an earlier command.
+    Seal {
+        /// Number of that command.
+        sequence: u64,
+        /// The root.
+        root: Digest,
+    },
+    /// Deletes some of the oldest openings.
+    Prune {
+        /// None after this number, which is not after the newest seal.
+        through: u64,
+    },
 }
 
 impl Command {
@@ -270,6 +282,8 @@ impl Command {
             Self::WithdrawCredential { .. } => "withdraw-credential",
             Self::OnBehalf { command, .. } => command.name(),
             Self::IssueChallenges { .. } => "issue-challenges",
+            Self::Seal { .. } => "seal",
+            Self::Prune { .. } => "prune",
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::ops::ControlFlow;
 
-use keywitness_circuits::{Digest, Nonce, Timestamp, transcript::label};
-use keywitness_verifier::wire::Event;
+use keywitness_circuits::{Digest, Nonce, Timestamp};
+use keywitness_verifier::{log::Opening, wire::Event};
 use serde::{Deserialize, Serialize};
 
 use super::{
     apply::{Moment, apply},
     command::{Command, Outcome},
+    merkle,
     state::{self, State, corrupt, decode, encode, key},
     tables::{Fault, Rows, Table, Tables},
 };
@@ -45,10 +46,36 @@ pub struct Entry {
     pub outcome: Outcome,
 }
 
-/// The hash of a leaf: over the salt, then sequence number, time, command and outcome.
-fn leaf(sequence: u64, entry: &Entry) -> Result<Digest, Fault> {
-    let opening = encode(Table::Leaves, &(sequence, entry.at, &entry.submission.command, &entry.outcome))?;
-    Ok(Digest::of(label::LOG_LEAF, &[entry.submission.salt.0.as_slice(), &opening].concat()))
+impl Entry {
+    /// The entry's opening: what its hash in the log is of.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] for what cannot be encoded.
+    pub fn opening(&self, sequence: u64) -> Result<Opening, Fault> {
+        let Self { at, submission: Submission { salt, command }, outcome } = self;
+        let (command, outcome) = (encode(Table::Commands, command)?, encode(Table::Commands, outcome)?);
+        Ok(Opening { sequence, salt: *salt, at: *at, command, outcome })
+    }
+}
+
+impl TryFrom<&Opening> for Entry {
+    type Error = Fault;
+
+    /// Reads what [`Entry::opening`] wrote, and nothing else.
+    fn try_from(opening: &Opening) -> Result<Self, Fault> {
+        let submission = Submission { salt: opening.salt, command: decode(Table::Commands, &opening.command)? };
+        let entry = Self { at: opening.at, submission, outcome: decode(Table::Commands, &opening.outcome)? };
+        if entry.opening(opening.sequence)? == *opening {
+            Ok(entry)
+        } else {
+            Err(corrupt(Table::Commands, "an opening is not canonical"))
+        }
+    }
+}
+
+/// The log's entry of a command: the hash of its opening.
+pub(crate) fn leaf(sequence: u64, entry: &Entry) -> Result<Digest, Fault> {
+    Ok(entry.opening(sequence)?.entry())
 }
 
 /// Applies one command and writes it, its leaf and its events, with everything it changed.
@@ -77,7 +104,9 @@ pub fn execute(
         events.push(event);
     }
     let entry = Entry { at, submission, outcome };
-    tables.put(Table::Leaves, &key::number(sequence), &leaf(sequence, &entry)?.0)?;
+    let leaf = leaf(sequence, &entry)?;
+    tables.put(Table::Leaves, &key::number(sequence), &leaf.0)?;
+    merkle::append(tables, sequence, &leaf)?;
     tables.put(Table::Commands, &key::number(sequence), &encode(Table::Commands, &entry)?)?;
     (head.sequence, head.at) = (sequence, at);
     state::put(tables, key::ONLY, &head)?;

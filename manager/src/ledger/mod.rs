@@ -9,6 +9,8 @@ mod command;
 pub mod embedded;
 mod fraud;
 pub mod log;
+pub mod merkle;
+pub mod seal;
 pub mod state;
 pub mod tables;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod key;
+pub mod log;
 pub mod standing;
 
 use std::ops::ControlFlow;
@@ -66,6 +67,9 @@ rows! {
     StatusHead => StatusHead;
     VerifyingKeyRow => VerifyingKeys;
     access::CredentialTerms => CredentialTerms;
+    log::Frontier => Frontier;
+    log::SealRow => Seals;
+    log::RetentionRow => Retention;
 }
 
 /// How far the ledger is.
@@ -390,6 +394,14 @@ impl State<'_> {
     /// [`Fault`]
     pub fn head(&self) -> Result<Head, Fault> {
         Ok(self.get(key::ONLY)?.unwrap_or_default())
+    }
+
+    /// The newest seal of the state.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn newest_seal(&self) -> Result<Option<log::SealRow>, Fault> {
+        Ok(self.all(&[])?.pop())
     }
 
     /// An enrolled HSM.

@@ -134,8 +134,24 @@ tables! {
     StatusHead = 31, "status-head";
     /// Digest of a verifying key that was ever in force -> its statement.
     VerifyingKeys = 32, "verifying-keys";
+    /// One row: the log's Merkle tree, as far as it must be known to go on.
+    Frontier = 44, "log-frontier";
+    /// Level, index -> the hash of a perfect subtree of height 8·level of the log's Merkle tree, from level 1 on.
+    Subtrees = 45, "log-subtrees";
+    /// Sequence number -> the root over the state after that command.
+    Seals = 46, "log-seals";
+    /// One row: up to where openings were deleted.
+    Retention = 47, "log-retention";
     /// Digest of a bearer credential -> its terms.
     CredentialTerms = 52, "credential-terms";
+}
+
+impl Table {
+    /// Whether its rows are what the manager decides by, and so what a seal of the state covers: all but the log itself
+    /// and the outbox, which grow with every command and are read by none.
+    pub const fn is_state(self) -> bool {
+        !matches!(self, Self::Commands | Self::Leaves | Self::Events | Self::Subtrees)
+    }
 }
 
 /// A row: key and value.

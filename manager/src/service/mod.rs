@@ -8,6 +8,7 @@ mod batch;
 mod challenge;
 mod credential;
 mod enrol;
+pub(crate) mod log;
 mod revoke;
 mod sharing;
 mod status;
@@ -51,6 +52,7 @@ pub struct Manager {
     ledger: Box<dyn Ledger>,
     clock: Arc<dyn Clock>,
     signer: Signer,
+    log: log::TransparencyLog,
     unauthenticated: AtomicU64,
     /// Batches of envelopes that are being judged.
     batches: AtomicUsize,
@@ -81,7 +83,7 @@ impl Manager {
         (parameters, engine): (Parameters, Engine),
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
-        signer: Signer,
+        (signer, log): (Signer, log::TransparencyLog),
     ) -> Self {
         Self {
             config,
@@ -91,6 +93,7 @@ impl Manager {
             ledger,
             clock,
             signer,
+            log,
             unauthenticated: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
         }

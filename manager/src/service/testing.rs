@@ -92,6 +92,14 @@ impl World {
         Self::with(Config { verify_threads: 1, verify_queue: 1, ..config }, directory, Arc::new(MemoryStore::default()))
     }
 
+    /// In memory, with a configuration of its own.
+    pub(crate) fn with_config(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(&directory, vec![Suite::Halo2Pasta]);
+        change(&mut config);
+        Self::with(config, directory, Arc::new(MemoryStore::default()))
+    }
+
     fn over(directory: TempDir, store: Arc<dyn Store>, suites: Vec<Suite>) -> Self {
         Self::with(config(&directory, suites), directory, store)
     }
@@ -117,9 +125,9 @@ impl World {
     /// Opens it again with other suites.
     pub(crate) fn reopen_with(self, suites: Vec<Suite>) -> Self {
         let Self { manager, store, directory, clock } = self;
+        let config = Config { suites, ..manager.config().clone() };
         drop(manager);
-        let manager =
-            Manager::over(Arc::clone(&store), config(&directory, suites), parameters(), clock.clone()).unwrap();
+        let manager = Manager::over(Arc::clone(&store), config, parameters(), clock.clone()).unwrap();
         Self { manager: Arc::new(manager), store, directory, clock }
     }
 

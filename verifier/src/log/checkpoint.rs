@@ -169,6 +169,11 @@ impl CheckpointPolicy {
         Self::new(log, Vec::new(), 0)
     }
 
+    /// The witnesses' keys.
+    pub fn witnesses(&self) -> &[VerifierKey] {
+        &self.witnesses
+    }
+
     /// The log's key.
     pub const fn log(&self) -> &VerifierKey {
         &self.log

@@ -7,6 +7,7 @@ mod access;
 mod attestation;
 mod batch;
 mod event;
+mod log;
 pub mod path;
 mod problem;
 mod revocation;
@@ -25,6 +26,7 @@ pub use batch::{
     join_envelopes, split_envelopes,
 };
 pub use event::{Event, EventKind, EventPage, Sighting};
+pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};
 pub use revocation::{Reason, ReasonCode, ReinstateRequest, Revocation, RevocationTarget, RevokeRequest, Standing};
 pub use sharing::{

@@ -49,3 +49,25 @@ pub const REINSTATEMENTS: &str = "/v1/reinstatements";
 pub const STATUS: &str = "/v1/status";
 /// `GET`, operator, viewer or auditor: [`super::EventPage`].
 pub const EVENTS: &str = "/v1/events";
+/// `GET`, anyone: [`super::LogKey`].
+pub const LOG_KEY: &str = "/v1/log/key";
+/// `GET`, anyone: the newest checkpoint, a signed note (C2SP tlog-tiles).
+pub const CHECKPOINT: &str = "/v1/log/checkpoint";
+/// `GET`, anyone: the newest checkpoint that `?witnesses=` have cosigned, 1 when left out.
+pub const COSIGNED: &str = "/v1/log/cosigned";
+/// `GET`, anyone: a tile of hashes or entries (C2SP tlog-tiles).
+pub const TILES: &str = "/v1/log/tile/{tile:.*}";
+/// `GET`, anyone: `?index=` and `?size=` to [`super::InclusionProof`].
+pub const LOG_PROOF: &str = "/v1/log/proof";
+/// `GET`, anyone: `?from=` and `?to=` to [`super::ConsistencyProof`].
+pub const LOG_CONSISTENCY: &str = "/v1/log/consistency";
+/// `GET`, auditor: `?after=` and `?limit=` to a page of openings ([`super::super::log::read_page`]).
+pub const OPENINGS: &str = "/v1/log/openings";
+/// `POST`, auditor: a checkpoint with a witness's cosignature.
+pub const COSIGNATURES: &str = "/v1/log/cosignatures";
+/// `POST`, operator: seals the state, to [`super::super::log::StateSeal`]. `GET`, operator or auditor: [`super::Seals`].
+pub const SEALS: &str = "/v1/log/seals";
+/// `GET`, auditor: the state that a seal is of, in parts from byte `?offset=` on; an empty part ends it.
+pub const SNAPSHOT: &str = "/v1/log/snapshots/{sequence}";
+/// `POST`, operator: deletes the openings that are old enough, to [`super::Retained`].
+pub const RETENTION: &str = "/v1/log/retention";

@@ -3,6 +3,7 @@
 pub(super) mod client;
 pub(super) mod credential;
 pub(super) mod hsm;
+pub(super) mod log;
 pub(super) mod operator;
 pub(super) mod public;
 

@@ -6,6 +6,7 @@ pub(crate) mod beacon;
 mod challenge;
 pub(crate) mod challenges;
 pub(crate) mod enrolment;
+pub(crate) mod log;
 pub(crate) mod revocation;
 pub(crate) mod sharing;
 mod status;
@@ -116,6 +117,8 @@ impl Apply<'_> {
             Command::IssueChallenges { request, hsm, items, seed, beacon } => {
                 self.once(request, hsm, |apply, hsm| apply.issue_challenges(&hsm, items, seed, beacon))
             }
+            Command::Seal { sequence, root } => self.seal(*sequence, root),
+            Command::Prune { through } => self.prune(*through),
         }
     }
 

@@ -22,6 +22,13 @@ pub const fn number(number: u64) -> [u8; 8] {
     number.to_be_bytes()
 }
 
+/// A perfect subtree of the log's Merkle tree.
+pub fn subtree(level: u8, index: u64) -> Vec<u8> {
+    let mut bytes = vec![level];
+    bytes.extend_from_slice(&number(index));
+    bytes
+}
+
 /// An HSM; also what all its rows begin with.
 pub fn hsm(hsm: &HsmId) -> Vec<u8> {
     join(&[hsm.as_str()])
