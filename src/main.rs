@@ -5,6 +5,7 @@ mod output;
 
 mod agent;
 mod attest;
+mod backup;
 mod ceremony;
 mod config;
 mod connection;
@@ -86,6 +87,9 @@ enum Command {
     Verify(verify::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
+    Compact(backup::CompactArgs),
 }
 
 fn main() -> ExitCode {
@@ -117,6 +121,9 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
+        Command::Backup(args) => backup::backup(global, args),
+        Command::Restore(args) => backup::restore(global, args),
+        Command::Compact(args) => backup::compact(global, args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use keywitness_circuits::{
     Parameters, Suite,
     params::{Groth16Circuit, Groth16Parameters},
 };
-use keywitness_manager::{Config, Manager, Settings, SystemClock, http, settings::LogFormat};
+use keywitness_manager::{Config, Manager, Settings, SteadyClock, http, settings::LogFormat};
 
 use crate::{Global, ceremony, config, data, output};
 
@@ -137,7 +137,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let trust_domain = config.trust_domain.clone();
     let listener =
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
-    let manager = Arc::new(Manager::open(config, parameters, Arc::new(SystemClock))?);
+    let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
     let server = http::serve(manager, listener)?;
     let address = match server.address() {

@@ -12,7 +12,7 @@ use anyhow::Context;
 use data_encoding::BASE64URL_NOPAD;
 use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::{KeyAlgorithm, Parameters, Timestamp};
-use keywitness_manager::{Config, Manager, SystemClock, http};
+use keywitness_manager::{Config, Manager, SteadyClock, http};
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
@@ -117,7 +117,7 @@ fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) ->
         }
         Err(error) => return Err(error).context(format!("cannot listen on port {}", args.port)),
     };
-    let manager = Manager::open(args.verification.apply(config), parameters, Arc::new(SystemClock))?;
+    let manager = Manager::open(args.verification.apply(config), parameters, Arc::new(SteadyClock::default()))?;
     Ok(http::serve(Arc::new(manager), listener)?)
 }
 

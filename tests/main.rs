@@ -3,6 +3,7 @@
 
 mod agreement;
 mod ceremony;
+mod crash;
 mod docs;
 mod program;
 mod shares;

@@ -121,7 +121,17 @@ impl Manager {
 
     /// `kill -9`, and start again.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// Starts again what was killed.
+    pub(crate) fn restart(&mut self) {
         self.process = Self::launch(&self.data, &self.flags);
     }
 

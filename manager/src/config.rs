@@ -14,7 +14,7 @@ use keywitness_verifier::{
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
 
-use crate::{error::StartError, http, ledger::Configuration};
+use crate::{error::StartError, http, ledger::Configuration, store};
 
 /// Name of the file with the first operator credential in a data directory, mode 0600.
 pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
@@ -65,6 +65,10 @@ pub struct Config {
     pub verify_threads: usize,
     /// Proofs that may wait to be checked; one HSM's are at most an eighth of them.
     pub verify_queue: usize,
+    /// How many bytes of the store are held in memory at most.
+    pub store_cache: usize,
+    /// How many backups are kept in the data directory.
+    pub keep_backups: usize,
 }
 
 impl Config {
@@ -93,6 +97,8 @@ impl Config {
             seal_interval: Some(24 * 60 * 60),
             verify_threads: EngineConfig::default().threads,
             verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
+            store_cache: store::CACHE,
+            keep_backups: 7,
         }
     }
 

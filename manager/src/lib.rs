@@ -17,7 +17,7 @@ pub mod signer;
 mod start;
 pub mod store;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SteadyClock, SystemClock};
 pub use config::{Config, OPERATOR_CREDENTIAL};
 pub use error::StartError;
 pub use service::Manager;

@@ -34,7 +34,7 @@ impl Manager {
         let directory = config.data_dir.clone();
         let file = |error| StartError::File { path: directory.clone(), error };
         files::private_directory(&directory).map_err(file)?;
-        let store = Redb::open(&directory.join(store::FILE))?;
+        let store = Redb::open_with(&directory.join(store::FILE), config.store_cache)?;
         Self::over(Arc::new(store), config, parameters, clock)
     }
 

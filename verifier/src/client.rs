@@ -270,6 +270,11 @@ impl ManagerClient {
         self.send(Caller::Bearer, "POST", path::REINSTATEMENTS, request)
     }
 
+    /// Has the manager back up its store. Operator only.
+    pub fn back_up(&self) -> Result<wire::Backup, ClientError> {
+        self.send(Caller::Bearer, "POST", path::BACKUPS, &serde_json::json!({}))
+    }
+
     /// Everything at a glance. Operator, client or viewer.
     pub fn status(&self) -> Result<wire::Status, ClientError> {
         self.get(Caller::Bearer, path::STATUS)

@@ -129,6 +129,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
     route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
     route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));
+    route(path::BACKUPS, web::post().to(handlers::operator::back_up));
     route(path::STATUS, web::get().to(handlers::client::status));
     route(path::EVENTS, web::get().to(handlers::client::events));
     route(path::LOG_KEY, web::get().to(handlers::log::key));

@@ -258,6 +258,8 @@ pub enum Command {
         /// None after this number, which is not after the newest seal.
         through: u64,
     },
+    /// Goes on from a backup: voids what could be used once, since nobody knows whether it was.
+    Restored,
 }
 
 impl Command {
@@ -284,6 +286,7 @@ impl Command {
             Self::IssueChallenges { .. } => "issue-challenges",
             Self::Seal { .. } => "seal",
             Self::Prune { .. } => "prune",
+            Self::Restored => "restored",
         }
     }
 

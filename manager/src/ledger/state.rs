@@ -3,6 +3,7 @@
 pub mod access;
 pub mod key;
 pub mod log;
+mod restoration;
 pub mod standing;
 
 use std::ops::ControlFlow;
@@ -22,6 +23,8 @@ pub use standing::{
     BarRow, EpisodeRow, Ground, History, Lifted, StatusEntryRow, StatusHead, StatusIndexRow, VerifyingKeyRow,
 };
 
+pub use restoration::RestorationRow;
+
 /// A typed row.
 pub trait Row: Serialize + DeserializeOwned {
     /// Where rows of this type live.
@@ -33,6 +36,17 @@ macro_rules! rows {
         $(impl Row for $type {
             const TABLE: Table = Table::$table;
         })*
+
+        /// Whether a value is a row of its table; says nothing about tables whose rows have no type of their own.
+        ///
+        /// # Errors
+        /// [`Fault::Corrupt`]
+        pub fn check_row(table: Table, value: &[u8]) -> Result<(), Fault> {
+            $(if table == Table::$table {
+                return decode::<$type>(table, value).map(drop);
+            })*
+            Ok(())
+        }
     };
 }
 
@@ -66,6 +80,7 @@ rows! {
     StatusIndexRow => StatusIndexes;
     StatusHead => StatusHead;
     VerifyingKeyRow => VerifyingKeys;
+    RestorationRow => Restorations;
     access::CredentialTerms => CredentialTerms;
     log::Frontier => Frontier;
     log::SealRow => Seals;

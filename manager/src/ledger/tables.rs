@@ -142,6 +142,8 @@ tables! {
     Seals = 46, "log-seals";
     /// One row: up to where openings were deleted.
     Retention = 47, "log-retention";
+    /// One row: the latest restoration from a backup.
+    Restorations = 50, "restorations";
     /// Digest of a bearer credential -> its terms.
     CredentialTerms = 52, "credential-terms";
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Barrier;
 
+use keywitness_circuits::Nonce;
 use keywitness_verifier::wire::{AttestationState, EventKind, ProblemKind, RevocationTarget};
 
 use super::{
-    Memory, Rows, Table,
-    log::{self, entries},
+    Command, Memory, Rows, Table,
+    log::{self, Submission, entries},
     state::State,
     tables::Row,
 };
@@ -51,6 +52,9 @@ fn bustle(world: &World) -> (TestHsm, TestKey) {
     hsm.enrol_key(world, &revoked).unwrap();
     let (cluster, key_id) = ("eu".parse().unwrap(), revoked.key.key);
     world.revoke(RevocationTarget::Key { cluster, key: key_id });
+    let restored = Submission { salt: Nonce::random(), command: Command::Restored };
+    world.store.write(&mut |tables| log::execute(tables, restored.clone(), world.now()).map(drop)).unwrap();
+    world.advance(1);
     (hsm, key)
 }
 

@@ -7,7 +7,10 @@ use keywitness_verifier::{
 };
 
 use super::Manager;
-use crate::ledger::{Command, Outcome, state::State};
+use crate::ledger::{
+    Command, Outcome,
+    state::{RestorationRow, State, key},
+};
 
 /// An enrolled HSM that signed the request it is passed with. Only [`Manager::authenticate`] makes one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -190,6 +193,13 @@ impl Manager {
                 "the request was made at {} by the HSM's clock, and it is {} by the manager's; set the HSM's clock",
                 auth.created.0, now.0
             );
+            return Err(self.reject(ProblemKind::ClockSkew, why));
+        }
+        // Whether it was answered before is forgotten, so it must be signed anew.
+        if let Some(restoration) = state.get::<RestorationRow>(key::ONLY)?
+            && auth.created <= restoration.at
+        {
+            let why = "the request was made before this manager was restored from a backup; make it again";
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
         Ok(HsmCaller { request: auth.digest(&parts), hsm: auth.hsm })

@@ -5,6 +5,7 @@
 pub mod access;
 mod attest;
 mod batch;
+mod backup;
 mod challenge;
 mod credential;
 mod enrol;
@@ -23,7 +24,7 @@ pub(crate) use sharing::verdict_of_complaint;
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -56,6 +57,7 @@ pub struct Manager {
     unauthenticated: AtomicU64,
     /// Batches of envelopes that are being judged.
     batches: AtomicUsize,
+    backing_up: Mutex<()>,
 }
 
 impl From<Fault> for Problem {
@@ -96,6 +98,7 @@ impl Manager {
             log,
             unauthenticated: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
+            backing_up: Mutex::new(()),
         }
     }
 
@@ -136,6 +139,11 @@ impl Manager {
     /// The keys that sign verification tokens. Anyone may know.
     pub fn jwks(&self) -> JwkSet {
         self.signer.jwks()
+    }
+
+    /// What an operator should look into before all else; none while nothing is wrong.
+    pub fn trouble(&self) -> Option<String> {
+        self.clock.trouble()
     }
 
     /// Whether changes can be made.

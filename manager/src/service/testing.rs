@@ -131,6 +131,16 @@ impl World {
         Self { manager: Arc::new(manager), store, directory, clock }
     }
 
+    /// Closes the manager and opens it over the database in a file.
+    pub(crate) fn over_file(self, file: &std::path::Path) -> Self {
+        let Self { manager, store, directory, clock } = self;
+        drop((manager, store));
+        let store: Arc<dyn Store> = Arc::new(Redb::open(file).unwrap());
+        let config = config(&directory, vec![Suite::Halo2Pasta]);
+        let manager = Manager::over(Arc::clone(&store), config, parameters(), clock.clone()).unwrap();
+        Self { manager: Arc::new(manager), store, directory, clock }
+    }
+
     pub(crate) fn advance(&self, seconds: i64) {
         self.clock.0.fetch_add(seconds as u64, Ordering::SeqCst);
     }

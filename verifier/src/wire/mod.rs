@@ -6,6 +6,7 @@
 mod access;
 mod attestation;
 mod batch;
+mod backup;
 mod event;
 mod log;
 pub mod path;
@@ -25,6 +26,7 @@ pub use batch::{
     ChallengeBatch, ChallengeBatchRequest, ENVELOPES_TYPE, MAX_BATCH_BODY, MAX_BATCH_ENVELOPES, MAX_BATCH_KEYS,
     join_envelopes, split_envelopes,
 };
+pub use backup::Backup;
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};

@@ -45,6 +45,8 @@ pub const REVOCATIONS: &str = "/v1/revocations";
 pub const SUSPENSIONS: &str = "/v1/suspensions";
 /// `POST`, operator: [`super::ReinstateRequest`].
 pub const REINSTATEMENTS: &str = "/v1/reinstatements";
+/// `POST`, operator of every cluster, no body: makes a [`super::Backup`].
+pub const BACKUPS: &str = "/v1/backups";
 /// `GET`, any role: [`super::Status`].
 pub const STATUS: &str = "/v1/status";
 /// `GET`, operator, viewer or auditor: [`super::EventPage`].

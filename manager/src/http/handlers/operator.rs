@@ -39,3 +39,9 @@ pub(in crate::http) async fn reinstate(manager: Data<Manager>, request: HttpRequ
     run(&manager, move |manager| manager.reinstate(&caller, &asked)).await?;
     done()
 }
+
+/// Operator: backs up the store.
+pub(in crate::http) async fn back_up(manager: Data<Manager>, request: HttpRequest) -> Answer {
+    let caller = bearer(&manager, &request, OPERATOR).await?;
+    answer(&run(&manager, move |manager| manager.back_up(&caller)).await?)
+}

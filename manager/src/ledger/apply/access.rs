@@ -29,7 +29,12 @@ impl Apply<'_> {
         expires_at: Option<Timestamp>,
     ) -> Result<Outcome, Fault> {
         let id = CredentialId::of(digest);
-        if self.state().credential_named(id)?.is_some() {
+        if let Some(known) = self.state().credential_named(id)? {
+            // The same command sent again, because nobody knew whether the first was written.
+            let same = known.digest == *digest && known.row == CredentialRow { name: name.to_owned(), role };
+            if same && known.terms.clusters.as_deref() == clusters && known.terms.expires_at == expires_at {
+                return Ok(Outcome::Done);
+            }
             return Ok(refuse(ProblemKind::Unavailable, "a credential has this name already; ask again"));
         }
         let terms = CredentialTerms {

@@ -7,6 +7,7 @@ mod challenge;
 pub(crate) mod challenges;
 pub(crate) mod enrolment;
 pub(crate) mod log;
+mod restoration;
 pub(crate) mod revocation;
 pub(crate) mod sharing;
 mod status;
@@ -119,6 +120,7 @@ impl Apply<'_> {
             }
             Command::Seal { sequence, root } => self.seal(*sequence, root),
             Command::Prune { through } => self.prune(*through),
+            Command::Restored => self.restored(),
         }
     }
 
