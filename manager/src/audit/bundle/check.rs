@@ -2,13 +2,13 @@
 
 use keywitness_circuits::{Digest, Envelope, HsmId, Instance, Timestamp, Verified, codec::Canonical};
 use keywitness_verifier::{
+    bundle::Bundle,
     identity::IdentityKey,
     log::{Checkpoint, CheckpointPolicy, Opening, TlogProof, VerifierKey},
     token::{self, Expected, KeyAttestation, ProvenStatement, VerifiedToken},
     wire::{KeyRef, Record},
 };
 
-use super::Bundle;
 use crate::{
     audit::{Anchors, Checker, archive::entry_of},
     ledger::{Command, Outcome, log::Entry},

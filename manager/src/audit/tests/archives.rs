@@ -29,7 +29,7 @@ fn commitment(log: &[Entry]) -> Commitment {
 }
 
 /// The openings of entries, of which the first has this number.
-fn openings(log: &[Entry], first: u64) -> Vec<Opening> {
+pub(super) fn openings(log: &[Entry], first: u64) -> Vec<Opening> {
     let opening = |(sequence, entry): (u64, &Entry)| Opening {
         sequence,
         salt: entry.submission.salt,

@@ -21,7 +21,7 @@ fn lived(log: impl IntoIterator<Item = (Submission, Timestamp)>) -> Vec<Entry> {
     log.into_iter().map(&mut apply).collect()
 }
 
-fn relived(log: &[Entry]) -> Vec<Entry> {
+pub(super) fn relived(log: &[Entry]) -> Vec<Entry> {
     lived(log.iter().map(|entry| (entry.submission.clone(), entry.at)))
 }
 

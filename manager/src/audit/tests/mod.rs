@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod archives;
+mod bundles;
 mod lies;
 
 use std::sync::OnceLock;

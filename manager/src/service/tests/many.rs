@@ -69,6 +69,14 @@ fn seal(hsm: &TestHsm, keys: &[TestKey], (context, instance): (ClaimContext, Ins
     Envelope::seal(context, instance, proof, |message| hsm.sign(message))
 }
 
+/// Enrols keys in an HSM and attests them in one proof.
+pub(crate) fn attest_together(world: &World, hsm: &TestHsm, cluster: &str, keys: &[TestKey]) {
+    keys.iter().for_each(|key| hsm.enrol_key(world, key).unwrap());
+    let (mut context, instance) = claim(world, hsm, keys, &ask(world, hsm, keys));
+    context.cluster = cluster.parse().unwrap();
+    submit_many(world, &seal(hsm, keys, (context, instance))).unwrap();
+}
+
 fn status(world: &World, key: &TestKey) -> HsmKeyStatus {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
     world.manager.attested(&Caller::in_process(), &query).unwrap().hsms.remove(0)

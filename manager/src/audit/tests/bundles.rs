@@ -1,0 +1,332 @@
+//! Bundles: whole, damaged, put together wrongly, and made by managers that lie.
+
+use std::{collections::HashMap, sync::OnceLock};
+
+use keywitness_circuits::{Digest, Envelope, KeyAlgorithm, Nonce, Timestamp, codec::Canonical};
+use keywitness_verifier::{
+    bundle::{Bundle, BundledEntry, FORMAT},
+    log::{Algorithm, Checkpoint, CompactRange, Note, NoteKey, TlogProof, inclusion_proof, leaf_hash},
+    token::Claims,
+    wire::{Base64, KeyQuery, TokenRequest},
+};
+use proptest::prelude::*;
+
+use super::{archives::openings, checker, lies::relived, log_of, small};
+use crate::{
+    audit::{
+        Anchors,
+        bundle::{Finding, Question, check, gather},
+        thumbprint,
+    },
+    ledger::{Command, log::Entry},
+    service::testing::{Caller, TestHsm, TestKey, World},
+    signer::Signer,
+};
+
+const AUDIENCE: &str = "auditor";
+const ORIGIN: &str = "acme.example/m1";
+
+fn log_key() -> NoteKey {
+    NoteKey::new(ORIGIN, Algorithm::Ed25519, &[1; 32]).unwrap()
+}
+
+fn witness(number: u8) -> NoteKey {
+    NoteKey::new(&format!("witness-{number}.example"), Algorithm::CosignatureV1, &[10 + number; 32]).unwrap()
+}
+
+/// A trust domain with an attested key, its token, and the log's entries.
+struct Case {
+    world: World,
+    hsm: TestHsm,
+    other: TestHsm,
+    key: TestKey,
+    log: Vec<Entry>,
+    token: String,
+}
+
+impl Case {
+    fn new() -> Self {
+        let (world, hsm, other, key) = small();
+        let token = token(&world, &key);
+        Self { log: log_of(&world), world, hsm, other, key, token }
+    }
+
+    fn anchors(&self) -> Anchors {
+        let info = self.world.manager.trust_domain();
+        Anchors {
+            trust_domain: info.trust_domain,
+            manager: info.manager,
+            log: log_key().verifier().to_string(),
+            witnesses: [1, 2, 3].map(|number| witness(number).verifier().to_string()).to_vec(),
+            cosignatures: 2,
+            token_keys: self.world.manager.jwks().keys.iter().filter_map(thumbprint).collect(),
+            verifying_keys: info.statements.iter().map(|info| info.verifying_key).collect(),
+        }
+    }
+
+    fn claims(&self) -> Claims {
+        claims(&self.token)
+    }
+
+    /// Has the manager say something else in its token.
+    fn say(&mut self, change: impl FnOnce(&mut Claims)) {
+        let mut claims = self.claims();
+        change(&mut claims);
+        self.token = Signer::open(self.world.directory.path()).unwrap().sign(&claims).unwrap();
+    }
+
+    fn bundle(&self) -> Bundle {
+        self.bundle_cosigned_by(&[1, 2])
+    }
+
+    fn bundle_cosigned_by(&self, witnesses: &[u8]) -> Bundle {
+        // What a manager gathers is what it really did; where it lies, the lie stands in the same place.
+        let gathered = gather(self.world.store.view().unwrap().as_ref(), &claims(&token(&self.world, &self.key)));
+        Bundle {
+            format: FORMAT.to_owned(),
+            as_of: self.world.now(),
+            token: self.token.clone(),
+            keys: self.world.manager.jwks(),
+            status_list: None,
+            entries: proven(&self.log, &gathered.unwrap(), witnesses),
+        }
+    }
+
+    fn check(&self, bundle: &Bundle) -> Result<(), String> {
+        self.check_as(bundle, &self.anchors(), bundle.as_of)
+    }
+
+    fn check_as(&self, bundle: &Bundle, anchors: &Anchors, at: Timestamp) -> Result<(), String> {
+        let question = Question { anchors, checker: checker(), at, audience: AUDIENCE };
+        match check(bundle, &question).into_iter().find(|finding| finding.result.is_err()) {
+            Some(Finding { what, result }) => Err(format!("{what}: {}", result.unwrap_err())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn token(world: &World, key: &TestKey) -> String {
+    let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
+    let request = TokenRequest { query, audience: AUDIENCE.to_owned(), nonce: Nonce::random() };
+    world.manager.issue_token(&Caller::in_process(), &request).unwrap().token
+}
+
+fn claims(token: &str) -> Claims {
+    let body = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap()
+}
+
+/// These entries of a log, with their places in it.
+fn proven(log: &[Entry], sequences: &[u64], witnesses: &[u8]) -> Vec<BundledEntry> {
+    let (mut tree, mut nodes) = (CompactRange::default(), HashMap::new());
+    let openings = openings(log, 1);
+    for opening in &openings {
+        tree.append(leaf_hash(&opening.entry().0), |node, hash| {
+            nodes.insert(node, *hash);
+        });
+    }
+    let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: tree.size(), root: tree.root(), state: None };
+    let mut note = Note::new(checkpoint.to_string()).unwrap();
+    note.add(log_key().sign(note.text(), Timestamp(5)));
+    for number in witnesses {
+        note.add(witness(*number).sign(note.text(), Timestamp(6)));
+    }
+    let bundled = |sequence: &u64| {
+        let index = sequence - 1;
+        let hashes = inclusion_proof(index, tree.size(), |node| nodes.get(&node).copied().ok_or(())).unwrap().unwrap();
+        let proof = TlogProof { extra: None, index, hashes, checkpoint: note.clone() };
+        let opening = Base64(openings[index as usize].to_bytes());
+        BundledEntry { opening, proof: proof.to_string() }
+    };
+    sequences.iter().map(bundled).collect()
+}
+
+#[track_caller]
+fn refused(result: Result<(), String>, words: &str) {
+    let why = result.unwrap_err();
+    assert!(why.contains(words), "{why}");
+}
+
+#[test]
+fn an_honest_bundle_holds_as_of_its_time_and_not_outside_it() {
+    let case = Case::new();
+    let bundle = case.bundle();
+    assert_eq!(bundle.entries.len(), 4);
+    assert_eq!(Bundle::from_file(&bundle.to_file()).unwrap(), bundle);
+    case.check(&bundle).unwrap();
+    let (anchors, now) = (case.anchors(), bundle.as_of);
+    refused(case.check_as(&bundle, &anchors, now.plus(3600)), "expired");
+    refused(case.check_as(&bundle, &anchors, Timestamp(now.0 - 100)), "future");
+}
+
+#[test]
+fn a_bundle_of_keys_proven_together_holds_for_each_of_them() {
+    let mut case = Case::new();
+    let keys: Vec<TestKey> = (1..4).map(|seed| TestKey::aes256(&format!("a-{seed}"), seed)).collect();
+    crate::service::tests::many::attest_together(&case.world, &case.hsm, "eu", &keys);
+    for key in keys {
+        case.key = key;
+        case.token = token(&case.world, &case.key);
+        case.log = log_of(&case.world);
+        case.check(&case.bundle()).unwrap();
+    }
+}
+
+#[test]
+fn what_the_anchors_do_not_name_does_not_count() {
+    let case = Case::new();
+    let (bundle, right) = (case.bundle(), case.anchors());
+    let now = bundle.as_of;
+    let check = |change: &dyn Fn(&mut Anchors)| {
+        let mut anchors = right.clone();
+        change(&mut anchors);
+        case.check_as(&bundle, &anchors, now)
+    };
+    check(&|_| {}).unwrap();
+    refused(check(&|anchors| anchors.token_keys.clear()), "not in the key set");
+    refused(check(&|anchors| anchors.verifying_keys.clear()), "do not accept verifying key");
+    refused(check(&|anchors| anchors.manager = "m2".parse().unwrap()), "of manager m1");
+    refused(check(&|anchors| anchors.trust_domain = "other.example".parse().unwrap()), "another trust domain");
+    refused(check(&|anchors| anchors.cosignatures = 3), "cosigned");
+    let stranger = NoteKey::new(ORIGIN, Algorithm::Ed25519, &[7; 32]).unwrap();
+    refused(check(&|anchors| anchors.log = stranger.verifier().to_string()), "did not sign");
+    refused(case.check(&case.bundle_cosigned_by(&[2])), "cosigned");
+    refused(case.check(&case.bundle_cosigned_by(&[])), "cosigned");
+}
+
+#[test]
+fn a_bundle_without_one_of_its_entries_does_not_hold() {
+    let case = Case::new();
+    let whole = case.bundle();
+    for missing in 0..whole.entries.len() {
+        let mut bundle = whole.clone();
+        bundle.entries.remove(missing);
+        refused(case.check(&bundle), "the bundle has no entry");
+    }
+}
+
+#[test]
+fn entries_of_two_logs_make_no_bundle() {
+    let case = Case::new();
+    let mut bundle = case.bundle();
+    // The same manager, a little later: every proof holds, under another checkpoint.
+    case.hsm.attest(&case.world, "eu", &case.key).unwrap();
+    let later = log_of(&case.world);
+    bundle.entries[0] = proven(&later, &[opening_number(&bundle.entries[0])], &[1, 2]).remove(0);
+    refused(case.check(&bundle), "another checkpoint");
+    let mut bundle = case.bundle();
+    let proof = bundle.entries[1].proof.clone();
+    bundle.entries[0].proof = proof;
+    refused(case.check(&bundle), "another entry");
+}
+
+fn opening_number(entry: &BundledEntry) -> u64 {
+    keywitness_verifier::log::Opening::read(&entry.opening.0).unwrap().0.sequence
+}
+
+/// Has the manager enter another envelope in the place of the attested one, and say so in its token.
+fn lie(case: &mut Case, envelope: &Envelope) {
+    let place = case.log.iter().position(|entry| entry.submission.command.name() == "attest").unwrap();
+    let Command::Attest { envelope: bytes, digest, .. } = &mut case.log[place].submission.command else { panic!() };
+    (*bytes, *digest) = (envelope.to_bytes(), envelope.digest());
+    case.log = relived(&case.log);
+    case.say(|claims| {
+        let appraisal = claims.submods.values_mut().next().unwrap();
+        appraisal.attestation.statements[0].envelope = envelope.digest();
+    });
+}
+
+fn attested(case: &Case) -> Envelope {
+    let attested = case.log.iter().find_map(|entry| match &entry.submission.command {
+        Command::Attest { envelope, .. } => Some(Envelope::from_bytes(envelope).unwrap()),
+        _ => None,
+    });
+    attested.unwrap()
+}
+
+#[test]
+fn a_manager_that_made_up_a_proof_or_a_signature_is_found() {
+    let mut case = Case::new();
+    let context = attested(&case).context;
+    let forged = case.hsm.forge(&case.key, context.clone());
+    lie(&mut case, &forged);
+    refused(case.check(&case.bundle()), "proof of k @1");
+    let mut case = Case::new();
+    let context = attested(&case).context;
+    let borrowed = case.other.seal(&case.key, context);
+    lie(&mut case, &borrowed);
+    refused(case.check(&case.bundle()), "identity signature of k @1");
+}
+
+#[test]
+fn a_token_that_says_more_than_the_log_is_found() {
+    type Change = fn(&mut keywitness_verifier::token::KeyAttestation);
+    let changes: [(Change, &str); 6] = [
+        (|it| it.key.key = "other".parse().unwrap(), "record"),
+        (|it| it.statements[0].fingerprint.bytes = Digest([1; 32]), "record"),
+        (|it| it.statements[0].proven_at = it.statements[0].proven_at.plus(1), "record"),
+        (|it| it.statements[0].expires_at = it.statements[0].expires_at.plus(3600), "record"),
+        (|it| it.enrolment = 2, "enrolment"),
+        (|it| it.cluster = "us".parse().unwrap(), "enrolment"),
+    ];
+    for (change, words) in changes {
+        let mut case = Case::new();
+        case.say(|claims| change(&mut claims.submods.values_mut().next().unwrap().attestation));
+        refused(case.check(&case.bundle()), words);
+    }
+    let mut case = Case::new();
+    case.say(|claims| claims.cnf.jwk = keywitness_verifier::token::ChannelJwk::new(&[9; 32]));
+    refused(case.check(&case.bundle()), "another channel key");
+    let mut case = Case::new();
+    case.say(|claims| {
+        claims.submods.values_mut().next().unwrap().attestation.algorithm = KeyAlgorithm::P256;
+    });
+    refused(case.check(&case.bundle()), "other attributes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Damage anywhere is seen, and lies in whatever the bundle rests on are seen where the checksum was made up for.
+    #[test]
+    fn a_flipped_bit_anywhere_in_a_bundle_is_caught(
+        place in any::<prop::sample::Index>(), part in 0..4_usize, entry in 0..4_usize, bit in 0..8_u8,
+    ) {
+        static CASE: OnceLock<(Case, Bundle)> = OnceLock::new();
+        let (case, whole) = CASE.get_or_init(|| {
+            let case = Case::new();
+            let bundle = case.bundle();
+            (case, bundle)
+        });
+        let flip = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            bytes[place.index(text.len())] ^= 1 << bit;
+            String::from_utf8(bytes).ok()
+        };
+        let mut bundle = whole.clone();
+        match part {
+            0 => {
+                let mut bytes = whole.to_file();
+                let length = bytes.len();
+                bytes[place.index(length)] ^= 1 << bit;
+                prop_assert!(Bundle::from_file(&bytes).is_err());
+                return Ok(());
+            }
+            1 => {
+                let opening = &mut bundle.entries[entry].opening.0;
+                let length = opening.len();
+                opening[place.index(length)] ^= 1 << bit;
+            }
+            2 => match flip(&bundle.entries[entry].proof) {
+                Some(proof) => bundle.entries[entry].proof = proof,
+                None => return Ok(()),
+            },
+            _ => match flip(&bundle.token) {
+                Some(token) => bundle.token = token,
+                None => return Ok(()),
+            },
+        }
+        let mended = Bundle::from_file(&bundle.to_file()).unwrap();
+        prop_assert!(case.check(&mended).is_err());
+    }
+}

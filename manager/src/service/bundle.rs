@@ -1,0 +1,75 @@
+//! Bundles: what a token rests on, for whoever will check it without the manager.
+
+use data_encoding::BASE64URL_NOPAD;
+use keywitness_verifier::{
+    bundle::{Bundle, BundleRequest, BundledEntry, FORMAT},
+    log::{Note, TlogProof},
+    token::{self, Claims, Expected},
+    wire::{Base64, Problem, ProblemKind},
+};
+
+use super::{Manager, access::Caller};
+use crate::{
+    audit::bundle::{Missing, gather},
+    ledger::{log::entries, merkle::Tree, state::State},
+};
+
+impl Manager {
+    /// Makes a bundle of a token that is in force. Client or auditor.
+    ///
+    /// # Errors
+    /// `malformed` for what is no token of this manager in force; `forbidden` for a cluster out of the caller's scope;
+    /// `not-found` where the openings were deleted; `unavailable` where the log's checkpoint does not cover it yet.
+    pub fn bundle(&self, caller: &Caller, request: &BundleRequest) -> Result<Bundle, Problem> {
+        let rows = self.ledger.view()?;
+        let now = self.now(State(rows.as_ref()))?;
+        let claims = self.own_token(&request.token, now)?;
+        for appraisal in claims.submods.values() {
+            caller.must_reach(&appraisal.attestation.cluster)?;
+        }
+        let sequences = gather(rows.as_ref(), &claims).map_err(|missing| match missing {
+            Missing::Fault(fault) => fault.into(),
+            missing => Problem::new(ProblemKind::NotFound, missing.to_string()),
+        })?;
+        let checkpoint = match request.cosignatures {
+            0 => self.checkpoint()?,
+            count => self.cosigned(count)?,
+        };
+        let covered = checkpoint.text().parse().map_or(0, |read: keywitness_verifier::log::Checkpoint| read.size);
+        if sequences.last().is_some_and(|last| *last > covered) {
+            let why = "no checkpoint that is cosigned so covers this token yet; try again after the witnesses came by";
+            return Err(Problem::new(ProblemKind::Unavailable, why).after(30));
+        }
+        let rows = self.ledger.view()?;
+        let bundled = |sequence: u64| {
+            let gone = || Problem::new(ProblemKind::NotFound, format!("the opening of entry {sequence} was deleted"));
+            let hashes = Tree(rows.as_ref()).inclusion(sequence - 1, covered)?.ok_or_else(gone)?;
+            let entry = entries(rows.as_ref(), sequence - 1, 1)?.pop().ok_or_else(gone)?;
+            let proof = proof(sequence - 1, hashes, &checkpoint);
+            Ok(BundledEntry { opening: Base64(entry.opening(sequence)?.to_bytes()), proof })
+        };
+        let entries = sequences.into_iter().map(bundled).collect::<Result<_, Problem>>()?;
+        let (format, token, keys) = (FORMAT.to_owned(), request.token.clone(), self.jwks());
+        Ok(Bundle { format, as_of: now, token, keys, status_list: None, entries })
+    }
+
+    /// The claims of a token of this manager that is in force, whoever it was issued to.
+    fn own_token(&self, token: &str, now: keywitness_circuits::Timestamp) -> Result<Claims, Problem> {
+        let malformed = |why: String| Problem::new(ProblemKind::Malformed, why);
+        let audience = audience(token).ok_or_else(|| malformed("this is no verification token".to_owned()))?;
+        let trust_domain = &self.audience().trust_domain;
+        let expected = Expected { trust_domain, audience: &audience, nonce: None };
+        let verified = token::verify(token, &self.jwks(), &expected, now).map_err(|error| malformed(error.to_string()))?;
+        Ok(verified.claims().clone())
+    }
+}
+
+/// Whom a token says that it is for; nothing of it is believed before the token is verified.
+fn audience(token: &str) -> Option<String> {
+    let body = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
+    Some(serde_json::from_slice::<Claims>(&body).ok()?.aud)
+}
+
+fn proof(index: u64, hashes: Vec<keywitness_circuits::Digest>, checkpoint: &Note) -> String {
+    TlogProof { extra: None, index, hashes, checkpoint: checkpoint.clone() }.to_string()
+}
