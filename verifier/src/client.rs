@@ -12,6 +12,7 @@ use ureq::{
 };
 
 use crate::{
+    bundle,
     identity::{Audience, RequestAuth, RequestParts},
     operation,
     wire::{self, path},
@@ -253,6 +254,11 @@ impl ManagerClient {
     /// Asks for a verification token. Client.
     pub fn token(&self, request: &wire::TokenRequest) -> Result<wire::TokenResponse, ClientError> {
         self.send(Caller::Bearer, "POST", path::TOKENS, request)
+    }
+
+    /// What a token rests on, for whoever will check it without the manager. Client or auditor.
+    pub fn bundle(&self, request: &bundle::BundleRequest) -> Result<bundle::Bundle, ClientError> {
+        self.send(Caller::Bearer, "POST", path::BUNDLES, request)
     }
 
     /// Revokes. Operator.

@@ -4,6 +4,7 @@
 //!
 //! Checking takes its time as an argument and touches no file, clock or socket; the engine measures how long it takes.
 
+pub mod bundle;
 pub mod channel;
 #[cfg(feature = "client")]
 pub mod client;

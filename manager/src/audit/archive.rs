@@ -11,10 +11,9 @@ use std::{
 };
 
 use keywitness_verifier::log::{MAX_OPENING, Opening};
-use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::ledger::log::{Entry, Submission};
+use crate::ledger::log::Entry;
 
 /// Longest record that is read, in bytes.
 const MAX_RECORD: usize = 2 * MAX_OPENING + 64;
@@ -224,19 +223,7 @@ fn checksum(bytes: &[u8]) -> [u8; 8] {
 /// # Errors
 /// [`ArchiveError::Unreadable`] for what no manager of this version writes.
 pub fn entry_of(opening: &Opening) -> Result<Entry, ArchiveError> {
-    let unreadable = |why: String| ArchiveError::Unreadable(opening.sequence, why);
-    let Opening { salt, at, command, outcome, .. } = opening;
-    let command = decode(command).map_err(unreadable)?;
-    let outcome = decode(outcome).map_err(unreadable)?;
-    Ok(Entry { at: *at, submission: Submission { salt: *salt, command }, outcome })
-}
-
-fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let value: T = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
-    match postcard::to_stdvec(&value) {
-        Ok(again) if again == bytes => Ok(value),
-        _ => Err("it is not in its canonical encoding".to_owned()),
-    }
+    Entry::try_from(opening).map_err(|fault| ArchiveError::Unreadable(opening.sequence, fault.to_string()))
 }
 
 /// Writes a file whole or not at all.

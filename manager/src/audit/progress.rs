@@ -4,7 +4,7 @@
 //! it. It is bound to the Merkle root of what was verified and to the setting it was verified in, so that it counts for
 //! nothing where the archive, the trust anchors or the parameters have changed since.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use keywitness_circuits::Digest;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     archive::{ArchiveError, write_whole},
+    replay::Replayer,
     scratch::Scratch,
     tally::Tally,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Progress {
     pub(crate) tally: Tally,
     /// The state after them: table code, key, value.
     rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
+    /// State roots that seals further on must name.
+    pub(crate) roots: BTreeMap<u64, Digest>,
 }
 
 impl Progress {
@@ -43,13 +46,29 @@ impl Progress {
         (sequence, root): (u64, Digest),
         newest: (u64, Digest),
         tally: Tally,
-        state: &Scratch,
+        replayer: &Replayer,
     ) -> Self {
         let all = Table::ALL.iter().flat_map(|table| {
-            let rows = state.range(*table, &[], &[], usize::MAX).unwrap_or_default();
+            let rows = replayer.tables().range(*table, &[], &[], usize::MAX).unwrap_or_default();
             rows.into_iter().map(|(key, value)| (table.code(), key, value))
         });
-        Self { version: VERSION, setting, sequence, root, newest, tally, rows: all.collect() }
+        Self {
+            version: VERSION,
+            setting,
+            sequence,
+            root,
+            newest,
+            tally,
+            rows: all.collect(),
+            roots: replayer.roots().clone(),
+        }
+    }
+
+    /// Whether every seal further on is of a state further on, of the state here, or of one whose root is known. While a seal was
+    /// not in the archive yet, nobody knew that its root would be asked for.
+    pub(crate) fn knows(&self, seals: &BTreeMap<u64, u64>) -> bool {
+        let further = seals.iter().filter(|(entered, _)| **entered > self.sequence);
+        further.map(|(_, of)| of).all(|of| *of >= self.sequence || self.roots.contains_key(of))
     }
 
     /// The state.

@@ -1,5 +1,7 @@
 //! The replay: commands in, the state that they come to out, and what each attestation must answer for.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use keywitness_circuits::{Digest, Envelope, codec::Canonical};
 use keywitness_custody::{Complaint, Dealing};
 use keywitness_verifier::wire::StatementInfo;
@@ -14,6 +16,7 @@ use crate::{
     ledger::{
         Command, Outcome,
         log::{Entry, execute},
+        seal::state_root,
         state::{HsmRow, SharingRow, State, key},
         tables::{Fault, Table},
     },
@@ -33,17 +36,40 @@ pub struct Accepted {
 pub struct Replayer {
     tables: Scratch,
     accepted: Accepted,
+    /// The entries after which the log has a seal of the state, further on.
+    sealed: BTreeSet<u64>,
+    /// State roots that seals further on must name.
+    roots: BTreeMap<u64, Digest>,
 }
 
 impl Replayer {
     /// From the beginning of a log.
     pub fn new(accepted: Accepted) -> Self {
-        Self { tables: Scratch::default(), accepted }
+        Self::resume(Scratch::default(), accepted, BTreeMap::new())
     }
 
     /// From a state that was verified before.
-    pub(crate) const fn resume(tables: Scratch, accepted: Accepted) -> Self {
-        Self { tables, accepted }
+    pub(crate) const fn resume(tables: Scratch, accepted: Accepted, roots: BTreeMap<u64, Digest>) -> Self {
+        Self { tables, accepted, sealed: BTreeSet::new(), roots }
+    }
+
+    /// Says which states are sealed further on in the log: a seal is entered some commands after the state that it is of. The
+    /// state here may be one of them.
+    pub(crate) fn expect_seals(&mut self, sealed: BTreeSet<u64>) -> Result<(), Fault> {
+        self.sealed = sealed;
+        self.remember_root(self.sequence()?)
+    }
+
+    fn remember_root(&mut self, sequence: u64) -> Result<(), Fault> {
+        if self.sealed.contains(&sequence) && !self.roots.contains_key(&sequence) {
+            self.roots.insert(sequence, state_root(&self.tables)?.root);
+        }
+        Ok(())
+    }
+
+    /// State roots that seals further on must name.
+    pub(crate) const fn roots(&self) -> &BTreeMap<u64, Digest> {
+        &self.roots
     }
 
     /// The state so far.
@@ -84,6 +110,18 @@ impl Replayer {
         if let Some((offence, expected, found)) = wrong {
             return Err(accuse(offence, expected, found));
         }
+        if let Command::Seal { sequence: of, root } = &entry.submission.command
+            && entry.outcome == Outcome::Done
+        {
+            match self.roots.remove(of) {
+                Some(expected) if expected == *root => tally.seals += 1,
+                expected => {
+                    let expected = expected.map_or_else(|| "no seal of that state".to_owned(), |root| root.to_string());
+                    return Err(accuse(Offence::StateRoot, expected, root.to_string()));
+                }
+            }
+        }
+        self.remember_root(sequence).map_err(fault)?;
         *tally.commands.entry(entry.submission.command.name().to_owned()).or_default() += 1;
         tally.refusals += u64::from(matches!(entry.outcome, Outcome::Refused(_)));
         tally.first = tally.first.or(Some(entry.at));

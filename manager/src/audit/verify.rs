@@ -1,6 +1,6 @@
 //! Verifying an archive: the whole log, from its first entry or from where the last audit of it ended.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, iter::Take, path::PathBuf};
 
 use keywitness_circuits::{Digest, Timestamp};
 use keywitness_verifier::log::{CompactRange, Opening, leaf_hash};
@@ -8,14 +8,17 @@ use serde::Serialize;
 
 use super::{
     Accepted, Audit, AuditError, Checker, Divergence, Offence, Replayer, Tally,
-    archive::{Archive, ArchiveError, entry_of},
+    archive::{Archive, ArchiveError, Entries, entry_of},
     progress::Progress,
     run::CHUNK,
 };
-use crate::ledger::tables::Fault;
+use crate::ledger::{Command, tables::Fault};
 
 /// After how many entries progress is written, where nothing else is wanted.
 pub const SAVE_EVERY: u64 = 16 * CHUNK as u64;
+
+/// No longer is the encoding of a command that seals a state: number and root.
+const MAX_SEAL: usize = 64;
 
 /// What a checkpoint commits to, after its signatures were checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -136,15 +139,18 @@ impl Verification<'_> {
         let usable =
             earlier.filter(|progress| progress.setting == setting && progress.sequence <= self.checkpoint.size);
         let mut tree = CompactRange::default();
-        let resumed = self.resume(usable, &mut tree)?;
+        let seals = self.seals()?;
+        let resumed = self.resume(usable, &mut tree)?.filter(|progress| progress.knows(&seals));
         let resumed_after = resumed.as_ref().map_or(0, |progress| progress.sequence);
-        let (replayer, tally) = match resumed.and_then(|progress| Some((progress.state()?, progress.tally))) {
-            Some((state, tally)) => (Replayer::resume(state, self.accepted.clone()), tally),
+        let state = resumed.and_then(|progress| Some((progress.state()?, progress.roots, progress.tally)));
+        let (mut replayer, tally) = match state {
+            Some((state, roots, tally)) => (Replayer::resume(state, self.accepted.clone(), roots), tally),
             None => (Replayer::new(self.accepted.clone()), Tally::default()),
         };
+        replayer.expect_seals(seals.into_values().collect())?;
         let mut audit = Audit::new(self.checker, replayer, tally);
         let resumed_after = audit.replayer().sequence()?.min(resumed_after);
-        let mut entries = self.archive.entries()?.take(usize::try_from(self.checkpoint.size).unwrap_or(usize::MAX));
+        let mut entries = self.openings(self.checkpoint.size)?;
         let (mut done, step) =
             (CompactRange::default(), CHUNK.min(usize::try_from(self.save_every.max(1)).unwrap_or(CHUNK)));
         let mut saved = resumed_after;
@@ -188,10 +194,29 @@ impl Verification<'_> {
     /// Reads as many entries as were verified before, and gives the progress back if they are the same.
     fn resume(&self, progress: Option<Progress>, tree: &mut CompactRange) -> Result<Option<Progress>, VerifyError> {
         let Some(progress) = progress else { return Ok(None) };
-        for entry in self.archive.entries()?.take(usize::try_from(progress.sequence).unwrap_or(usize::MAX)) {
+        for entry in self.openings(progress.sequence)? {
             append(tree, &entry?);
         }
         Ok((tree.size() == progress.sequence && tree.root() == progress.root).then_some(progress))
+    }
+
+    /// The entries that seal a state, and after which entry that state was. A seal is entered after the state that it is of, so
+    /// that a first look through the archive finds them.
+    fn seals(&self) -> Result<BTreeMap<u64, u64>, VerifyError> {
+        let mut seals = BTreeMap::new();
+        for opening in self.openings(self.checkpoint.size)? {
+            let opening = opening?;
+            if opening.command.len() <= MAX_SEAL
+                && let Command::Seal { sequence, .. } = entry_of(&opening)?.submission.command
+            {
+                seals.insert(opening.sequence, sequence);
+            }
+        }
+        Ok(seals)
+    }
+
+    fn openings(&self, count: u64) -> Result<Take<Entries>, ArchiveError> {
+        Ok(self.archive.entries()?.take(usize::try_from(count).unwrap_or(usize::MAX)))
     }
 
     fn save(
@@ -204,7 +229,7 @@ impl Verification<'_> {
         let Some(path) = &self.progress else { return Ok(()) };
         let here = (done.size(), done.root());
         let newest = newest.unwrap_or((0, Digest([0; 32])));
-        Progress::new(setting, here, newest, audit.tally().clone(), audit.replayer().tables()).write(path)?;
+        Progress::new(setting, here, newest, audit.tally().clone(), audit.replayer()).write(path)?;
         Ok(())
     }
 

@@ -126,6 +126,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::CHALLENGE_BATCHES, web::post().to(handlers::hsm::challenges));
     route(path::ATTESTATION_BATCHES, web::post().to(handlers::hsm::attest_batch));
     route(path::TOKENS, web::post().to(handlers::client::token));
+    route(path::BUNDLES, web::post().to(handlers::client::bundle));
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
     route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
     route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));

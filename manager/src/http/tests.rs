@@ -143,7 +143,10 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
     let guarded: [(&str, &str, &[Role]); 19] = [
+<<<<<<< HEAD
         ("POST", path::BACKUPS, &[Role::Operator]),
+=======
+>>>>>>> 6058d2b (Audits recompute sealed states; bundles by the manager)
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
         ("GET", path::CREDENTIALS, &[Role::Operator]),
@@ -152,6 +155,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("POST", path::SUSPENSIONS, &[Role::Operator]),
         ("POST", path::REINSTATEMENTS, &[Role::Operator]),
         ("POST", path::TOKENS, &[Role::Client]),
+        ("POST", path::BUNDLES, &[Role::Client, Role::Auditor]),
         ("GET", &attested, &roles),
         ("POST", path::ATTESTED, &roles),
         ("GET", path::STATUS, &roles),

@@ -59,7 +59,8 @@ impl Manager {
         let audience = audience(token).ok_or_else(|| malformed("this is no verification token".to_owned()))?;
         let trust_domain = &self.audience().trust_domain;
         let expected = Expected { trust_domain, audience: &audience, nonce: None };
-        let verified = token::verify(token, &self.jwks(), &expected, now).map_err(|error| malformed(error.to_string()))?;
+        let verified =
+            token::verify(token, &self.jwks(), &expected, now).map_err(|error| malformed(error.to_string()))?;
         Ok(verified.claims().clone())
     }
 }

@@ -6,6 +6,7 @@ pub mod access;
 mod attest;
 mod batch;
 mod backup;
+mod bundle;
 mod challenge;
 mod credential;
 mod enrol;

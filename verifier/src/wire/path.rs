@@ -39,6 +39,8 @@ pub const ATTESTATION_BATCHES: &str = "/v1/attestations/batch";
 pub const ATTESTED: &str = "/v1/attested";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
 pub const TOKENS: &str = "/v1/tokens";
+/// `POST`, client or auditor: [`crate::bundle::BundleRequest`] to [`crate::bundle::Bundle`].
+pub const BUNDLES: &str = "/v1/bundles";
 /// `POST`, operator: [`super::RevokeRequest`] to [`super::Revocation`].
 pub const REVOCATIONS: &str = "/v1/revocations";
 /// `POST`, operator: [`super::RevokeRequest`] to [`super::Revocation`].

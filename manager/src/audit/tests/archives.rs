@@ -30,14 +30,7 @@ fn commitment(log: &[Entry]) -> Commitment {
 
 /// The openings of entries, of which the first has this number.
 pub(super) fn openings(log: &[Entry], first: u64) -> Vec<Opening> {
-    let opening = |(sequence, entry): (u64, &Entry)| Opening {
-        sequence,
-        salt: entry.submission.salt,
-        at: entry.at,
-        command: postcard::to_stdvec(&entry.submission.command).unwrap(),
-        outcome: postcard::to_stdvec(&entry.outcome).unwrap(),
-    };
-    (first..).zip(log).map(opening).collect()
+    (first..).zip(log).map(|(sequence, entry)| entry.opening(sequence).unwrap()).collect()
 }
 
 fn write(archive: &Archive, log: &[Entry]) {
@@ -111,6 +104,32 @@ fn a_log_is_verified_and_gone_on_with() {
     // An old checkpoint is refused by an auditor who knows a newer one.
     let refused = case.verify_against(old, Digest([1; 32])).unwrap_err();
     assert!(matches!(refused, VerifyError::OldCheckpoint { .. }), "{refused}");
+}
+
+#[test]
+fn sealed_states_are_made_anew_also_where_an_audit_was_killed_before_the_seal() {
+    let (world, hsm, _, key) = small();
+    world.manager.seal().unwrap();
+    hsm.attest(&world, "eu", &key).unwrap();
+    world.manager.seal().unwrap();
+    let honest = log_of(&world);
+    let case = Case::new(&honest);
+    assert_eq!(case.verify().unwrap().tally.seals, 2);
+    for killed in 1..honest.len() {
+        case.forget();
+        let verification = Verification { save_every: 1, ..case.verification() };
+        let part = Verification { checkpoint: commitment(&honest[..killed]), ..case.verification() };
+        // The shorter log passes, whether or not it ends between a state and its seal.
+        part.run(|_| {}).unwrap();
+        assert_eq!(verification.run(|_| {}).unwrap().tally.seals, 2, "{killed}");
+    }
+    let mut lying = honest;
+    let place = lying.iter().rposition(|entry| entry.submission.command.name() == "seal").unwrap();
+    let crate::ledger::Command::Seal { root, .. } = &mut lying[place].submission.command else { panic!() };
+    root.0[0] ^= 1;
+    let case = Case::new(&lying);
+    let Err(VerifyError::Diverges(divergence)) = case.verify() else { panic!() };
+    assert_eq!((divergence.offence, divergence.sequence), (Offence::StateRoot, place as u64 + 1));
 }
 
 #[test]

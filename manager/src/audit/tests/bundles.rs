@@ -4,10 +4,10 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use keywitness_circuits::{Digest, Envelope, KeyAlgorithm, Nonce, Timestamp, codec::Canonical};
 use keywitness_verifier::{
-    bundle::{Bundle, BundledEntry, FORMAT},
+    bundle::{Bundle, BundleRequest, BundledEntry, FORMAT},
     log::{Algorithm, Checkpoint, CompactRange, Note, NoteKey, TlogProof, inclusion_proof, leaf_hash},
     token::Claims,
-    wire::{Base64, KeyQuery, TokenRequest},
+    wire::{Base64, KeyQuery, ProblemKind, TokenRequest},
 };
 use proptest::prelude::*;
 
@@ -157,6 +157,24 @@ fn an_honest_bundle_holds_as_of_its_time_and_not_outside_it() {
     let (anchors, now) = (case.anchors(), bundle.as_of);
     refused(case.check_as(&bundle, &anchors, now.plus(3600)), "expired");
     refused(case.check_as(&bundle, &anchors, Timestamp(now.0 - 100)), "future");
+}
+
+#[test]
+fn the_bundle_that_a_manager_makes_holds() {
+    let case = Case::new();
+    let request = BundleRequest { token: case.token.clone(), cosignatures: 0 };
+    let bundle = case.world.manager.bundle(&Caller::in_process(), &request).unwrap();
+    let log = case.world.manager.log_key().log;
+    let anchors = Anchors { log, witnesses: Vec::new(), cosignatures: 0, ..case.anchors() };
+    case.check_as(&bundle, &anchors, bundle.as_of).unwrap();
+    // Nothing is made of a token that is not this manager's, has expired, or asks for cosignatures that nobody made.
+    let ask = |request| case.world.manager.bundle(&Caller::in_process(), &request).unwrap_err().kind();
+    assert_eq!(ask(BundleRequest { cosignatures: 1, ..request.clone() }), Some(ProblemKind::NotFound));
+    let strange = Signer::open(tempfile::tempdir().unwrap().path()).unwrap().sign(&case.claims()).unwrap();
+    assert_eq!(ask(BundleRequest { token: strange, ..request.clone() }), Some(ProblemKind::Malformed));
+    assert_eq!(ask(BundleRequest { token: "x.y.z".to_owned(), ..request.clone() }), Some(ProblemKind::Malformed));
+    case.world.advance(3600);
+    assert_eq!(ask(request), Some(ProblemKind::Malformed));
 }
 
 #[test]

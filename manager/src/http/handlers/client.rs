@@ -7,7 +7,7 @@ use actix_web::{
 use keywitness_verifier::wire::{KeyQuery, MAX_BATCH_BODY};
 use serde::Deserialize;
 
-use super::{ANY_ROLE, Answer, CLIENT, WATCHERS, answer};
+use super::{ANY_ROLE, Answer, CLIENT, RELIERS, WATCHERS, answer};
 use crate::{
     Manager,
     http::auth::{bearer, body, body_of, json, query, run},
@@ -32,6 +32,13 @@ pub(in crate::http) async fn token(manager: Data<Manager>, request: HttpRequest,
     let caller = bearer(&manager, &request, CLIENT).await?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.issue_token(&caller, &asked)).await?)
+}
+
+/// Client or auditor: what a token rests on, for whoever will check it without the manager.
+pub(in crate::http) async fn bundle(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = bearer(&manager, &request, RELIERS).await?;
+    let asked = json(&body(payload).await?)?;
+    answer(&run(&manager, move |manager| manager.bundle(&caller, &asked)).await?)
 }
 
 /// Any role: everything at a glance.

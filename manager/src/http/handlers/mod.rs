@@ -17,6 +17,7 @@ type Answer = Result<HttpResponse, Refusal>;
 
 const OPERATOR: &[Role] = &[Role::Operator];
 const CLIENT: &[Role] = &[Role::Client];
+const RELIERS: &[Role] = &[Role::Client, Role::Auditor];
 const WATCHERS: &[Role] = &[Role::Operator, Role::Viewer, Role::Auditor];
 const ANY_ROLE: &[Role] = &[Role::Operator, Role::Client, Role::Viewer, Role::Auditor];
 
