@@ -18,7 +18,7 @@ use keywitness_manager::audit::{
 };
 use keywitness_verifier::{
     client::ManagerClient,
-    log::{CheckpointPolicy, Note, VerifierKey, read_page},
+    log::{Checkpoint, CheckpointPolicy, Note, VerifierKey},
 };
 
 use crate::{Global, connection::Connection, data, output};
@@ -29,7 +29,6 @@ use crate::{Global, connection::Connection, data, output};
 /// commands are applied anew, and their outcomes, sealed states and the log's root compared.
 #[derive(clap::Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
     after_help = "Example: keywitness audit --manager https://manager.example --credential-file auditor.credential \
                   --out audit --anchors anchors.json"
 )]
@@ -37,21 +36,42 @@ pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
     #[command(flatten)]
-    fetch: Option<FetchArgs>,
+    connection: Connection,
+    /// The directory to fetch into
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Fetch up to the newest checkpoint that so many witnesses have cosigned
+    #[arg(long, default_value_t = 0)]
+    cosignatures: usize,
+    /// File with trust anchors that you have compared over another channel
+    #[arg(long, value_name = "FILE")]
+    anchors: Option<PathBuf>,
     #[command(flatten)]
-    check: Option<CheckArgs>,
+    options: Options,
 }
 
 #[derive(Subcommand)]
 enum What {
     /// Fetch the log's openings and newest checkpoint into a directory; goes on where it stopped
-    Fetch(FetchArgs),
+    Fetch {
+        #[command(flatten)]
+        connection: Connection,
+        /// The directory to fetch into
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Fetch up to the newest checkpoint that so many witnesses have cosigned
+        #[arg(long, default_value_t = 0)]
+        cosignatures: usize,
+    },
     /// Verify a directory that was fetched, offline; goes on where it stopped
     Verify {
         /// The directory
         directory: PathBuf,
+        /// File with trust anchors that you have compared over another channel
+        #[arg(long, value_name = "FILE")]
+        anchors: PathBuf,
         #[command(flatten)]
-        check: CheckArgs,
+        options: Options,
     },
     /// Write a file of trust anchors, as the manager tells them: compare it over another channel before you use it
     Anchors {
@@ -68,24 +88,9 @@ enum What {
     Bundle(crate::bundle::Args),
 }
 
+/// How to verify.
 #[derive(clap::Args)]
-struct FetchArgs {
-    #[command(flatten)]
-    connection: Connection,
-    /// The directory to fetch into
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Fetch up to the newest checkpoint that so many witnesses have cosigned
-    #[arg(long, default_value_t = 0)]
-    cosignatures: usize,
-}
-
-/// What to verify with.
-#[derive(clap::Args)]
-pub(crate) struct CheckArgs {
-    /// File with trust anchors that you have compared over another channel
-    #[arg(long, value_name = "FILE")]
-    anchors: PathBuf,
+pub(crate) struct Options {
     /// Groth16 parameter file of either circuit, for every one that the log has seen
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Vec<PathBuf>,
@@ -115,19 +120,23 @@ pub(crate) fn checker(files: &[PathBuf]) -> anyhow::Result<Checker> {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.what {
-        Some(What::Fetch(args)) => fetch(global, args),
-        Some(What::Verify { directory, check }) => verify(global, directory, check),
+        Some(What::Fetch { connection, out, cosignatures }) => {
+            fetch(global, &connection.client(global)?, out, *cosignatures)
+        }
+        Some(What::Verify { directory, anchors, options }) => verify(global, directory, anchors, options),
         Some(What::Anchors { connection, cosignatures, out }) => {
             write_anchors(global, &connection.anyone(global)?, *cosignatures, out)
         }
         Some(What::Bundle(args)) => crate::bundle::run(global, args),
-        None => match (&args.fetch, &args.check) {
-            (Some(args), Some(check)) => {
-                fetch(global, args)?;
-                verify(global, &args.out, check)
-            }
-            _ => anyhow::bail!("give --out DIR and --anchors FILE, or a subcommand; keywitness audit --help has an example"),
-        },
+        None => {
+            let (Some(out), Some(anchors)) = (&args.out, &args.anchors) else {
+                anyhow::bail!(
+                    "give --out DIR and --anchors FILE, or a subcommand; keywitness audit --help has an example"
+                );
+            };
+            fetch(global, &args.connection.client(global)?, out, args.cosignatures)?;
+            verify(global, out, anchors, &args.options)
+        }
     }
 }
 
@@ -166,19 +175,18 @@ fn write_anchors(global: &Global, client: &ManagerClient, cosignatures: usize, o
     Ok(())
 }
 
-fn fetch(global: &Global, args: &FetchArgs) -> anyhow::Result<()> {
-    let client = args.connection.client(global)?;
-    let archive = Archive::create(&args.out)?;
-    let note = match args.cosignatures {
+fn fetch(global: &Global, client: &ManagerClient, out: &Path, cosignatures: usize) -> anyhow::Result<()> {
+    let archive = Archive::create(out)?;
+    let note = match cosignatures {
         0 => client.checkpoint()?,
         count => client.cosigned(count)?,
     };
-    let checkpoint: keywitness_verifier::log::Checkpoint = note.text().parse()?;
+    let checkpoint: Checkpoint = note.text().parse()?;
     let mut appender = archive.append()?;
     let bar = entries_bar(global.json, checkpoint.size, "fetching");
     while appender.sequence() < checkpoint.size {
         let after = appender.sequence();
-        let page = read_page(&client.openings(after)?, after)?;
+        let page = client.openings(after)?;
         anyhow::ensure!(!page.is_empty(), "the manager has no entry {}, which its checkpoint commits to", after + 1);
         for opening in page.iter().take_while(|opening| opening.sequence <= checkpoint.size) {
             appender.push(opening)?;
@@ -191,7 +199,12 @@ fn fetch(global: &Global, args: &FetchArgs) -> anyhow::Result<()> {
     if global.json {
         return output::json(&serde_json::json!({ "entries": checkpoint.size, "root": checkpoint.root }));
     }
-    say!("fetched {} entries into {}, up to the checkpoint of root {}", checkpoint.size, args.out.display(), checkpoint.root);
+    say!(
+        "fetched {} entries into {}, up to the checkpoint of root {}",
+        checkpoint.size,
+        out.display(),
+        checkpoint.root
+    );
     Ok(())
 }
 
@@ -201,10 +214,11 @@ fn policy(anchors: &Anchors) -> anyhow::Result<CheckpointPolicy> {
     Ok(CheckpointPolicy::new(anchors.log.parse()?, witnesses, anchors.cosignatures)?)
 }
 
-fn verify(global: &Global, directory: &Path, args: &CheckArgs) -> anyhow::Result<()> {
-    let (anchors, checker) = (anchors(&args.anchors)?, checker(&args.groth16_parameters)?);
+fn verify(global: &Global, directory: &Path, anchors: &Path, args: &Options) -> anyhow::Result<()> {
+    let (anchors, checker) = (self::anchors(anchors)?, checker(&args.groth16_parameters)?);
     let archive = Archive::at(directory);
-    let note: Note = String::from_utf8(data::read(&archive.checkpoint())?).context("the checkpoint is not text")?.parse()?;
+    let note: Note =
+        String::from_utf8(data::read(&archive.checkpoint())?).context("the checkpoint is not text")?.parse()?;
     let verified = policy(&anchors)?.verify(&note).map_err(|error| output::No(error.to_string()))?;
     let (size, root) = verified.tree();
     let checkpoint = Commitment { size, root: *root };
@@ -242,7 +256,7 @@ fn progress_file(global: &Global, anchors: &Anchors) -> anyhow::Result<PathBuf> 
     Ok(directory.join(format!("{}_{}.progress", anchors.trust_domain, anchors.manager)))
 }
 
-fn tell(global: &Global, args: &CheckArgs, report: &Report, cosigned: usize) -> anyhow::Result<()> {
+fn tell(global: &Global, args: &Options, report: &Report, cosigned: usize) -> anyhow::Result<()> {
     let passes = report.complete() || args.allow_unchecked;
     if global.json {
         output::json(&serde_json::json!({ "verified": passes, "complete": report.complete(),
@@ -282,7 +296,9 @@ fn summary(report: &Report, cosigned: usize) -> String {
     table.add_row(["refusals".to_owned(), tally.refusals.to_string()]);
     table.add_row(["identity signatures".to_owned(), format!("{} verify", tally.signatures)]);
     table.add_row(["sealed states".to_owned(), format!("{} recomputed", tally.seals)]);
-    let time = report.covers().map_or_else(String::new, |(from, to)| format!("{} to {}", output::time(from), output::time(to)));
+    let time = report
+        .covers()
+        .map_or_else(String::new, |(from, to)| format!("{} to {}", output::time(from), output::time(to)));
     table.add_row(["time".to_owned(), time]);
     let Commitment { size, root } = report.checkpoint;
     table.add_row(["log".to_owned(), format!("{size} entries, root {root}, cosigned by {cosigned}")]);
@@ -293,7 +309,9 @@ fn summary(report: &Report, cosigned: usize) -> String {
 fn entries_bar(quiet: bool, entries: u64, what: &'static str) -> ProgressBar {
     let bar = output::bar(quiet);
     bar.set_length(entries);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len} entries, {per_sec}, {eta} left") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len} entries, {per_sec}, {eta} left")
+    {
         bar.set_style(style);
     }
     bar.set_message(what);

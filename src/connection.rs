@@ -56,6 +56,11 @@ impl Connection {
         Ok(self.address.client(global)?.with_credential(secret))
     }
 
+    /// The manager, for what anyone may ask.
+    pub(crate) fn anyone(&self, global: &Global) -> anyhow::Result<ManagerClient> {
+        self.address.client(global)
+    }
+
     /// The client's credential.
     pub(crate) fn client_secret(&self, global: &Global) -> anyhow::Result<String> {
         self.secret(data::Data(&global.data).client_credential())

@@ -6,6 +6,8 @@ mod output;
 mod agent;
 mod attest;
 mod backup;
+mod audit;
+mod bundle;
 mod ceremony;
 mod config;
 mod connection;
@@ -85,6 +87,7 @@ enum Command {
     Reinstate(revoke::ReinstateArgs),
     Sharing(sharing::Args),
     Verify(verify::Args),
+    Audit(audit::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
     Backup(backup::BackupArgs),
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         Command::Reinstate(args) => revoke::reinstate(global, args),
         Command::Sharing(args) => sharing::run(global, args),
         Command::Verify(args) => verify::run(global, args),
+        Command::Audit(args) => audit::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
         Command::Backup(args) => backup::backup(global, args),

@@ -122,6 +122,11 @@ pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Table {
     table
 }
 
+/// `2026-01-31T12:00:00Z`.
+pub(crate) fn time(time: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time.0)).to_string()
+}
+
 /// HSM × key × statement × state × age × expiry, in 80 columns.
 pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
     let mut table = self::table(["HSM", "key", "statement", "state", "age", "expires in"]);

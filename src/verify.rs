@@ -31,6 +31,8 @@ enum What {
     Token(TokenArgs),
     /// Check an envelope's identity signature and proof
     Envelope(EnvelopeArgs),
+    /// Check an audit bundle, as of a time, on a machine that has never seen the manager
+    Bundle(crate::bundle::VerifyArgs),
 }
 
 #[derive(clap::Args)]
@@ -70,6 +72,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.what {
         What::Token(args) => check_token(global, args),
         What::Envelope(args) => check_envelope(global, args),
+        What::Bundle(args) => crate::bundle::verify(global, args),
     }
 }
 

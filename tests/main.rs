@@ -5,6 +5,7 @@ mod agreement;
 mod ceremony;
 mod crash;
 mod docs;
+mod guides;
 mod program;
 mod shares;
 mod snarkjs;

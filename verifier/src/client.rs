@@ -14,6 +14,7 @@ use ureq::{
 use crate::{
     bundle,
     identity::{Audience, RequestAuth, RequestParts},
+    log::{Note, Opening, read_page},
     operation,
     wire::{self, path},
 };
@@ -261,6 +262,34 @@ impl ManagerClient {
         self.send(Caller::Bearer, "POST", path::BUNDLES, request)
     }
 
+    /// The keys that sign for the log. Anyone.
+    pub fn log_key(&self) -> Result<wire::LogKey, ClientError> {
+        self.get(Caller::Anyone, path::LOG_KEY)
+    }
+
+    /// The log's newest checkpoint. Anyone.
+    pub fn checkpoint(&self) -> Result<Note, ClientError> {
+        self.note(path::CHECKPOINT)
+    }
+
+    /// The newest checkpoint that so many witnesses have cosigned. Anyone.
+    pub fn cosigned(&self, witnesses: usize) -> Result<Note, ClientError> {
+        self.note(&format!("{}?witnesses={witnesses}", path::COSIGNED))
+    }
+
+    /// A page of the openings after a number. Auditor.
+    pub fn openings(&self, after: u64) -> Result<Vec<Opening>, ClientError> {
+        let target = format!("{}?after={after}", path::OPENINGS);
+        let page = self.bytes(self.request(Caller::Bearer, "GET", &target, Vec::new()))?;
+        read_page(&page, after).map_err(|error| ClientError::Malformed(error.to_string()))
+    }
+
+    fn note(&self, target: &str) -> Result<Note, ClientError> {
+        let body = self.bytes(self.request(Caller::Anyone, "GET", target, Vec::new()))?;
+        let text = String::from_utf8(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
+        text.parse().map_err(|error: keywitness_circuits::Error| ClientError::Malformed(error.to_string()))
+    }
+
     /// Revokes. Operator.
     pub fn revoke(&self, request: &wire::RevokeRequest) -> Result<wire::Revocation, ClientError> {
         self.send(Caller::Bearer, "POST", path::REVOCATIONS, request)
@@ -313,6 +342,16 @@ impl ManagerClient {
         target: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
+        read_json(&self.bytes(self.request(caller, method, target, body))?)
+    }
+
+    fn request(
+        &self,
+        caller: Caller<'_>,
+        method: &str,
+        target: &str,
+        body: Vec<u8>,
+    ) -> ureq::http::Result<Request<Vec<u8>>> {
         let mut request = Request::builder().method(method).uri(format!("{}{target}", self.base));
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
@@ -329,25 +368,33 @@ impl ManagerClient {
                 request = request.header("authorization", auth.to_header());
             }
         }
-        self.run(request.body(body))
+        request.body(body)
     }
 
     fn run<T: DeserializeOwned>(&self, request: ureq::http::Result<Request<Vec<u8>>>) -> Result<T, ClientError> {
+        read_json(&self.bytes(request)?)
+    }
+
+    /// The body of a successful answer.
+    fn bytes(&self, request: ureq::http::Result<Request<Vec<u8>>>) -> Result<Vec<u8>, ClientError> {
         let request = request.map_err(|error| ClientError::Malformed(error.to_string()))?;
         let response = self.agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
         let success = response.status().is_success();
         let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let retry_after = seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX));
         let body = read(&self.base, response)?;
-        let malformed = |error: serde_json::Error| ClientError::Malformed(error.to_string());
         if success {
-            // Endpoints without an answer send no body, which reads as JSON's null.
-            serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).map_err(malformed)
-        } else {
-            let problem: wire::Problem = serde_json::from_slice(&body).map_err(malformed)?;
-            Err(ClientError::Problem(wire::Problem { retry_after, ..problem }))
+            return Ok(body);
         }
+        let problem: wire::Problem = read_json(&body)?;
+        Err(ClientError::Problem(wire::Problem { retry_after, ..problem }))
     }
+}
+
+/// Endpoints without an answer send no body, which reads as JSON's null.
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
+    let body = if body.is_empty() { b"null" } else { body };
+    serde_json::from_slice(body).map_err(|error| ClientError::Malformed(error.to_string()))
 }
 
 /// Sends sealed bytes to an HSM's channel and gives back its sealed answer.

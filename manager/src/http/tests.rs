@@ -142,11 +142,8 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 19] = [
-<<<<<<< HEAD
+    let guarded: [(&str, &str, &[Role]); 20] = [
         ("POST", path::BACKUPS, &[Role::Operator]),
-=======
->>>>>>> 6058d2b (Audits recompute sealed states; bundles by the manager)
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
         ("GET", path::CREDENTIALS, &[Role::Operator]),

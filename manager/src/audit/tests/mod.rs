@@ -4,6 +4,7 @@
 mod archives;
 mod bundles;
 mod lies;
+mod pace;
 
 use std::sync::OnceLock;
 
