@@ -226,13 +226,14 @@ fn a_bundle_without_one_of_its_entries_does_not_hold() {
 #[test]
 fn entries_of_two_logs_make_no_bundle() {
     let case = Case::new();
-    let mut bundle = case.bundle();
+    let whole = case.bundle();
+    let mut bundle = whole.clone();
     // The same manager, a little later: every proof holds, under another checkpoint.
     case.hsm.attest(&case.world, "eu", &case.key).unwrap();
     let later = log_of(&case.world);
     bundle.entries[0] = proven(&later, &[opening_number(&bundle.entries[0])], &[1, 2]).remove(0);
     refused(case.check(&bundle), "another checkpoint");
-    let mut bundle = case.bundle();
+    let mut bundle = whole;
     let proof = bundle.entries[1].proof.clone();
     bundle.entries[0].proof = proof;
     refused(case.check(&bundle), "another entry");
