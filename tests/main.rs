@@ -5,7 +5,6 @@ mod agreement;
 mod ceremony;
 mod crash;
 mod docs;
-mod guides;
 mod program;
 mod shares;
 mod snarkjs;

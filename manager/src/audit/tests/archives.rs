@@ -109,9 +109,9 @@ fn a_log_is_verified_and_gone_on_with() {
 #[test]
 fn sealed_states_are_made_anew_also_where_an_audit_was_killed_before_the_seal() {
     let (world, hsm, _, key) = small();
-    world.manager.seal().unwrap();
+    world.manager.seal(&crate::service::testing::Caller::in_process()).unwrap();
     hsm.attest(&world, "eu", &key).unwrap();
-    world.manager.seal().unwrap();
+    world.manager.seal(&crate::service::testing::Caller::in_process()).unwrap();
     let honest = log_of(&world);
     let case = Case::new(&honest);
     assert_eq!(case.verify().unwrap().tally.seals, 2);
