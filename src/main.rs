@@ -5,8 +5,8 @@ mod output;
 
 mod agent;
 mod attest;
-mod backup;
 mod audit;
+mod backup;
 mod bundle;
 mod ceremony;
 mod config;

@@ -4,8 +4,8 @@
 
 pub mod access;
 mod attest;
-mod batch;
 mod backup;
+mod batch;
 mod bundle;
 mod challenge;
 mod credential;

@@ -5,8 +5,8 @@
 
 mod access;
 mod attestation;
-mod batch;
 mod backup;
+mod batch;
 mod event;
 mod log;
 pub mod path;
@@ -21,12 +21,12 @@ pub use access::{
     Enrolment, JoinToken, JoinTokenRequest, Role, new_secret, secret_digest,
 };
 pub use attestation::{AttestResponse, Challenge, ChallengeRequest, EnrolKeyRequest, KeyRef, Record};
+pub use backup::Backup;
 pub use batch::{
     AttestAnswer, AttestBatch, AttestedAnswer, AttestedBatch, AttestedRequest, BriefHsm, BriefStatus, ChallengeAnswer,
     ChallengeBatch, ChallengeBatchRequest, ENVELOPES_TYPE, MAX_BATCH_BODY, MAX_BATCH_ENVELOPES, MAX_BATCH_KEYS,
     join_envelopes, split_envelopes,
 };
-pub use backup::Backup;
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};
