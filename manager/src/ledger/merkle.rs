@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Adds the entry of command `sequence`.
-pub(super) fn append(tables: &mut dyn Tables, sequence: u64, entry: &Digest) -> Result<(), Fault> {
+pub(crate) fn append(tables: &mut dyn Tables, sequence: u64, entry: &Digest) -> Result<(), Fault> {
     let Frontier(mut range) = State(tables).get(key::ONLY)?.unwrap_or_default();
     if range.size() + 1 != sequence {
         return Err(corrupt(Table::Frontier, "the tree has not one leaf for each command"));
