@@ -129,7 +129,7 @@ impl Session<'_> {
     }
 
     /// Keeps an accepted envelope, for whoever checks it later. It says nothing that its manager was not told.
-    fn keep(&self, subject: &Subject<'_>, envelope: &Envelope) {
+    pub(super) fn keep(&self, subject: &Subject<'_>, envelope: &Envelope) {
         let Some(folder) = self.envelopes else { return };
         let (kind, bytes) = (subject.kind.single().name().replace('/', "-"), envelope.to_bytes());
         // One of many keys is each key's newest.

@@ -15,8 +15,8 @@ use keywitness_verifier::{
     client::ManagerClient,
     identity::EnrolmentParts,
     wire::{
-        AttestResponse, Challenge, ChallengeRequest, EnrolRequest, Enrolment, Problem, ProblemKind, Record,
-        StatementInfo, TrustDomainInfo, path,
+        AttestResponse, Challenge, ChallengeBatchRequest, ChallengeRequest, EnrolRequest, Enrolment, Problem,
+        ProblemKind, Record, StatementInfo, TrustDomainInfo, path, split_envelopes,
     },
 };
 use serde_json::{Value, json};
@@ -57,7 +57,15 @@ fn serve_one(stream: TcpStream, decide: &impl Fn(&str, &[u8]) -> Answer) -> std:
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    if let Some((status, answer)) = decide(&path.unwrap_or_default(), &body) {
+    let path = path.unwrap_or_default();
+    let answer = match decide(&path, &body) {
+        // A manager that knows no batches, but where the test says otherwise.
+        Some((204, _)) if [path::CHALLENGE_BATCHES, path::ATTESTATION_BATCHES].contains(&path.as_str()) => {
+            refusal(ProblemKind::NotFound)
+        }
+        answer => answer,
+    };
+    if let Some((status, answer)) = answer {
         let answer = answer.to_string();
         let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", answer.len());
         reader.get_mut().write_all((head + &answer).as_bytes())?;
@@ -149,6 +157,111 @@ fn a_lost_answer_is_asked_for_with_the_same_bytes() {
     assert!(sent.len() == 2 && sent.first() == sent.last());
     let envelope = Envelope::from_bytes(sent.first().unwrap()).unwrap();
     assert!(keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), &envelope).is_ok());
+}
+
+/// Answers a request for a batch of challenges.
+fn challenge_batch(body: &[u8]) -> Answer {
+    let asked: ChallengeBatchRequest = serde_json::from_slice(body).unwrap();
+    let items: Vec<_> = asked.items.iter().map(|_| json!({ "challenge": challenge().unwrap().1 })).collect();
+    Some((200, json!({ "items": items })))
+}
+
+/// Answers a batch of envelopes: each by a record, unless `refuse` says otherwise of its statement.
+fn record_batch(body: &[u8], refuse: impl Fn(&str) -> Option<ProblemKind>) -> Answer {
+    let each = |envelope: &&[u8]| match refuse(&Envelope::from_bytes(envelope).unwrap().context.statement) {
+        Some(kind) => json!({ "problem": refusal(kind).unwrap().1 }),
+        None => json!({ "records": record(envelope).unwrap().1.get("records").unwrap() }),
+    };
+    let items: Vec<_> = split_envelopes(body).unwrap().iter().map(each).collect();
+    Some((200, json!({ "items": items })))
+}
+
+#[test]
+fn keys_that_are_due_together_go_in_one_batch_and_a_lost_answer_is_asked_for_with_the_same_bytes() {
+    let (_directory, store) = enrolled_store();
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&sent);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info(),
+        path::CHALLENGE_BATCHES => challenge_batch(body),
+        path::ATTESTATION_BATCHES => {
+            let mut seen = seen.lock().unwrap();
+            seen.push(body.to_vec());
+            if seen.len() == 1 { None } else { record_batch(body, |_| None) }
+        }
+        path::CHALLENGES | path::ATTESTATIONS => panic!("{target} is for one key alone"),
+        _ => Some((204, Value::Null)),
+    });
+    let agent = agent(store.clone(), &base, AgentConfig::default());
+    let reports = agent.attest_once(|entry, _| entry.attributes.algorithm.symmetric_bits().is_none()).unwrap();
+    let attested: Vec<_> = reports.iter().filter(|report| report.result.is_ok()).map(|report| report.kind).collect();
+    assert_eq!(attested, [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1]);
+    // What is not in force there is nobody else's trouble.
+    assert_eq!(reports.len(), 4);
+    let sent = sent.lock().unwrap();
+    assert!(sent.len() == 2 && sent.first() == sent.last());
+    for envelope in split_envelopes(sent.first().unwrap()).unwrap() {
+        let envelope = Envelope::from_bytes(envelope).unwrap();
+        keywitness_verifier::envelope::verify(&Parameters::transparent(), &store.identity(), &envelope).unwrap();
+    }
+}
+
+#[test]
+fn of_a_batch_the_refused_fail_and_what_the_manager_had_no_room_for_is_sent_alone() {
+    let (_directory, store) = enrolled_store();
+    let alone = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&alone);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info(),
+        path::CHALLENGE_BATCHES => challenge_batch(body),
+        path::ATTESTATION_BATCHES => record_batch(body, |statement| match statement {
+            statement if statement.contains("/p256-") => Some(ProblemKind::ProofRefused),
+            statement if statement.contains("/secp256k1-") => Some(ProblemKind::Unavailable),
+            _ => None,
+        }),
+        path::ATTESTATIONS => {
+            seen.lock().unwrap().push(Envelope::from_bytes(body).unwrap().context.statement);
+            record(body)
+        }
+        _ => Some((204, Value::Null)),
+    });
+    let agent = agent(store, &base, AgentConfig::default());
+    let reports = agent.attest_once(|entry, _| entry.attributes.algorithm.symmetric_bits().is_none()).unwrap();
+    let told: Vec<_> = reports
+        .iter()
+        .filter(|report| report.kind != Kind::KeyKnowledgeRistretto255)
+        .map(|report| (report.kind, report.result.as_ref().err().and_then(|error| error.problem())))
+        .collect();
+    let expected = [
+        (Kind::KeyKnowledgeEd25519, None),
+        (Kind::KeyKnowledgeP256, Some(ProblemKind::ProofRefused)),
+        (Kind::KeyKnowledgeSecp256k1, None),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(*alone.lock().unwrap(), [Kind::KeyKnowledgeSecp256k1.name()]);
+}
+
+#[test]
+fn a_manager_that_is_older_than_batches_is_asked_for_one_once_in_a_while() {
+    let (_directory, store) = enrolled_store();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let base = manager(move |target, body| {
+        seen.lock().unwrap().push(target.to_owned());
+        match target {
+            path::TRUST_DOMAIN => info(),
+            path::CHALLENGES => challenge(),
+            path::ATTESTATIONS => record(body),
+            _ => Some((204, Value::Null)),
+        }
+    });
+    let agent = agent(store, &base, AgentConfig::default());
+    for _ in 0..2 {
+        let reports = agent.attest_once(|entry, _| entry.attributes.algorithm.symmetric_bits().is_none()).unwrap();
+        assert_eq!(reports.iter().filter(|report| report.result.is_ok()).count(), 3);
+    }
+    let count = |path| asked.lock().unwrap().iter().filter(|target| *target == path).count();
+    assert_eq!((count(path::CHALLENGE_BATCHES), count(path::ATTESTATIONS)), (1, 6));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The agent: enrols its HSM, attests its keys, and attests them again before their records expire.
 
 mod attest;
+mod batch;
 mod enrol;
 mod error;
 mod event;
@@ -56,6 +57,8 @@ pub struct Agent {
     known_keys: Mutex<BTreeMap<(KeyRef, Vec<Suite>), KnownKey>>,
     journal: Mutex<Option<Journal>>,
     sealing_key_told: AtomicBool,
+    /// When the manager said that it takes no batches.
+    no_batches: Mutex<Option<Timestamp>>,
 }
 
 /// An HSM that the manager knows.
@@ -88,6 +91,7 @@ impl Agent {
             known_keys: Mutex::default(),
             journal: Mutex::new(journal),
             sealing_key_told: AtomicBool::new(false),
+            no_batches: Mutex::default(),
         })
     }
 
@@ -134,7 +138,7 @@ impl Agent {
     }
 
     /// Attests every key that `filter` names, once, under each statement that its trust domain asks for; many symmetric
-    /// keys in one claim, where that is cheaper.
+    /// keys in one claim, where that is cheaper, and other keys in one batch.
     ///
     /// # Errors
     /// Where the agent cannot begin. What became of each key is in its [`Report`].
@@ -151,18 +155,31 @@ impl Agent {
         }
         let session = self.session(&enrolled, &info, &stop);
         let mut reports = Vec::new();
+        let mut report = |kind, fates: Vec<(KeyRef, Fate)>| {
+            for (key, fate) in fates {
+                self.tell(&key, kind, &fate, None);
+                let result = match fate {
+                    Fate::Attested(record) => Ok(record),
+                    Fate::Failed(error) | Fate::Alone(error) => Err(error),
+                };
+                reports.push(Report { key, kind, result });
+            }
+        };
+        let kinds: Vec<Kind> = work.keys().copied().filter(|kind| batch::in_batch(*kind)).collect();
+        let mut batch = Vec::new();
+        for kind in kinds {
+            batch.extend(work.remove(&kind).into_iter().flatten().map(|entry| (kind, entry)));
+        }
+        match batch.as_slice() {
+            // One alone needs no batch.
+            [] | [_] => batch.into_iter().for_each(|(kind, entry)| work.entry(kind).or_default().push(entry)),
+            many => self.attest_batch(&session, many).into_iter().for_each(|(kind, fates)| report(kind, fates)),
+        }
         for (kind, mut entries) in work {
             entries.sort_by(|entry, other| entry.key.cmp(&other.key));
             let many = entries.len() >= many_from(kind) && self.many(&info, kind).is_some();
             for claim in together::claims(&entries, kind, many) {
-                for (key, fate) in self.attest_each(&session, claim, kind) {
-                    self.tell(&key, kind, &fate, None);
-                    let result = match fate {
-                        Fate::Attested(record) => Ok(record),
-                        Fate::Failed(error) | Fate::Alone(error) => Err(error),
-                    };
-                    reports.push(Report { key, kind, result });
-                }
+                report(kind, self.attest_each(&session, claim, kind));
             }
         }
         Ok(reports)

@@ -22,6 +22,12 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How often the agent asks for shares that were dealt to its HSM, in seconds.
 const SHARES: u64 = 30;
 
+/// What there is to do, of what is to be done now.
+fn entries_of(work: &[(Kind, KeyEntry)], tasks: &[Task]) -> Vec<(Kind, KeyEntry)> {
+    let tasks: BTreeSet<(Kind, &KeyRef)> = tasks.iter().map(|task| (task.kind, &task.key)).collect();
+    work.iter().filter(|(kind, entry)| tasks.contains(&(*kind, &entry.key))).cloned().collect()
+}
+
 impl Agent {
     /// Attests, and attests again before each record expires, until `stop` is raised.
     ///
@@ -56,14 +62,21 @@ impl Agent {
             let next = schedule.next().map(|(task, due)| (task.clone(), due));
             match next {
                 Some((task, due)) if due <= now => {
-                    let tasks = self.due_together(&schedule, &info, &task, now);
-                    let keys: BTreeSet<&KeyRef> = tasks.iter().map(|task| &task.key).collect();
-                    let claimed = |(kind, entry): &&(Kind, KeyEntry)| *kind == task.kind && keys.contains(&entry.key);
-                    let entries: Vec<_> = work.iter().filter(claimed).map(|(_, entry)| entry.clone()).collect();
-                    let fates = self.attest_together(&self.session(&enrolled, &info, stop), &entries, task.kind);
-                    let dues = self.reschedule(&mut schedule, task.kind, &fates);
-                    for (key, fate) in &fates {
-                        self.tell(key, task.kind, fate, dues.get(key).copied());
+                    let session = self.session(&enrolled, &info, stop);
+                    let fates = match self.due_in_batch(&schedule, &task, now) {
+                        Some(tasks) => self.attest_batch(&session, &entries_of(&work, &tasks)),
+                        None => {
+                            let tasks = self.due_together(&schedule, &info, &task, now);
+                            let entries: Vec<_> =
+                                entries_of(&work, &tasks).into_iter().map(|(_, entry)| entry).collect();
+                            BTreeMap::from([(task.kind, self.attest_together(&session, &entries, task.kind))])
+                        }
+                    };
+                    for (kind, fates) in &fates {
+                        let dues = self.reschedule(&mut schedule, *kind, fates);
+                        for (key, fate) in fates {
+                            self.tell(key, *kind, fate, dues.get(key).copied());
+                        }
                     }
                 }
                 Some((_, due)) => drop(stop.wait(IDLE.min(Duration::from_secs(due.since(now))))),

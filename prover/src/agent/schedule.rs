@@ -114,6 +114,14 @@ impl Schedule {
         if company.contains(task) { company } else { vec![task.clone()] }
     }
 
+    /// The tasks that `which` names and that are due, soonest first, at most `most`.
+    pub fn due(&self, now: Timestamp, most: usize, which: impl Fn(&Task) -> bool) -> Vec<Task> {
+        let due = self.tasks.iter().filter(|(task, state)| state.due <= now && which(task));
+        let mut due: Vec<_> = due.map(|(task, state)| (state.due, task)).collect();
+        due.sort_unstable();
+        due.into_iter().take(most).map(|(_, task)| task.clone()).collect()
+    }
+
     /// A task succeeded: it is due again at `due`.
     pub fn succeeded(&mut self, task: &Task, due: Timestamp) {
         if let Some(state) = self.tasks.get_mut(task) {

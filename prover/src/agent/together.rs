@@ -95,7 +95,13 @@ impl Agent {
         let mut fates = Vec::with_capacity(entries.len());
         let keys = self.introduce_all(session, entries, &mut fates);
         claim(session, keys, kind, &mut fates);
-        for (key, fate) in &fates {
+        self.conclude(session, kind, &fates);
+        fates
+    }
+
+    /// Takes what the answers tell, and writes the journal.
+    pub(super) fn conclude(&self, session: &Session<'_>, kind: Kind, fates: &[(KeyRef, Fate)]) {
+        for (key, fate) in fates {
             self.learn_fate(session, key, fate);
         }
         let written = fates.iter().map(|(key, fate)| {
@@ -107,12 +113,11 @@ impl Agent {
             }
         });
         self.write_journal(&written.collect::<Vec<_>>());
-        fates
     }
 
     /// Tells the manager of every key that it was not told of yet. One that it refuses is `fates`'; once the manager
     /// does not answer, all that are left are.
-    fn introduce_all(
+    pub(super) fn introduce_all(
         &self,
         session: &Session<'_>,
         entries: &[KeyEntry],
@@ -192,7 +197,7 @@ impl Agent {
 }
 
 /// Claims these keys, and without those that cannot be proven. Says what becomes of each.
-fn claim(session: &Session<'_>, mut keys: Vec<KnownKey>, kind: Kind, fates: &mut Vec<(KeyRef, Fate)>) {
+pub(super) fn claim(session: &Session<'_>, mut keys: Vec<KnownKey>, kind: Kind, fates: &mut Vec<(KeyRef, Fate)>) {
     while !keys.is_empty() {
         let claimed = if keys.len() == 1 { kind } else { kind.many().unwrap_or(kind) };
         let error = match session.attest(&Subject { keys: &keys, kind: claimed }) {

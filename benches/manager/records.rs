@@ -1,0 +1,113 @@
+//! A manager with many records: how soon it serves, how much memory it takes, and how long a token takes while it is asked
+//! for two thousand a second, in peace and while a tenth of the records expire and what is due is forgotten.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use keywitness_circuits::Nonce;
+use keywitness_verifier::{
+    client::ManagerClient,
+    wire::{CredentialRequest, JoinTokenRequest, KeyQuery, Role, TokenRequest, path},
+};
+
+use crate::{
+    Options,
+    generator::{Latencies, Request, open_loop},
+    populate::{BEGIN, CLUSTER, LATER, distinct, early, key_name, populate},
+    server::{self, Serving, TTL},
+    table::{Figure, Wanted},
+};
+
+/// Connections that ask for tokens.
+const CONNECTIONS: usize = 64;
+
+/// How long a manager serves before records expire, in seconds.
+const BEFORE: u64 = 2;
+
+pub(crate) fn measure(options: &Options) -> Vec<Figure> {
+    let directory = tempfile::tempdir_in(&options.directory).unwrap();
+    let path = directory.path();
+    let records = options.records;
+    let begun = Instant::now();
+    populate(path, records);
+    eprintln!("{records} records were written in {:.0} s", begun.elapsed().as_secs_f64());
+    let rate = if options.quick { 200 } else { 2000 };
+    let (time, quick) = (Duration::from_secs(options.seconds), options.quick);
+    let wanted = |wanted| (!quick).then_some(wanted);
+
+    let serving = Serving::start(path, Some(LATER + 3600));
+    let operator = operator(&serving, path);
+    let request = CredentialRequest::new("bench", Role::Client);
+    let client = operator.credential(&request).unwrap().secret;
+    serving.stop();
+
+    let serving = Serving::start(path, Some(LATER + 3600));
+    let after_stop = serving.started_in.as_secs_f64();
+    let peace = tokens(&serving, &client, records, (rate, time));
+    let memory = serving.peak_memory();
+    serving.kill();
+
+    let serving = Serving::start(path, Some(BEGIN + TTL - BEFORE - 1));
+    let after_kill = serving.started_in.as_secs_f64();
+    let operator = self::operator(&serving, path);
+    let over = AtomicBool::new(false);
+    let unrest = thread::scope(|scope| {
+        // Each change that is made forgets some of what is due.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let invite =
+                    JoinTokenRequest { cluster: "other".parse().unwrap(), hsm: None, valid_for: 60, reenrol: false };
+                operator.join_token(&invite).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let unrest = tokens(&serving, &client, records, (rate, time));
+        over.store(true, Ordering::Relaxed);
+        unrest
+    });
+    let name = format!("{records} records");
+    let (calm, troubled) = (peace.quantile(0.99), unrest.quantile(0.99));
+    let figures = vec![
+        Figure::new(format!("{name}: start after a stop"), after_stop, "s", wanted(Wanted::AtMost(3.0))),
+        Figure::new(format!("{name}: start after kill -9"), after_kill, "s", wanted(Wanted::AtMost(3.0))),
+        Figure::new(
+            format!("{name}: most memory"),
+            memory.max(serving.peak_memory()),
+            "MiB",
+            wanted(Wanted::AtMost(1024.0)),
+        ),
+        Figure::new(format!("{name}: token p99 at {rate}/s"), calm, "ms", wanted(Wanted::AtMost(5.0)))
+            .beside(peace.summary()),
+        Figure::new(format!("{name}: token p99 while {} expire", early(records)), troubled, "ms", None)
+            .beside(unrest.summary()),
+        Figure::new(format!("{name}: expiry, p99 ratio"), troubled / calm, "", wanted(Wanted::AtMost(2.0))),
+    ];
+    serving.stop();
+    figures
+}
+
+fn operator(serving: &Serving, directory: &std::path::Path) -> ManagerClient {
+    let client = ManagerClient::new(&format!("http://{}", serving.address)).unwrap();
+    client.with_credential(server::operator(directory))
+}
+
+/// Asks for a token for one key after another, in an order that meets all parts of the store. Only for keys whose records
+/// outlast the measurement.
+fn tokens(serving: &Serving, credential: &str, records: usize, (rate, time): (u32, Duration)) -> Latencies {
+    let (first, keys) = (early(records).div_ceil(CLUSTER * 1000) * 1000, distinct(records));
+    let first = if first < keys { first } else { 0 };
+    open_loop(serving.address, path::TOKENS, (rate, time, CONNECTIONS), |number| {
+        // A step that shares no divisor with any number of keys below it.
+        let key = key_name(first + number * 7919 % (keys - first)).parse().unwrap();
+        let query = KeyQuery { key, cluster: None, hsm: None, max_age: None };
+        let asked = TokenRequest { query, audience: "bench".to_owned(), nonce: Nonce::random() };
+        Request {
+            authorization: Some(format!("Bearer {credential}")),
+            content_type: "application/json",
+            body: serde_json::to_vec(&asked).unwrap(),
+        }
+    })
+}
