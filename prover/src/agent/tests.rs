@@ -285,6 +285,7 @@ fn each_failure_waits_as_it_should() {
             ProblemKind::HsmRevoked | ProblemKind::KeyRevoked => Pause::Revoked(3600),
             ProblemKind::Internal
             | ProblemKind::Unavailable
+            | ProblemKind::TooManyRequests
             | ProblemKind::ClockSkew
             | ProblemKind::UnknownChallenge
             | ProblemKind::ChallengeExpired
