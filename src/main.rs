@@ -25,6 +25,7 @@ mod store;
 mod token;
 mod up;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -88,6 +89,7 @@ enum Command {
     Sharing(sharing::Args),
     Verify(verify::Args),
     Audit(audit::Args),
+    Witness(witness::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
     Backup(backup::BackupArgs),
@@ -123,6 +125,7 @@ fn main() -> ExitCode {
         Command::Sharing(args) => sharing::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Audit(args) => audit::run(global, args),
+        Command::Witness(args) => witness::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
         Command::Backup(args) => backup::backup(global, args),

@@ -139,6 +139,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
+    let _keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
     let server = http::serve(manager, listener)?;
     let address = match server.address() {
         any if any.ip().is_unspecified() => format!("http://127.0.0.1:{}", any.port()),

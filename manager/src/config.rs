@@ -55,12 +55,12 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// The witnesses whose cosignatures of the log's checkpoints are taken and served.
     pub witnesses: Vec<VerifierKey>,
-    /// How long the log's openings are kept behind a seal of the state, in seconds; for ever where left out.
-    pub opening_retention: Option<u64>,
-    /// The state is sealed after this many commands.
-    pub seal_commands: Option<u64>,
-    /// The state is sealed when the newest seal is this old, in seconds.
-    pub seal_interval: Option<u64>,
+    /// How long the log's openings are kept behind a seal of the state, in seconds; for ever where it is 0.
+    pub opening_retention: u64,
+    /// The state is sealed after this many commands; never for their number where it is 0.
+    pub seal_commands: usize,
+    /// The state is sealed when the newest seal is this old, in seconds; never for its age where it is 0.
+    pub seal_interval: u64,
     /// Threads that check proofs.
     pub verify_threads: usize,
     /// Proofs that may wait to be checked; one HSM's are at most an eighth of them.
@@ -92,9 +92,9 @@ impl Config {
             pinned_parameters: Vec::new(),
             allow_plaintext: false,
             witnesses: Vec::new(),
-            opening_retention: None,
-            seal_commands: None,
-            seal_interval: Some(24 * 60 * 60),
+            opening_retention: 0,
+            seal_commands: 0,
+            seal_interval: 24 * 60 * 60,
             verify_threads: EngineConfig::default().threads,
             verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
             store_cache: store::CACHE,

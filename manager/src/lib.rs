@@ -10,12 +10,14 @@ mod error;
 mod files;
 pub mod http;
 pub mod ledger;
+pub mod log_keeper;
 pub mod log_signer;
 pub mod service;
 pub mod settings;
 pub mod signer;
 mod start;
 pub mod store;
+pub mod witness;
 
 pub use clock::{Clock, SteadyClock, SystemClock};
 pub use config::{Config, OPERATOR_CREDENTIAL};

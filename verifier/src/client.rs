@@ -284,6 +284,42 @@ impl ManagerClient {
         read_page(&page, after).map_err(|error| ClientError::Malformed(error.to_string()))
     }
 
+    /// Where an entry is in the log's first `size` entries. Anyone.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<wire::InclusionProof, ClientError> {
+        self.get(Caller::Anyone, &format!("{}?index={index}&size={size}", path::LOG_PROOF))
+    }
+
+    /// That the log of `to` entries begins with that of `from`. Anyone.
+    pub fn consistency(&self, from: u64, to: u64) -> Result<wire::ConsistencyProof, ClientError> {
+        self.get(Caller::Anyone, &format!("{}?from={from}&to={to}", path::LOG_CONSISTENCY))
+    }
+
+    /// The seals of the state. Operator or auditor.
+    pub fn seals(&self) -> Result<wire::Seals, ClientError> {
+        self.get(Caller::Bearer, path::SEALS)
+    }
+
+    /// Seals the state. Operator.
+    pub fn seal(&self) -> Result<crate::log::StateSeal, ClientError> {
+        self.call(Caller::Bearer, "POST", path::SEALS, Vec::new())
+    }
+
+    /// Deletes the openings that are old enough. Operator.
+    pub fn retain(&self) -> Result<wire::Retained, ClientError> {
+        self.call(Caller::Bearer, "POST", path::RETENTION, Vec::new())
+    }
+
+    /// A part of the state that a seal is of; empty at its end. Auditor.
+    pub fn snapshot(&self, sequence: u64, offset: u64) -> Result<Vec<u8>, ClientError> {
+        let target = path::SNAPSHOT.replace("{sequence}", &sequence.to_string());
+        self.bytes(self.request(Caller::Bearer, "GET", &format!("{target}?offset={offset}"), Vec::new()))
+    }
+
+    /// Brings a cosigned checkpoint. Auditor.
+    pub fn cosign(&self, note: &Note) -> Result<(), ClientError> {
+        self.call(Caller::Bearer, "POST", path::COSIGNATURES, note.to_string().into_bytes())
+    }
+
     fn note(&self, target: &str) -> Result<Note, ClientError> {
         let body = self.bytes(self.request(Caller::Anyone, "GET", target, Vec::new()))?;
         let text = String::from_utf8(body).map_err(|error| ClientError::Malformed(error.to_string()))?;

@@ -12,7 +12,7 @@ mod progress;
 mod proofs;
 mod replay;
 mod run;
-mod scratch;
+pub(crate) mod scratch;
 mod tally;
 #[cfg(test)]
 mod tests;

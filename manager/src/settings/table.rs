@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use keywitness_circuits::{Digest, Suite};
+use keywitness_verifier::log::VerifierKey;
 
 use super::{LogFormat, Settings};
 
@@ -176,6 +177,33 @@ pub(super) const TABLE: &[Setting] = &[
         "Proofs that may wait to be checked; the default is 128 for each core, but 256 to 1024. One HSM's are at most an \
          eighth.",
         Lens::Count(|settings| &mut settings.config.verify_queue),
+    ),
+    row(
+        "log",
+        "witnesses",
+        "Keys of the witnesses whose cosignatures of the log are taken and served; `keywitness witness` prints its own.",
+        Lens::List(
+            |settings, texts| each(texts, parsed::<VerifierKey>).map(|keys| settings.config.witnesses = keys),
+            |settings| settings.config.witnesses.iter().map(VerifierKey::to_string).collect(),
+        ),
+    ),
+    row(
+        "log",
+        "retention",
+        "How long the log's openings are kept behind a seal of the state; for ever where it is 0s.",
+        Lens::Seconds(|settings| &mut settings.config.opening_retention),
+    ),
+    row(
+        "log",
+        "seal-commands",
+        "The state is sealed after this many commands; 0 for never.",
+        Lens::Count(|settings| &mut settings.config.seal_commands),
+    ),
+    row(
+        "log",
+        "seal-interval",
+        "The state is sealed when the newest seal is this old; 0s for never.",
+        Lens::Seconds(|settings| &mut settings.config.seal_interval),
     ),
     row(
         "fraud",

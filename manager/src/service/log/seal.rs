@@ -156,10 +156,11 @@ impl Manager {
     /// # Errors
     /// `malformed` where no retention is configured.
     pub fn retain(&self, caller: &Caller) -> Result<u64, Problem> {
-        let Some(retention) = self.config.opening_retention else {
-            let why = "this manager keeps every opening: its configuration has no opening-retention";
+        let retention = self.config.opening_retention;
+        if retention == 0 {
+            let why = "this manager keeps every opening: its setting log.retention is 0s";
             return Err(Problem::new(ProblemKind::Malformed, why));
-        };
+        }
         let due = {
             let rows = self.ledger.view()?;
             let state = State(rows.as_ref());
@@ -187,14 +188,15 @@ impl Manager {
             // Nothing but the seal itself has happened since.
             let idle = newest.is_some_and(|seal| seal.ordered == head.sequence);
             let since = newest.map_or(0, |seal| seal.sequence);
-            let many = self.config.seal_commands.is_some_and(|count| head.sequence - since >= count.max(1));
-            let aged = |interval: u64| newest.is_none_or(|seal| now.since(seal.at) >= interval.max(1));
-            !idle && (many || self.config.seal_interval.is_some_and(aged))
+            let (commands, interval) = (self.config.seal_commands as u64, self.config.seal_interval);
+            let many = commands > 0 && head.sequence - since >= commands;
+            let aged = interval > 0 && newest.is_none_or(|seal| now.since(seal.at) >= interval);
+            !idle && (many || aged)
         };
         if due {
             self.seal(&Caller::in_process())?;
         }
-        if self.config.opening_retention.is_some() {
+        if self.config.opening_retention > 0 {
             self.retain(&Caller::in_process())?;
         }
         Ok(())

@@ -191,7 +191,7 @@ fn proofs_outlive_deleted_openings_and_a_replay_begins_with_the_seal() {
 #[test]
 fn the_configuration_says_when_to_seal_and_what_to_delete() {
     let world = World::with_config(|config| {
-        (config.seal_interval, config.seal_commands, config.opening_retention) = (Some(3600), Some(50), Some(86_400));
+        (config.seal_interval, config.seal_commands, config.opening_retention) = (3600, 50, 86_400);
     });
     let seals = || world.manager.seals(&me()).unwrap();
     grow(&world, 10);
