@@ -192,7 +192,8 @@ impl Witness {
         let announced = source.seals().map_err(WitnessError::Source)?;
         let wanted: BTreeSet<u64> = announced.seals.iter().map(|seal| seal.sequence).collect();
         let mut roots: BTreeMap<u64, Digest> = BTreeMap::new();
-        let replayer = Replayer::resume(state, self.accepted.clone(), BTreeMap::new());
+        let mut replayer = Replayer::resume(state, self.accepted.clone(), BTreeMap::new());
+        replayer.expect_seals(wanted.clone())?;
         let mut audit = Audit::new(&self.checker, replayer, Tally::default());
         loop {
             let after = audit.replayer().sequence()?;
