@@ -23,6 +23,7 @@ mod sign;
 mod status;
 mod store;
 mod token;
+mod token_key;
 mod up;
 mod verify;
 mod witness;
@@ -82,6 +83,7 @@ enum Command {
     Attest(attest::Args),
     Status(status::Args),
     Token(token::Args),
+    TokenKey(token_key::Args),
     Sign(sign::Args),
     Revoke(revoke::Args),
     Suspend(revoke::SuspendArgs),
@@ -118,6 +120,7 @@ fn main() -> ExitCode {
         Command::Attest(args) => attest::run(global, args),
         Command::Status(args) => status::run(global, args),
         Command::Token(args) => token::run(global, args),
+        Command::TokenKey(args) => token_key::run(global, args),
         Command::Sign(args) => sign::run(global, args),
         Command::Revoke(args) => revoke::run(global, args),
         Command::Suspend(args) => revoke::suspend(global, args),

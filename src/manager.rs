@@ -1,6 +1,12 @@
 //! `keywitness manager`: the service that checks proofs, keeps records and issues tokens.
 
-use std::{net::TcpListener, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use keywitness_circuits::{
@@ -125,26 +131,33 @@ impl Verification {
     }
 }
 
+/// How this machine reaches a listener.
+pub(crate) fn reachable(address: SocketAddr) -> String {
+    match address {
+        any if any.ip().is_unspecified() => format!("http://127.0.0.1:{}", any.port()),
+        address => format!("http://{address}"),
+    }
+}
+
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let settings = config::load(global, args.config.clone(), &args.flags())?.settings;
     output::init_logging(global.json || settings.log_format == LogFormat::Json, Some(&settings.log_filter));
     data::make_dir(&global.data)?;
     let paths = data::Data(&global.data);
     let _lock = data::lock(&paths.manager_lock())?;
-    let config = settings.config()?;
+    let mut config = settings.config()?;
     let parameters = parameters(global, &settings, &config)?;
     config.check_bind(settings.listen, &parameters)?;
     let trust_domain = config.trust_domain.clone();
     let listener =
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listening = reachable(listener.local_addr()?);
+    config.public_url.get_or_insert(listening);
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
     let _keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
     let server = http::serve(manager, listener)?;
-    let address = match server.address() {
-        any if any.ip().is_unspecified() => format!("http://127.0.0.1:{}", any.port()),
-        address => format!("http://{address}"),
-    };
+    let address = reachable(server.address());
     data::write_private(&paths.manager_address(), &address)?;
     if global.json {
         output::json(&serde_json::json!({ "address": address, "operator_credential": operator }))?;

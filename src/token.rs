@@ -3,8 +3,8 @@
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Nonce};
 use keywitness_verifier::{
     client::ManagerClient,
-    token::{self, Expected, VerifiedToken},
-    wire::{KeyQuery, TokenRequest, TokenResponse},
+    token::{self, Expected, Profile, VerifiedToken},
+    wire::{KeyQuery, TokenAlgorithm, TokenForm, TokenRequest, TokenResponse},
 };
 
 use crate::{Global, connection::Connection, data, output};
@@ -55,12 +55,21 @@ pub(crate) struct Args {
     /// Nonce of whoever will check it (32 bytes, base64url); a fresh one when left out
     #[arg(long, allow_hyphen_values = true)]
     nonce: Option<Nonce>,
+    /// What signs it: ES256 or EdDSA
+    #[arg(long, default_value = "ES256")]
+    alg: TokenAlgorithm,
+    /// Write it as checkers read it that know only tag:github.com,2023:veraison/ear
+    #[arg(long)]
+    legacy_profile: bool,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let client = args.connection.client(global)?;
     let nonce = args.nonce.unwrap_or_else(Nonce::random);
-    let (response, verified) = fetch(&client, args.key.query(), &args.audience, nonce)?;
+    let (response, verified) = {
+        let profile = if args.legacy_profile { Profile::Legacy } else { Profile::Ear04 };
+        fetch_as(&client, args.key.query(), &args.audience, nonce, TokenForm { profile, alg: args.alg })?
+    };
     if global.json {
         let claims = verified.claims();
         return output::json(&serde_json::json!({ "token": response.token, "claims": claims, "nonce": nonce,
@@ -78,8 +87,18 @@ pub(crate) fn fetch(
     audience: &str,
     nonce: Nonce,
 ) -> anyhow::Result<(TokenResponse, VerifiedToken)> {
+    fetch_as(client, query, audience, nonce, TokenForm::default())
+}
+
+fn fetch_as(
+    client: &ManagerClient,
+    query: KeyQuery,
+    audience: &str,
+    nonce: Nonce,
+    form: TokenForm,
+) -> anyhow::Result<(TokenResponse, VerifiedToken)> {
     let trust_domain = client.trust_domain()?.trust_domain;
-    let response = client.token(&TokenRequest { query, audience: audience.to_owned(), nonce })?;
+    let response = client.token(&TokenRequest { query, audience: audience.to_owned(), nonce, form })?;
     let expected = Expected { trust_domain: &trust_domain, audience, nonce: Some(&nonce) };
     let verified = token::verify(&response.token, &client.jwks()?, &expected, data::now())?;
     Ok((response, verified))

@@ -11,6 +11,7 @@ use keywitness_verifier::{
     envelope,
     identity::IdentityKey,
     token::{self, Expected},
+    wire::Standing,
 };
 
 use crate::{Global, data, output};
@@ -51,6 +52,9 @@ struct TokenArgs {
     /// The nonce that you sent; without it a token that was issued earlier passes too
     #[arg(long, allow_hyphen_values = true)]
     nonce: Option<Nonce>,
+    /// File with the status list that the token names: says whether it was revoked or suspended since
+    #[arg(long, value_name = "FILE")]
+    status_list: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -82,6 +86,13 @@ fn check_token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
     let keys = serde_json::from_slice(&jwks).with_context(|| format!("{} is no key set", args.jwks.display()))?;
     let expected = Expected { trust_domain: &args.trust_domain, audience: &args.audience, nonce: args.nonce.as_ref() };
     let verified = token::verify(text.trim(), &keys, &expected, data::now())?;
+    if let Some(path) = &args.status_list {
+        let list = String::from_utf8(data::read(path)?).context("the status list is not text")?;
+        let (standing, _) = token::status(&verified, list.trim(), &keys, None, data::now())?;
+        if standing != Standing::Active {
+            return Err(output::No(format!("the token verifies, and what it speaks of is {standing} since")).into());
+        }
+    }
     if global.json {
         return output::json(verified.claims());
     }

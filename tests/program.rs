@@ -65,6 +65,7 @@ fn up_attests_everything_and_remembers_it() {
     assert_eq!(status["events"], first["status"]["events"], "no HSM enrolled anew");
 
     a_token_verifies_in_python(data);
+    a_token_verifies_as_the_documents_say(data);
     tokens_are_checked_offline(data);
     signatures_come_from_attested_keys(data);
     a_revoked_key_is_refused(data);
@@ -125,6 +126,47 @@ fn a_token_verifies_in_python(data: &Path) {
     let swapped: String = signature.chars().rev().collect();
     assert!(other("token", format!("{head}.{swapped}").into()).1.starts_with("InvalidSignatureError"));
     assert!(!other("jwks", serde_json::json!({ "keys": [] })).0);
+}
+
+/// The programs of docs/tokens.md, as they stand there, with a status list.
+fn a_token_verifies_as_the_documents_say(data: &Path) {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tokens.md")).unwrap();
+    let blocks = |language: &str| -> String {
+        let fenced = document.split("\n```").filter_map(|part| part.strip_prefix(&format!("{language}\n")));
+        fenced.collect::<Vec<_>>().join("\n")
+    };
+    let nonce = Nonce::random().to_string();
+    let answer = keywitness_json(data, &["token", "--key", "storage-1", "--audience", "shop", "--nonce", &nonce]);
+    let client = address(data);
+    let info = client.trust_domain().unwrap();
+    let issuer = format!("urn:keywitness:{}:{}", info.trust_domain, info.manager);
+    let reference = &answer["claims"]["status"]["status_list"];
+    let list = ureq::get(reference["uri"].as_str().unwrap()).call().unwrap().body_mut().read_to_string().unwrap();
+    let request = serde_json::json!({ "token": answer["token"], "jwks": client.jwks().unwrap(), "audience": "shop",
+        "issuer": issuer, "nonce": nonce, "statusList": list });
+    let run = |program: &str, flags: &[&str], text: &str, request: &serde_json::Value| {
+        let mut peer = Command::new(program);
+        peer.args(flags).arg(text).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut peer = peer.spawn().unwrap();
+        peer.stdin.take().unwrap().write_all(request.to_string().as_bytes()).unwrap();
+        peer.wait().unwrap().success()
+    };
+    let javascript = blocks("javascript")
+        + "\nimport { readFileSync } from 'node:fs'; const r = JSON.parse(readFileSync(0)); check(r.token, r.jwks, r);";
+    let python = "import json, sys\nr = json.load(sys.stdin)\ntoken, jwks, nonce, status_list = r['token'], r['jwks'], \
+                  r['nonce'], r['statusList']\n"
+        .to_owned() + &blocks("python").replace("urn:keywitness:acme.example:manager-1", &issuer);
+    let peer = std::env::var("KEYWITNESS_TEST_PYTHON").expect("./test sets KEYWITNESS_TEST_PYTHON");
+    for (program, flags, text) in
+        [("node", &["--input-type=module", "-e"][..], &javascript), (peer.as_str(), &["-c"][..], &python)]
+    {
+        assert!(run(program, flags, text, &request), "{program}");
+        for (field, value) in [("nonce", "other".into()), ("jwks", serde_json::json!({ "keys": [] }))] {
+            let mut changed = request.clone();
+            changed[field] = value;
+            assert!(!run(program, flags, text, &changed), "{program} {field}");
+        }
+    }
 }
 
 fn tokens_are_checked_offline(data: &Path) {

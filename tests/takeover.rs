@@ -254,7 +254,7 @@ fn fraud_is_seen_across_clusters_and_within_one() {
 
 fn token(manager: &Manager, hsm: &Hsm) -> Result<TokenResponse, ClientError> {
     let query = KeyQuery { key: "shared".parse().unwrap(), cluster: None, hsm: Some(hsm.id.clone()), max_age: None };
-    let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
+    let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random(), form: Default::default() };
     manager.with_role(Role::Client).token(&request)
 }
 
@@ -283,7 +283,12 @@ fn roles_bound_what_a_credential_may_do() {
     let (a, _) = pair(&manager);
     a.attest(&SHARED).unwrap();
     let query = KeyQuery { key: "shared".parse().unwrap(), cluster: None, hsm: None, max_age: None };
-    let token = TokenRequest { query: query.clone(), audience: "shop".to_owned(), nonce: Nonce::random() };
+    let token = TokenRequest {
+        query: query.clone(),
+        audience: "shop".to_owned(),
+        nonce: Nonce::random(),
+        form: Default::default(),
+    };
     let revoke = RevokeRequest { target: RevocationTarget::Hsm(a.id.clone()), reason: "no".into() };
     for role in [Role::Client, Role::Viewer] {
         let caller = manager.with_role(role);

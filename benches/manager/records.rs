@@ -103,7 +103,8 @@ fn tokens(serving: &Serving, credential: &str, records: usize, (rate, time): (u3
         // A step that shares no divisor with any number of keys below it.
         let key = key_name(first + number * 7919 % (keys - first)).parse().unwrap();
         let query = KeyQuery { key, cluster: None, hsm: None, max_age: None };
-        let asked = TokenRequest { query, audience: "bench".to_owned(), nonce: Nonce::random() };
+        let asked =
+            TokenRequest { query, audience: "bench".to_owned(), nonce: Nonce::random(), form: Default::default() };
         Request {
             authorization: Some(format!("Bearer {credential}")),
             content_type: "application/json",

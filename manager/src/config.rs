@@ -39,6 +39,11 @@ pub struct Config {
     pub challenge_ttl: u64,
     /// How long a verification token lasts at most, in seconds.
     pub token_ttl: u64,
+    /// Where anyone reaches this manager, such as `https://manager.example`: what the addresses of status lists in tokens
+    /// begin with. The program gives the address that it listens on where the operator gives none.
+    pub public_url: Option<String>,
+    /// How long a status list lasts, in seconds: within that time whoever checks one sees a revocation.
+    pub status_ttl: u64,
     /// How many failures of one HSM within `failure_window` are a fraud event.
     pub failures: u32,
     /// That window, in seconds.
@@ -84,6 +89,8 @@ impl Config {
             record_ttl: 600,
             challenge_ttl: 60,
             token_ttl: 300,
+            public_url: None,
+            status_ttl: 60,
             failures: 5,
             failure_window: 600,
             revoked_grace: 60,
@@ -166,8 +173,12 @@ impl Config {
                 "record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero",
             ),
             (
-                self.token_ttl == 0 || self.failures == 0 || self.failure_window == 0 || self.revoked_attempts == 0,
-                "token-ttl, failures, failure-window and revoked-attempts must not be zero",
+                self.token_ttl == 0
+                    || self.status_ttl == 0
+                    || self.failures == 0
+                    || self.failure_window == 0
+                    || self.revoked_attempts == 0,
+                "token-ttl, status-ttl, failures, failure-window and revoked-attempts must not be zero",
             ),
             (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
         ];

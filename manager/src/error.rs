@@ -20,9 +20,6 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// The token key is unusable.
-    #[error("the token key (token-key.pem) is no ES256 key in PKCS#8: {0}; restore it, or remove it to make a new one")]
-    TokenKey(String),
     /// The log's key, or what it signed last, is unusable.
     #[error("{}: {why}; restore the file", path.display())]
     LogKey {

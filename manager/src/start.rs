@@ -17,8 +17,8 @@ use crate::{
         Command, Configuration, Embedded, Ledger, Outcome, Store,
         state::{State, key},
     },
-    service::{Manager, log::TransparencyLog},
-    signer::Signer,
+    service::{Manager, log::TransparencyLog, token_key::first_keys},
+    signer::{FileSigner, SignerError},
     store::{self, Redb},
 };
 
@@ -46,15 +46,20 @@ impl Manager {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let configuration = config.configuration(&parameters)?;
-        let signer = Signer::open(&config.data_dir)?;
+        let signer = FileSigner::open(&config.data_dir).map_err(refused)?;
         let log = TransparencyLog::open(&config)?;
         let ledger = Embedded::start(store, Arc::clone(&clock))?;
         configure(&ledger, &configuration)?;
+        first_keys(&ledger, &signer, config.token_ttl.max(config.status_ttl))?;
         first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, (signer, log)))
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, (Box::new(signer), log)))
     }
+}
+
+fn refused(error: SignerError) -> StartError {
+    StartError::Refused(error.to_string())
 }
 
 fn configure(ledger: &dyn Ledger, configuration: &Configuration) -> Result<(), StartError> {

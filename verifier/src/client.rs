@@ -336,6 +336,16 @@ impl ManagerClient {
         self.send(Caller::Bearer, "POST", path::SUSPENSIONS, request)
     }
 
+    /// Makes another token key. Operator.
+    pub fn rotate_token_key(&self, request: &wire::TokenKeyRequest) -> Result<wire::TokenKey, ClientError> {
+        self.send(Caller::Bearer, "POST", path::TOKEN_KEYS, request)
+    }
+
+    /// The token keys. Operator.
+    pub fn token_keys(&self) -> Result<wire::TokenKeys, ClientError> {
+        self.get(Caller::Bearer, path::TOKEN_KEYS)
+    }
+
     /// Ends a suspension, or frees a revoked key's name. Operator.
     pub fn reinstate(&self, request: &wire::ReinstateRequest) -> Result<(), ClientError> {
         self.send(Caller::Bearer, "POST", path::REINSTATEMENTS, request)

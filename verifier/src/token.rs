@@ -6,9 +6,15 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use keywitness_circuits::{
     ClusterId, Digest, Fingerprint, HsmId, KeyAlgorithm, Kind, ManagerId, Nonce, Timestamp, TrustDomain,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::wire::{Agreement, Base64, KeyRef};
+
+pub mod profile;
+pub mod status;
+
+pub use profile::{LEGACY_PROFILE, Profile};
+pub use status::{StatusClaim, StatusListClaims, StatusReference, status};
 
 /// The EAT profile of draft-ietf-rats-ear-04.
 pub const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
@@ -40,6 +46,9 @@ pub struct Claims {
     pub ear_verifier_id: VerifierId,
     /// The HSM's channel key (RFC 7800).
     pub cnf: Confirmation,
+    /// Where to see whether it was revoked since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusClaim>,
     /// One appraisal, named by the key.
     pub submods: BTreeMap<String, Appraisal>,
 }
@@ -257,7 +266,9 @@ pub fn verify(
     expected: &Expected<'_>,
     now: Timestamp,
 ) -> Result<VerifiedToken, TokenError> {
-    let claims = open(token, keys)?;
+    let claims: serde_json::Value = open(token, keys, TYPE)?;
+    let claims: Claims =
+        serde_json::from_value(profile::read(claims)).map_err(|error| TokenError::Malformed(error.to_string()))?;
     let malformed = |why: &str| Err(TokenError::Malformed(why.to_owned()));
     if claims.eat_profile != PROFILE {
         return malformed("it is of another EAT profile");
@@ -300,11 +311,11 @@ pub fn verify(
 }
 
 /// Checks the signature alone. The algorithm is the JWK's, never the token's own word.
-fn open(token: &str, keys: &JwkSet) -> Result<Claims, TokenError> {
+fn open<T: DeserializeOwned>(token: &str, keys: &JwkSet, media_type: &str) -> Result<T, TokenError> {
     let malformed = |error: jsonwebtoken::errors::Error| TokenError::Malformed(error.to_string());
     let header = jsonwebtoken::decode_header(token).map_err(malformed)?;
-    if header.typ.as_deref() != Some(TYPE) {
-        return Err(TokenError::Malformed(format!("its type is not {TYPE}")));
+    if header.typ.as_deref() != Some(media_type) {
+        return Err(TokenError::Malformed(format!("its type is not {media_type}")));
     }
     let kid = header.kid.ok_or_else(|| TokenError::Malformed("it names no key".to_owned()))?;
     let jwk = keys.find(&kid).ok_or_else(|| TokenError::UnknownKey(kid.clone()))?;
@@ -319,7 +330,7 @@ fn open(token: &str, keys: &JwkSet) -> Result<Claims, TokenError> {
     validation.validate_exp = false;
     validation.validate_aud = false;
     validation.required_spec_claims.clear();
-    match jsonwebtoken::decode::<Claims>(token, &key, &validation) {
+    match jsonwebtoken::decode::<T>(token, &key, &validation) {
         Ok(data) => Ok(data.claims),
         Err(error) => match error.kind() {
             jsonwebtoken::errors::ErrorKind::InvalidSignature | jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => {

@@ -128,6 +128,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::TOKENS, web::post().to(handlers::client::token));
     route(path::BUNDLES, web::post().to(handlers::client::bundle));
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
+    route(&format!("{}/{{number}}", path::STATUS_LISTS), web::get().to(handlers::public::status_list));
     route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
     route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));
     route(path::BACKUPS, web::post().to(handlers::operator::back_up));
@@ -153,6 +154,12 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         web::resource(path::CREDENTIALS)
             .route(web::post().to(handlers::credential::create))
             .route(web::get().to(handlers::credential::list))
+            .default_service(refuse()),
+    );
+    app.service(
+        web::resource(path::TOKEN_KEYS)
+            .route(web::post().to(handlers::operator::rotate_token_key))
+            .route(web::get().to(handlers::operator::token_keys))
             .default_service(refuse()),
     );
     app.service(

@@ -124,7 +124,7 @@ fn the_whole_way_over_http() {
         api.bearer(&client, "GET", &format!("{}?key=k&max_age=60", path::ATTESTED), &()).json();
     assert!(attested.attested);
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
-    let wanted = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
+    let wanted = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random(), form: Default::default() };
     let issued: TokenResponse = api.bearer(&client, "POST", path::TOKENS, &wanted).json();
     assert_eq!(issued.channel_url, Some(channel.url));
     let revocation = RevokeRequest { target: RevocationTarget::Hsm(hsm.id.clone()), reason: "lost".into() };
@@ -142,7 +142,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
-    let guarded: [(&str, &str, &[Role]); 20] = [
+    let guarded: [(&str, &str, &[Role]); 22] = [
         ("POST", path::BACKUPS, &[Role::Operator]),
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
         ("POST", path::CREDENTIALS, &[Role::Operator]),
@@ -150,6 +150,8 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("DELETE", "/v1/credentials/0011223344556677", &[Role::Operator]),
         ("POST", path::REVOCATIONS, &[Role::Operator]),
         ("POST", path::SUSPENSIONS, &[Role::Operator]),
+        ("POST", path::TOKEN_KEYS, &[Role::Operator]),
+        ("GET", path::TOKEN_KEYS, &[Role::Operator]),
         ("POST", path::REINSTATEMENTS, &[Role::Operator]),
         ("POST", path::TOKENS, &[Role::Client]),
         ("POST", path::BUNDLES, &[Role::Client, Role::Auditor]),
@@ -182,6 +184,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
         api.bearer(&secrets[0].1, method, target, &serde_json::json!({})).refused(ProblemKind::Unauthenticated);
     }
+    let list = format!("{}/0?time=1", path::STATUS_LISTS);
     for target in [
         path::HEALTH,
         path::TRUST_DOMAIN,
@@ -192,6 +195,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         "/v1/log/tile/entries/000.p/1",
         "/v1/log/proof?index=0",
         "/v1/log/consistency?from=1&to=2",
+        &list,
         "/",
     ] {
         assert_eq!(api.call("GET", target, None, b"").status, 200);

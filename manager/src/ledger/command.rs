@@ -5,7 +5,7 @@ use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
         Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, ProblemKind, Reason,
-        Record, Revocation, RevocationTarget, Role, StatementInfo,
+        Record, Revocation, RevocationTarget, Role, StatementInfo, TokenAlgorithm,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -260,6 +260,19 @@ pub enum Command {
     },
     /// Goes on from a backup: voids what could be used once, since nobody knows whether it was.
     Restored,
+    /// Publishes a key that signs tokens after an overlap.
+    AddTokenKey {
+        /// Its name.
+        kid: String,
+        /// What it signs with.
+        algorithm: TokenAlgorithm,
+        /// Its public part.
+        public: Vec<u8>,
+        /// After how many seconds it signs, where another signs now.
+        overlap: u64,
+        /// For how many seconds after that the other stays published.
+        keep: u64,
+    },
 }
 
 impl Command {
@@ -287,6 +300,7 @@ impl Command {
             Self::Seal { .. } => "seal",
             Self::Prune { .. } => "prune",
             Self::Restored => "restored",
+            Self::AddTokenKey { .. } => "add-token-key",
         }
     }
 

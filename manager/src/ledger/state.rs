@@ -5,6 +5,7 @@ pub mod key;
 pub mod log;
 mod restoration;
 pub mod standing;
+pub mod token_key;
 
 use std::ops::ControlFlow;
 
@@ -80,6 +81,7 @@ rows! {
     StatusIndexRow => StatusIndexes;
     StatusHead => StatusHead;
     VerifyingKeyRow => VerifyingKeys;
+    token_key::TokenKeyRow => TokenKeys;
     RestorationRow => Restorations;
     access::CredentialTerms => CredentialTerms;
     log::Frontier => Frontier;

@@ -134,6 +134,8 @@ tables! {
     StatusHead = 31, "status-head";
     /// Digest of a verifying key that was ever in force -> its statement.
     VerifyingKeys = 32, "verifying-keys";
+    /// Sequence number -> a key that signs tokens.
+    TokenKeys = 33, "token-keys";
     /// One row: the log's Merkle tree, as far as it must be known to go on.
     Frontier = 44, "log-frontier";
     /// Level, index -> the hash of a perfect subtree of height 8·level of the log's Merkle tree, from level 1 on.

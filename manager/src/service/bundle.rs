@@ -49,7 +49,7 @@ impl Manager {
             Ok(BundledEntry { opening: Base64(entry.opening(sequence)?.to_bytes()), proof })
         };
         let entries = sequences.into_iter().map(bundled).collect::<Result<_, Problem>>()?;
-        let (format, token, keys) = (FORMAT.to_owned(), request.token.clone(), self.jwks());
+        let (format, token, keys) = (FORMAT.to_owned(), request.token.clone(), self.jwks()?);
         Ok(Bundle { format, as_of: now, token, keys, status_list: None, entries })
     }
 
@@ -60,7 +60,7 @@ impl Manager {
         let trust_domain = &self.audience().trust_domain;
         let expected = Expected { trust_domain, audience: &audience, nonce: None };
         let verified =
-            token::verify(token, &self.jwks(), &expected, now).map_err(|error| malformed(error.to_string()))?;
+            token::verify(token, &self.jwks()?, &expected, now).map_err(|error| malformed(error.to_string()))?;
         Ok(verified.claims().clone())
     }
 }

@@ -14,11 +14,13 @@ pub(crate) mod log;
 mod revoke;
 mod sharing;
 mod status;
+mod status_list;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod token;
+pub(crate) mod token_key;
 
 pub(crate) use sharing::verdict_of_complaint;
 
@@ -30,7 +32,6 @@ use std::{
     },
 };
 
-use jsonwebtoken::jwk::JwkSet;
 use keywitness_circuits::{Parameters, Timestamp};
 use keywitness_verifier::{
     engine::Engine,
@@ -53,7 +54,8 @@ pub struct Manager {
     engine: Engine,
     ledger: Box<dyn Ledger>,
     clock: Arc<dyn Clock>,
-    signer: Signer,
+    signer: Box<dyn Signer>,
+    status_lists: status_list::StatusLists,
     log: log::TransparencyLog,
     unauthenticated: AtomicU64,
     /// Batches of envelopes that are being judged.
@@ -86,7 +88,7 @@ impl Manager {
         (parameters, engine): (Parameters, Engine),
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
-        (signer, log): (Signer, log::TransparencyLog),
+        (signer, log): (Box<dyn Signer>, log::TransparencyLog),
     ) -> Self {
         Self {
             config,
@@ -97,6 +99,7 @@ impl Manager {
             clock,
             signer,
             log,
+            status_lists: status_list::StatusLists::default(),
             unauthenticated: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
             backing_up: Mutex::new(()),
@@ -135,11 +138,6 @@ impl Manager {
             challenge_ttl,
             development_parameters: development_parameters(&self.parameters),
         }
-    }
-
-    /// The keys that sign verification tokens. Anyone may know.
-    pub fn jwks(&self) -> JwkSet {
-        self.signer.jwks()
     }
 
     /// What an operator should look into before all else; none while nothing is wrong.

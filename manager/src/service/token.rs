@@ -6,7 +6,7 @@ use keywitness_circuits::{Fingerprint, HsmId, Instance, KeyAlgorithm, Nonce, Sui
 use keywitness_verifier::{
     token::{
         Appraisal, ChannelJwk, Claims, Confirmation, DerivedFrom, KeyAttestation, PROFILE, ProvenStatement,
-        PublicKeyClaim, Tier, VerifierId, issuer,
+        PublicKeyClaim, TYPE, Tier, VerifierId, issuer, profile,
     },
     wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
@@ -65,11 +65,13 @@ impl Manager {
             let why = "the token would expire at once: ask for a greater age, or after the next attestation";
             return Err(Problem::new(ProblemKind::NotAttested, why));
         }
-        let claims = self.claims(best, request, now, expires_at)?;
-        let token = self.signer.sign(&claims).map_err(|error| {
-            tracing::error!(%error, "a token cannot be signed");
+        let claims = self.claims(state, best, request, (now, expires_at))?;
+        let written = serde_json::to_value(&claims).map(|claims| profile::write(claims, request.form.profile));
+        let written = written.map_err(|error| {
+            tracing::error!(%error, "a token cannot be written");
             Problem::new(ProblemKind::Internal, "the manager's log has the reason")
         })?;
+        let token = self.sign(state, request.form.alg, TYPE, &written)?;
         let (hsm, channel_url) = (best.hsm.hsm.clone(), best.hsm.channel_url.clone());
         Ok(TokenResponse { token, expires_at, hsm, channel_url })
     }
@@ -139,11 +141,14 @@ impl Manager {
 
     fn claims(
         &self,
+        state: State<'_>,
         evidence: &Evidence,
         request: &TokenRequest,
-        now: Timestamp,
-        expires_at: Timestamp,
+        (now, expires_at): (Timestamp, Timestamp),
     ) -> Result<Claims, Problem> {
+        let masters = evidence.master.iter().flat_map(|master| &master.records);
+        let used = evidence.records.iter().chain(masters).map(|record| record.verifying_key);
+        let status = self.status_claim(state, (&evidence.hsm, &evidence.key), used)?;
         let audience = self.audience();
         let development = development_parameters(&self.parameters);
         let proven = |evidence: &Evidence| {
@@ -199,6 +204,7 @@ impl Manager {
                 build: concat!("keywitness-manager ", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             cnf: Confirmation { jwk: ChannelJwk::new(&evidence.hsm.channel_key.0) },
+            status: Some(status),
             submods: BTreeMap::from([(evidence.key.key.key.to_string(), appraisal)]),
         })
     }

@@ -130,6 +130,26 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::Seconds(|settings| &mut settings.config.token_ttl),
     ),
     row(
+        "tokens",
+        "public-url",
+        "Where anyone reaches this manager: tokens name their status list under it. Where it listens, if empty.",
+        Lens::Text(
+            |settings, text| {
+                let url = text.is_empty() || text.starts_with("https://") || text.starts_with("http://");
+                let wrong = || format!("{text:?} does not begin with https:// or http://");
+                settings.config.public_url = Some(text.to_owned()).filter(|text| !text.is_empty());
+                url.then_some(()).ok_or_else(wrong)
+            },
+            |settings| settings.config.public_url.clone().unwrap_or_default(),
+        ),
+    ),
+    row(
+        "tokens",
+        "status-ttl",
+        "How long a status list lasts: within that time whoever checks one sees a revocation.",
+        Lens::Seconds(|settings| &mut settings.config.status_ttl),
+    ),
+    row(
         "verification",
         "suites",
         "Suites in which a symmetric key must be proven: halo2-pasta, groth16-bn254.",

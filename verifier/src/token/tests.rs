@@ -142,3 +142,98 @@ fn the_signature_is_by_the_named_key_and_its_own_algorithm() {
         assert!(matches!(check(noise, &issuer.keys()), TokenError::Malformed(_) | TokenError::Signature));
     }
 }
+
+mod lists {
+    use data_encoding::BASE64URL_NOPAD;
+
+    use super::*;
+    use crate::{
+        token::status::{BITS, ENTRIES, StatusBits, StatusList},
+        wire::Standing,
+    };
+
+    const URI: &str = "https://manager.example/v1/status-lists/0";
+
+    fn list(bits: u8, lst: &str) -> StatusList {
+        StatusList { bits, lst: Base64(BASE64URL_NOPAD.decode(lst.as_bytes()).unwrap()) }
+    }
+
+    #[test]
+    fn the_drafts_vectors_are_read() {
+        let one = list(1, "eNrbuRgAAhcBXQ");
+        let expected = [1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1];
+        assert_eq!((0..16).map(|i| one.get(i).unwrap().unwrap()).collect::<Vec<_>>(), expected);
+        assert_eq!(one.get(16).unwrap(), None);
+        let two = list(2, "eNo76fITAAPfAgc");
+        let expected = [1, 2, 0, 3, 0, 1, 0, 1, 1, 2, 3, 3];
+        assert_eq!((0..12).map(|i| two.get(i).unwrap().unwrap()).collect::<Vec<_>>(), expected);
+        assert_eq!(two.get(u64::MAX).unwrap(), None);
+        assert!(list(3, "eNo76fITAAPfAgc").get(0).is_err());
+        assert!(list(2, "eNo7").get(0).is_err());
+    }
+
+    #[test]
+    fn what_is_set_is_found_and_a_bomb_is_refused() {
+        let mut bits = StatusBits::default();
+        bits.set(7, Standing::Revoked);
+        bits.set(ENTRIES - 1, Standing::Suspended);
+        bits.set(ENTRIES, Standing::Revoked);
+        let list = bits.compress().unwrap();
+        assert_eq!((list.bits, list.get(7).unwrap(), list.get(8).unwrap()), (BITS, Some(1), Some(0)));
+        assert_eq!((list.get(ENTRIES - 1).unwrap(), list.get(ENTRIES).unwrap()), (Some(2), None));
+        let mut bomb = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut bomb, &vec![0; 1 << 21]).unwrap();
+        assert!(StatusList { bits: 8, lst: Base64(bomb.finish().unwrap()) }.get(0).is_err());
+    }
+
+    #[test]
+    fn a_list_counts_only_if_it_is_this_tokens_and_new() {
+        let issuer = Issuer::new();
+        let token = issuer.check(|c| c["status"] = json!({ "status_list": { "idx": 5, "uri": URI } })).unwrap();
+        let mut bits = StatusBits::default();
+        bits.set(5, Standing::Suspended);
+        let good = json!({
+            "iss": "urn:keywitness:acme.example:m1", "sub": URI, "iat": NOW.0, "exp": NOW.0 + 60, "ttl": 30,
+            "status_list": bits.compress().unwrap(),
+        });
+        let header = Header { typ: Some(status::STATUS_LIST_TYPE.to_owned()), ..Issuer::header() };
+        let look = |change: fn(&mut Value), newest: Option<Timestamp>| {
+            let mut claims = good.clone();
+            change(&mut claims);
+            let list = issuer.sign(&header, &claims);
+            status(&token, &list, &issuer.keys(), newest, NOW).map(|(standing, _)| standing)
+        };
+        assert_eq!(look(|_| {}, Some(NOW)), Ok(Standing::Suspended));
+        assert_eq!(look(|c| c["exp"] = NOW.0.into(), None), Err(TokenError::Expired(NOW)));
+        assert!(matches!(look(|_| {}, Some(Timestamp(NOW.0 + 1))), Err(TokenError::Malformed(_))), "rolled back");
+        for change in [
+            (|c| c["iss"] = "urn:keywitness:acme.example:m2".into()) as fn(&mut Value),
+            |c| c["sub"] = "https://manager.example/v1/status-lists/1".into(),
+            |c| c["status_list"]["bits"] = 3.into(),
+        ] {
+            assert!(matches!(look(change, None), Err(TokenError::Malformed(_))));
+        }
+        // A list signed by another manager's key, and a token passed off as a list.
+        let foreign = Issuer::new().sign(&header, &good);
+        assert_eq!(status(&token, &foreign, &issuer.keys(), None, NOW).unwrap_err(), TokenError::Signature);
+        let confused = issuer.sign(&Issuer::header(), &good);
+        assert!(matches!(status(&token, &confused, &issuer.keys(), None, NOW), Err(TokenError::Malformed(_))));
+    }
+
+    #[test]
+    fn the_older_profile_says_the_same() {
+        let issuer = Issuer::new();
+        let written = profile::write(claims(), Profile::Legacy);
+        assert_eq!(written["eat_profile"], LEGACY_PROFILE);
+        let appraisal = &written["submods"]["signing"];
+        assert_eq!(appraisal["ear.status"], "affirming");
+        assert!(appraisal.get("ear_status").is_none());
+        let domain = domain();
+        let check =
+            |claims: &Value| verify(&issuer.sign(&Issuer::header(), claims), &issuer.keys(), &expected(&domain), NOW);
+        assert_eq!(check(&written).unwrap(), check(&claims()).unwrap());
+        let mut mixed = written;
+        mixed["eat_profile"] = PROFILE.into();
+        assert!(matches!(check(&mixed), Err(TokenError::Malformed(_))));
+    }
+}

@@ -39,7 +39,9 @@ pub use status::{
     Agreement, AttestationState, Failure, HsmKeyStatus, KeyQuery, KeyStatus, StatementStatus, Status,
     VerificationStatus,
 };
-pub use token::{TokenRequest, TokenResponse};
+pub use token::{
+    TokenAlgorithm, TokenForm, TokenKey, TokenKeyRequest, TokenKeyState, TokenKeys, TokenRequest, TokenResponse,
+};
 
 use data_encoding::BASE64URL_NOPAD;
 use keywitness_circuits::{Digest, Error, Kind, ManagerId, Suite, TrustDomain};

@@ -37,6 +37,10 @@ pub const ATTESTATION_BATCHES: &str = "/v1/attestations/batch";
 /// `GET`, any role: [`super::KeyQuery`] to [`super::KeyStatus`]. `POST`, any role:
 /// [`super::AttestedRequest`] to [`super::AttestedBatch`].
 pub const ATTESTED: &str = "/v1/attested";
+/// `GET`, anyone: a status list (draft-ietf-oauth-status-list), by its number after the slash.
+pub const STATUS_LISTS: &str = "/v1/status-lists";
+/// `POST`, operator: [`super::TokenKeyRequest`] to [`super::TokenKey`]. `GET`, operator: [`super::TokenKeys`].
+pub const TOKEN_KEYS: &str = "/v1/token-keys";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].
 pub const TOKENS: &str = "/v1/tokens";
 /// `POST`, client or auditor: [`crate::bundle::BundleRequest`] to [`crate::bundle::Bundle`].

@@ -20,7 +20,7 @@ use crate::{
     },
     ledger::{Command, log::Entry},
     service::testing::{Caller, TestHsm, TestKey, World},
-    signer::Signer,
+    signer::sign_in_test,
 };
 
 const AUDIENCE: &str = "auditor";
@@ -59,7 +59,7 @@ impl Case {
             log: log_key().verifier().to_string(),
             witnesses: [1, 2, 3].map(|number| witness(number).verifier().to_string()).to_vec(),
             cosignatures: 2,
-            token_keys: self.world.manager.jwks().keys.iter().filter_map(thumbprint).collect(),
+            token_keys: self.world.manager.jwks().unwrap().keys.iter().filter_map(thumbprint).collect(),
             verifying_keys: info.statements.iter().map(|info| info.verifying_key).collect(),
         }
     }
@@ -72,7 +72,7 @@ impl Case {
     fn say(&mut self, change: impl FnOnce(&mut Claims)) {
         let mut claims = self.claims();
         change(&mut claims);
-        self.token = Signer::open(self.world.directory.path()).unwrap().sign(&claims).unwrap();
+        self.token = sign_in_test(self.world.directory.path(), &claims);
     }
 
     fn bundle(&self) -> Bundle {
@@ -86,7 +86,7 @@ impl Case {
             format: FORMAT.to_owned(),
             as_of: self.world.now(),
             token: self.token.clone(),
-            keys: self.world.manager.jwks(),
+            keys: self.world.manager.jwks().unwrap(),
             status_list: None,
             entries: proven(&self.log, &gathered.unwrap(), witnesses),
         }
@@ -107,7 +107,8 @@ impl Case {
 
 fn token(world: &World, key: &TestKey) -> String {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
-    let request = TokenRequest { query, audience: AUDIENCE.to_owned(), nonce: Nonce::random() };
+    let request =
+        TokenRequest { query, audience: AUDIENCE.to_owned(), nonce: Nonce::random(), form: Default::default() };
     world.manager.issue_token(&Caller::in_process(), &request).unwrap().token
 }
 
@@ -170,7 +171,7 @@ fn the_bundle_that_a_manager_makes_holds() {
     // Nothing is made of a token that is not this manager's, has expired, or asks for cosignatures that nobody made.
     let ask = |request| case.world.manager.bundle(&Caller::in_process(), &request).unwrap_err().kind();
     assert_eq!(ask(BundleRequest { cosignatures: 1, ..request.clone() }), Some(ProblemKind::NotFound));
-    let strange = Signer::open(tempfile::tempdir().unwrap().path()).unwrap().sign(&case.claims()).unwrap();
+    let strange = sign_in_test(tempfile::tempdir().unwrap().path(), &case.claims());
     assert_eq!(ask(BundleRequest { token: strange, ..request.clone() }), Some(ProblemKind::Malformed));
     assert_eq!(ask(BundleRequest { token: "x.y.z".to_owned(), ..request.clone() }), Some(ProblemKind::Malformed));
     case.world.advance(3600);

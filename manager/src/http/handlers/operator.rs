@@ -4,6 +4,7 @@ use actix_web::{
     HttpRequest,
     web::{Data, Payload},
 };
+use keywitness_verifier::wire::TokenKeyRequest;
 
 use super::{Answer, OPERATOR, answer, done};
 use crate::{
@@ -44,4 +45,21 @@ pub(in crate::http) async fn reinstate(manager: Data<Manager>, request: HttpRequ
 pub(in crate::http) async fn back_up(manager: Data<Manager>, request: HttpRequest) -> Answer {
     let caller = bearer(&manager, &request, OPERATOR).await?;
     answer(&run(&manager, move |manager| manager.back_up(&caller)).await?)
+}
+
+/// Operator: makes another token key.
+pub(in crate::http) async fn rotate_token_key(
+    manager: Data<Manager>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Answer {
+    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let TokenKeyRequest { alg } = json(&body(payload).await?)?;
+    answer(&run(&manager, move |manager| manager.rotate_token_key(&caller, alg)).await?)
+}
+
+/// Operator: the token keys.
+pub(in crate::http) async fn token_keys(manager: Data<Manager>, request: HttpRequest) -> Answer {
+    let caller = bearer(&manager, &request, OPERATOR).await?;
+    answer(&run(&manager, move |manager| manager.token_keys(&caller)).await?)
 }

@@ -1,10 +1,23 @@
 //! What anyone may ask.
 
-use actix_web::{HttpResponse, http::header::CACHE_CONTROL, web::Data};
+use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web::Data};
+use keywitness_circuits::Timestamp;
 use keywitness_verifier::wire::ProblemKind;
 
+use serde::Deserialize;
+
 use super::{Answer, answer};
-use crate::{Manager, http::problem::Refusal};
+use crate::{
+    Manager,
+    http::{
+        auth::{query, run},
+        problem::Refusal,
+    },
+    service::token_key::JWKS_MAX_AGE,
+};
+
+/// Media type of a status list.
+const STATUS_LIST_TYPE: &str = "application/statuslist+jwt";
 
 /// Anyone: whether the process is alive and its ledger can write.
 pub(in crate::http) async fn health(manager: Data<Manager>) -> Answer {
@@ -22,5 +35,23 @@ pub(in crate::http) async fn trust_domain(manager: Data<Manager>) -> Answer {
 
 /// Anyone: the keys that sign verification tokens.
 pub(in crate::http) async fn jwks(manager: Data<Manager>) -> Answer {
-    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=300")).json(manager.jwks()))
+    let keys = run(&manager, Manager::jwks).await?;
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, format!("public, max-age={JWKS_MAX_AGE}"))).json(keys))
+}
+
+/// As of when a status list is asked for.
+#[derive(Deserialize)]
+struct AsOf {
+    /// Seconds since the Unix epoch; now when left out.
+    time: Option<u64>,
+}
+
+/// Anyone: a status list.
+pub(in crate::http) async fn status_list(manager: Data<Manager>, request: HttpRequest) -> Answer {
+    let nothing = || Refusal::new(ProblemKind::NotFound, "a status list is named by its number");
+    let number = request.match_info().get("number").and_then(|text| text.parse().ok()).ok_or_else(nothing)?;
+    let AsOf { time } = query(&request)?;
+    let list = run(&manager, move |manager| manager.status_list(number, time.map(Timestamp))).await?;
+    let fresh = format!("public, max-age={}", manager.config().status_ttl.div_ceil(2));
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, fresh)).content_type(STATUS_LIST_TYPE).body(list))
 }

@@ -11,6 +11,7 @@ mod restoration;
 pub(crate) mod revocation;
 pub(crate) mod sharing;
 mod status;
+mod token_key;
 
 use keywitness_circuits::{Digest, HsmId, Timestamp};
 use keywitness_verifier::{
@@ -114,6 +115,9 @@ impl Apply<'_> {
             }
             Command::Revoke { target, reason, by } => self.revoke(target, reason, by),
             Command::Suspend { target, reason, by } => self.suspend(target, reason, by),
+            Command::AddTokenKey { kid, algorithm, public, overlap, keep } => {
+                self.add_token_key(kid, *algorithm, public, (*overlap, *keep))
+            }
             Command::Reinstate { target, reason, by } => self.reinstate(target, reason, by),
             Command::IssueChallenges { request, hsm, items, seed, beacon } => {
                 self.once(request, hsm, |apply, hsm| apply.issue_challenges(&hsm, items, seed, beacon))

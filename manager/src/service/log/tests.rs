@@ -51,7 +51,7 @@ fn verified(world: &World, note: &Note) -> VerifiedCheckpoint {
 fn every_entry_is_proven_under_a_checkpoint_that_extends_the_one_before() {
     let world = World::new();
     let mut before: Option<VerifiedCheckpoint> = None;
-    for size in [3, 20, 300] {
+    for size in [5, 20, 300] {
         grow(&world, size);
         let note = world.manager.checkpoint().unwrap();
         let now = verified(&world, &note);

@@ -59,7 +59,8 @@ fn a_credential_for_one_cluster_sees_no_other() {
     let answers = world.manager.attested_batch(&client, &many).unwrap().keys;
     let [AttestedAnswer::Key(ours), AttestedAnswer::Problem(theirs)] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!((ours.cluster.as_str(), theirs.kind()), ("eu", Some(ProblemKind::NotFound)));
-    let ask = |query| TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random() };
+    let ask =
+        |query| TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce::random(), form: Default::default() };
     refused(world.manager.issue_token(&client, &ask(foreign)), ProblemKind::NotFound);
     let in_hsm = KeyQuery { hsm: Some("hsm-us".parse().unwrap()), ..query("k") };
     refused(world.manager.issue_token(&client, &ask(in_hsm)), ProblemKind::NotFound);

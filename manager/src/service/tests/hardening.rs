@@ -24,7 +24,7 @@ fn query(key: &TestKey) -> KeyQuery {
 }
 
 fn request(query: KeyQuery) -> TokenRequest {
-    TokenRequest { query, audience: "a".to_owned(), nonce: Nonce::random() }
+    TokenRequest { query, audience: "a".to_owned(), nonce: Nonce::random(), form: Default::default() }
 }
 
 fn token(world: &World, query: KeyQuery) -> Result<TokenResponse, Problem> {
@@ -280,7 +280,7 @@ fn a_suite_is_added_at_the_same_epoch_and_changes_nothing_that_is_enrolled() {
     let response = world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     let trust_domain = "acme.example".parse().unwrap();
     let expected = Expected { trust_domain: &trust_domain, audience: "a", nonce: Some(&request.nonce) };
-    let verified = verify(&response.token, &world.manager.jwks(), &expected, world.now()).unwrap();
+    let verified = verify(&response.token, &world.manager.jwks().unwrap(), &expected, world.now()).unwrap();
     for statement in &verified.appraisal().attestation.statements {
         assert_eq!(statement.development_parameters, statement.fingerprint.suite == Suite::Groth16Bn254);
         assert_ne!(statement.envelope, Digest([0; 32]));

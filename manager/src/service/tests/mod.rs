@@ -12,4 +12,5 @@ pub(crate) mod sharing;
 pub(crate) mod standing;
 pub(crate) mod statements;
 mod status;
+mod status_list;
 mod token;

@@ -169,7 +169,12 @@ fn a_share_has_the_life_of_a_key() {
     }
     assert_eq!(case.world.manager.dealings(&case.dealer.call(&case.world)).unwrap().dealings, []);
     let query = KeyQuery { key: "root.payments.2".parse().unwrap(), cluster: None, hsm: None, max_age: None };
-    let request = TokenRequest { query, audience: "shop".to_owned(), nonce: keywitness_circuits::Nonce([1; 32]) };
+    let request = TokenRequest {
+        query,
+        audience: "shop".to_owned(),
+        nonce: keywitness_circuits::Nonce([1; 32]),
+        form: Default::default(),
+    };
     case.world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     case.world.advance(600);
     assert_eq!(case.status(0).state, AttestationState::Expired);

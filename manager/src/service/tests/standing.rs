@@ -42,7 +42,12 @@ fn token(
     key: &TestKey,
     hsm: &TestHsm,
 ) -> Result<keywitness_verifier::wire::TokenResponse, keywitness_verifier::wire::Problem> {
-    let request = TokenRequest { query: query(key, hsm), audience: "shop".to_owned(), nonce: Nonce::random() };
+    let request = TokenRequest {
+        query: query(key, hsm),
+        audience: "shop".to_owned(),
+        nonce: Nonce::random(),
+        form: Default::default(),
+    };
     world.manager.issue_token(&Caller::in_process(), &request)
 }
 

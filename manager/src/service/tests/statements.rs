@@ -163,14 +163,15 @@ fn a_self_asserted_key_is_not_affirmed() {
     attest(&world, &hsms[0], 7).unwrap();
     let tier = || {
         let query = KeyQuery { key: "mac".parse().unwrap(), cluster: None, hsm: None, max_age: None };
-        let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]) };
+        let request =
+            TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]), form: Default::default() };
         let token = world.manager.issue_token(&Caller::in_process(), &request).unwrap().token;
         let expected = keywitness_verifier::token::Expected {
             trust_domain: &"acme.example".parse().unwrap(),
             audience: "shop",
             nonce: None,
         };
-        keywitness_verifier::token::verify(&token, &world.manager.jwks(), &expected, world.now())
+        keywitness_verifier::token::verify(&token, &world.manager.jwks().unwrap(), &expected, world.now())
     };
     assert_eq!(tier().unwrap_err(), keywitness_verifier::token::TokenError::NotAffirming(Tier::Warning));
     attest(&world, &hsms[1], 7).unwrap();
@@ -219,7 +220,7 @@ fn a_derived_key_rotates_while_its_masters_attestation_carries_on() {
         }
     }
     let query = KeyQuery { key: "daily".parse().unwrap(), cluster: None, hsm: None, max_age: None };
-    let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]) };
+    let request = TokenRequest { query, audience: "shop".to_owned(), nonce: Nonce([1; 32]), form: Default::default() };
     let issued = world.manager.issue_token(&Caller::in_process(), &request).unwrap();
     let expected = keywitness_verifier::token::Expected {
         trust_domain: &"acme.example".parse().unwrap(),
@@ -227,7 +228,8 @@ fn a_derived_key_rotates_while_its_masters_attestation_carries_on() {
         nonce: None,
     };
     let token =
-        keywitness_verifier::token::verify(&issued.token, &world.manager.jwks(), &expected, world.now()).unwrap();
+        keywitness_verifier::token::verify(&issued.token, &world.manager.jwks().unwrap(), &expected, world.now())
+            .unwrap();
     let from = token.appraisal().attestation.derived_from.clone().unwrap();
     assert_eq!((from.key, from.statements.len()), (key("master", 1), 1));
     assert_eq!(world.alerts(), []);

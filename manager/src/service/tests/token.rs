@@ -12,7 +12,7 @@ const AUDIENCE: &str = "https://payments.example";
 
 fn request(key: &TestKey) -> TokenRequest {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
-    TokenRequest { query, audience: AUDIENCE.to_owned(), nonce: Nonce::random() }
+    TokenRequest { query, audience: AUDIENCE.to_owned(), nonce: Nonce::random(), form: Default::default() }
 }
 
 fn issue(world: &World, request: &TokenRequest) -> Result<TokenResponse, Problem> {
@@ -22,7 +22,7 @@ fn issue(world: &World, request: &TokenRequest) -> Result<TokenResponse, Problem
 fn check(world: &World, request: &TokenRequest, response: &TokenResponse) -> VerifiedToken {
     let trust_domain = "acme.example".parse().unwrap();
     let expected = Expected { trust_domain: &trust_domain, audience: AUDIENCE, nonce: Some(&request.nonce) };
-    let verified = verify(&response.token, &world.manager.jwks(), &expected, world.now()).unwrap();
+    let verified = verify(&response.token, &world.manager.jwks().unwrap(), &expected, world.now()).unwrap();
     assert_eq!(verified.claims().exp, response.expires_at);
     verified
 }
