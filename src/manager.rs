@@ -155,8 +155,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     config.public_url.get_or_insert(listening);
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
-    let _keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
-    let server = http::serve(manager, listener)?;
+    let keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
+    let stop = keywitness_prover::Stop::new();
+    output::stop_on_signal(&stop)?;
+    let server = http::serve(Arc::clone(&manager), listener)?;
     let address = reachable(server.address());
     data::write_private(&paths.manager_address(), &address)?;
     if global.json {
@@ -165,10 +167,25 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         say!("manager of {} at {address}", trust_domain);
         say!("operator credential: {}", operator.display());
     }
-    let stop = keywitness_prover::Stop::new();
-    output::stop_on_signal(&stop)?;
+    tell_service_manager(&[sd_notify::NotifyState::Ready]);
     while !stop.wait(Duration::from_secs(3600)) {}
-    Ok(server.stop()?)
+    tell_service_manager(&[sd_notify::NotifyState::Stopping]);
+    // Whoever balances load sees first that this manager is not ready, and is still answered meanwhile.
+    manager.drain();
+    std::thread::sleep(Duration::from_secs(settings.drain));
+    let stopped = server.stop();
+    drop(keeper);
+    // The last that holds the manager: its ledger writes what was submitted, and ends.
+    drop(manager);
+    tracing::info!("stopped");
+    Ok(stopped?)
+}
+
+/// Tells systemd, where it started this process and wants to be told.
+fn tell_service_manager(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
 }
 
 /// The parameters that the settings name.

@@ -69,10 +69,16 @@ pub(crate) fn fail(json: bool, error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Raises `stop` on Ctrl-C and on SIGTERM.
+/// Raises `stop` on Ctrl-C and on SIGTERM. The second such signal ends the program at once.
 pub(crate) fn stop_on_signal(stop: &keywitness_prover::Stop) -> anyhow::Result<()> {
     let stop = stop.clone();
-    Ok(ctrlc::set_handler(move || stop.stop())?)
+    let handler = move || {
+        if stop.is_stopped() {
+            std::process::exit(4);
+        }
+        stop.stop();
+    };
+    Ok(ctrlc::set_handler(handler)?)
 }
 
 /// Prints one JSON document.

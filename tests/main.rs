@@ -5,6 +5,8 @@ mod agreement;
 mod ceremony;
 mod crash;
 mod docs;
+mod guides;
+mod packaging;
 mod program;
 mod shares;
 mod snarkjs;

@@ -12,6 +12,7 @@ pub mod http;
 pub mod ledger;
 pub mod log_keeper;
 pub mod log_signer;
+pub mod metrics;
 pub mod service;
 pub mod settings;
 pub mod signer;

@@ -17,8 +17,9 @@ use crate::{
         Command, Configuration, Embedded, Ledger, Outcome, Store,
         state::{State, key},
     },
+    metrics::Metrics,
     service::{Manager, log::TransparencyLog, token_key::first_keys},
-    signer::{FileSigner, SignerError},
+    signer::{FileSigner, Signer, SignerError},
     store::{self, Redb},
 };
 
@@ -48,13 +49,16 @@ impl Manager {
         let configuration = config.configuration(&parameters)?;
         let signer = FileSigner::open(&config.data_dir).map_err(refused)?;
         let log = TransparencyLog::open(&config)?;
-        let ledger = Embedded::start(store, Arc::clone(&clock))?;
+        let metrics = Metrics::new().map_err(|error| StartError::Refused(error.to_string()))?;
+        let metrics = Arc::new(metrics);
+        let ledger = Embedded::observed(store, Arc::clone(&clock), Arc::<Metrics>::clone(&metrics))?;
         configure(&ledger, &configuration)?;
         first_keys(&ledger, &signer, config.token_ttl.max(config.status_ttl))?;
         first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, (Box::new(signer), log)))
+        let parts: (Box<dyn Signer>, _, _) = (Box::new(signer), log, metrics);
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts))
     }
 }
 

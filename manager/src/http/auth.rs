@@ -1,7 +1,7 @@
 //! Reading requests: bodies under a cap, and who sent them.
 
 use actix_web::{
-    HttpRequest,
+    HttpMessage, HttpRequest,
     http::header::AUTHORIZATION,
     rt::time::timeout,
     web::{Bytes, Data, Payload},
@@ -9,7 +9,7 @@ use actix_web::{
 use keywitness_verifier::wire::{MAX_BODY, ProblemKind, Role};
 use serde::de::DeserializeOwned;
 
-use super::{PATIENCE, problem::Refusal};
+use super::{PATIENCE, observe::CallerKind, problem::Refusal};
 use crate::{
     Manager,
     service::access::{Caller, HsmCaller, SignedRequest},
@@ -53,7 +53,14 @@ pub(super) async fn bearer(
     let secret = authorization(request).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let secret = secret
         .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
-    run(manager, move |manager| manager.authorise(&secret, roles)).await
+    let caller = run(manager, move |manager| manager.authorise(&secret, roles)).await?;
+    request.extensions_mut().insert(CallerKind(match caller.role() {
+        Role::Operator => "operator",
+        Role::Client => "client",
+        Role::Viewer => "viewer",
+        Role::Auditor => "auditor",
+    }));
+    Ok(caller)
 }
 
 /// Lets only enrolled HSMs pass that signed this very request.
@@ -65,6 +72,9 @@ pub(super) async fn hsm(manager: &Data<Manager>, request: &HttpRequest, body: &B
         manager.authenticate(SignedRequest { authorization: &authorization, method: &method, path: &path, body: &body })
     })
     .await
+    .inspect(|_| {
+        request.extensions_mut().insert(CallerKind("hsm"));
+    })
 }
 
 /// Runs a use case on a blocking thread: it reads, writes and computes.
@@ -72,8 +82,8 @@ pub(super) async fn run<T: Send + 'static>(
     manager: &Data<Manager>,
     use_case: impl FnOnce(&Manager) -> Result<T, keywitness_verifier::wire::Problem> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let manager = manager.clone();
-    match actix_web::web::block(move || use_case(&manager)).await {
+    let (manager, span) = (manager.clone(), tracing::Span::current());
+    match actix_web::web::block(move || span.in_scope(|| use_case(&manager))).await {
         Ok(result) => result.map_err(Refusal::from),
         Err(_) => {
             tracing::error!("a use case panicked");

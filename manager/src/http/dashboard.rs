@@ -1,41 +1,41 @@
 //! The dashboard: one page without anything from elsewhere.
 
-use std::sync::OnceLock;
-
 use actix_web::HttpResponse;
 use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 const PAGE: &str = include_str!("dashboard.html");
 
-/// Only the page's own script and style run, known by their digests, and it may call nobody but this manager.
-fn content_security_policy() -> &'static str {
-    static POLICY: OnceLock<String> = OnceLock::new();
-    POLICY.get_or_init(|| {
-        let (script, style) = (source("<script>", "</script>"), source("<style>", "</style>"));
-        format!(
-            "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'; \
-             form-action 'none'; frame-ancestors 'none'"
-        )
-    })
+/// Only a page's own script and style run, known by their digests, and it may call nobody but this manager.
+fn content_security_policy(page: &str) -> String {
+    let (script, style) = (source(page, "<script>", "</script>"), source(page, "<style>", "</style>"));
+    format!(
+        "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; base-uri 'none'; form-action \
+         'none'; frame-ancestors 'none'"
+    )
 }
 
 /// The digest of what stands between two tags, as a policy names it.
-fn source(open: &str, close: &str) -> String {
-    let inner = PAGE.split_once(open).and_then(|(_, rest)| rest.split_once(close)).map_or("", |(inner, _)| inner);
+fn source(page: &str, open: &str, close: &str) -> String {
+    let inner = page.split_once(open).and_then(|(_, rest)| rest.split_once(close)).map_or("", |(inner, _)| inner);
     format!("'sha256-{}'", BASE64.encode(&Sha256::digest(inner)))
+}
+
+/// A page that runs only what it brings along.
+pub(super) fn locked_down(page: &'static str) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/html; charset=utf-8")
+        .insert_header(("content-security-policy", content_security_policy(page)))
+        .insert_header(("x-content-type-options", "nosniff"))
+        .insert_header(("referrer-policy", "no-referrer"))
+        .insert_header(("cache-control", "no-store"))
+        .body(page)
 }
 
 /// Anyone: the page, which has no data in it. What it shows it asks for with the viewer credential in its
 /// address's fragment, which browsers do not send.
 pub(super) async fn page() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/html; charset=utf-8")
-        .insert_header(("content-security-policy", content_security_policy()))
-        .insert_header(("x-content-type-options", "nosniff"))
-        .insert_header(("referrer-policy", "no-referrer"))
-        .insert_header(("cache-control", "no-store"))
-        .body(PAGE)
+    locked_down(PAGE)
 }
 
 #[cfg(test)]
@@ -51,6 +51,6 @@ mod tests {
         {
             assert!(!PAGE.contains(forbidden), "{forbidden}");
         }
-        assert_eq!(content_security_policy().matches("'sha256-").count(), 2);
+        assert_eq!(content_security_policy(PAGE).matches("'sha256-").count(), 2);
     }
 }

@@ -6,6 +6,8 @@
 mod auth;
 mod dashboard;
 mod handlers;
+mod observe;
+mod openapi;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle, web};
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
 
 use crate::{Manager, config::VERIFY_QUEUE_OF_WORKER};
 
@@ -81,14 +83,16 @@ pub fn serve(manager: Arc<Manager>, listener: TcpListener) -> io::Result<Server>
     let (ready, started) = mpsc::channel();
     let thread = thread::Builder::new().name("keywitness-http".to_owned()).spawn(move || {
         actix_web::rt::System::new().block_on(async move {
-            let server = HttpServer::new(move || App::new().configure(|app| routes(app, &manager)))
-                .workers(workers())
-                .worker_max_blocking_threads(BLOCKING_THREADS)
-                .client_request_timeout(PATIENCE)
-                .shutdown_timeout(GRACE)
-                .disable_signals()
-                .listen(listener)?
-                .run();
+            let server = HttpServer::new(move || {
+                App::new().wrap(from_fn(observe::observe)).configure(|app| routes(app, &manager))
+            })
+            .workers(workers())
+            .worker_max_blocking_threads(BLOCKING_THREADS)
+            .client_request_timeout(PATIENCE)
+            .shutdown_timeout(GRACE)
+            .disable_signals()
+            .listen(listener)?
+            .run();
             let _gone = ready.send(server.handle());
             server.await
         })
@@ -110,7 +114,11 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         app.service(web::resource(path).route(route).default_service(refuse()));
     };
     route("/", web::get().to(dashboard::page));
+    route("/docs", web::get().to(openapi::page));
+    route(path::OPENAPI, web::get().to(openapi::document));
     route(path::HEALTH, web::get().to(handlers::public::health));
+    route(path::READY, web::get().to(handlers::public::ready));
+    route(path::METRICS, web::get().to(handlers::client::metrics));
     route(path::TRUST_DOMAIN, web::get().to(handlers::public::trust_domain));
     route(path::JWKS, web::get().to(handlers::public::jwks));
     route(path::JOIN_TOKENS, web::post().to(handlers::operator::join_token));

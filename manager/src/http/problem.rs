@@ -22,6 +22,16 @@ impl Refusal {
     pub(super) fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self(Problem::new(kind, detail))
     }
+
+    /// The problem document of one request (RFC 9457, section 3.1.5): its `instance` is that request.
+    pub(super) fn document(&self, request: &super::observe::RequestId) -> Vec<u8> {
+        let mut document = serde_json::to_value(&self.0).unwrap_or_default();
+        if let Some(members) = document.as_object_mut() {
+            members.insert("instance".to_owned(), format!("urn:keywitness:request:{request}").into());
+        }
+        // A problem document has only text and numbers: it always encodes.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
 }
 
 impl From<Problem> for Refusal {
@@ -98,20 +108,14 @@ impl ResponseError for Refusal {
 }
 
 /// Answers paths that are none of the API's.
-pub(super) async fn nothing_here(request: HttpRequest) -> Refusal {
-    Refusal::new(ProblemKind::NotFound, format!("this manager has nothing at {}", request.path()))
+pub(super) async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Refusal> {
+    Err(Refusal::new(ProblemKind::NotFound, format!("this manager has nothing at {}", request.path())))
 }
 
 /// Answers methods that a path of the API does not take.
-pub(super) async fn wrong_method(request: HttpRequest) -> Refusal {
-    Refusal::new(ProblemKind::MethodNotAllowed, format!("{} does not take {}", request.path(), request.method()))
-}
-
-impl actix_web::Responder for Refusal {
-    type Body = actix_web::body::BoxBody;
-    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
-        self.error_response()
-    }
+pub(super) async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, Refusal> {
+    let why = format!("{} does not take {}", request.path(), request.method());
+    Err(Refusal::new(ProblemKind::MethodNotAllowed, why))
 }
 
 #[cfg(test)]

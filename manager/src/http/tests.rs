@@ -1,6 +1,8 @@
 //! The API over real HTTP: who may call what, and that every refusal is a problem document.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod operations;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -158,6 +160,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("GET", &attested, &roles),
         ("POST", path::ATTESTED, &roles),
         ("GET", path::STATUS, &roles),
+        ("GET", path::METRICS, &[Role::Operator, Role::Viewer, Role::Auditor]),
         ("GET", path::EVENTS, &[Role::Operator, Role::Viewer, Role::Auditor]),
         ("GET", path::OPENINGS, &[Role::Auditor]),
         ("POST", path::COSIGNATURES, &[Role::Auditor]),
@@ -187,6 +190,9 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let list = format!("{}/0?time=1", path::STATUS_LISTS);
     for target in [
         path::HEALTH,
+        path::READY,
+        path::OPENAPI,
+        "/docs",
         path::TRUST_DOMAIN,
         path::JWKS,
         path::LOG_KEY,

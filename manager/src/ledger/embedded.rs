@@ -24,6 +24,7 @@ use super::{
     Ledger,
     command::{Command, Outcome},
     log::{Submission, execute},
+    observe::{Observe, Unobserved},
     tables::{Fault, Rows, Store},
 };
 use crate::clock::Clock;
@@ -54,6 +55,7 @@ pub struct Embedded {
     queue: Mutex<Option<SyncSender<Job>>>,
     writer: Option<JoinHandle<()>>,
     usable: Arc<AtomicBool>,
+    observer: Arc<dyn Observe>,
 }
 
 impl Embedded {
@@ -62,14 +64,23 @@ impl Embedded {
     /// # Errors
     /// [`Fault::Storage`] where no thread can be started.
     pub fn start(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
+        Self::observed(store, clock, Arc::new(Unobserved))
+    }
+
+    /// As [`Self::start`], with somebody who is told how it goes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn observed(store: Arc<dyn Store>, clock: Arc<dyn Clock>, observer: Arc<dyn Observe>) -> Result<Self, Fault> {
         let (queue, jobs) = sync_channel(QUEUE);
         let usable = Arc::new(AtomicBool::new(true));
-        let writer = Writer { store: Arc::clone(&store), clock, usable: Arc::clone(&usable) };
+        let (usable_by_writer, told) = (Arc::clone(&usable), Arc::clone(&observer));
+        let writer = Writer { store: Arc::clone(&store), clock, usable: usable_by_writer, observer: told };
         let writer = thread::Builder::new()
             .name("keywitness-ledger".to_owned())
             .spawn(move || writer.run(&jobs))
             .map_err(|error| Fault::Storage(format!("the writer thread cannot be started: {error}")))?;
-        Ok(Self { store, queue: Mutex::new(Some(queue)), writer: Some(writer), usable })
+        Ok(Self { store, queue: Mutex::new(Some(queue)), writer: Some(writer), usable, observer })
     }
 }
 
@@ -85,10 +96,14 @@ impl Ledger for Embedded {
         for (index, (command, place)) in commands.into_iter().zip(&mut answers).enumerate() {
             let submission = Submission { salt: Nonce::random(), command };
             let job = Job { submission, index, answer: answer.clone() };
-            if let Some(queue) = &queue
-                && let Err(TrySendError::Full(_)) = queue.try_send(job)
-            {
-                *place = Err(Fault::Busy);
+            let Some(queue) = &queue else { continue };
+            // Before it is sent, lest the writer takes it from a queue that was not yet counted up.
+            self.observer.queued(1);
+            if let Err(error) = queue.try_send(job) {
+                self.observer.queued(-1);
+                if let TrySendError::Full(_) = error {
+                    *place = Err(Fault::Busy);
+                }
             }
         }
         drop((answer, queue));
@@ -125,12 +140,14 @@ struct Writer {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     usable: Arc<AtomicBool>,
+    observer: Arc<dyn Observe>,
 }
 
 impl Writer {
     fn run(&self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let group = collect(first, jobs);
+            self.observer.queued(-(group.len() as i64));
             let (submissions, callers): (Vec<_>, Vec<_>) =
                 group.into_iter().map(|job| (job.submission, (job.index, job.answer))).unzip();
             for ((index, answer), result) in callers.into_iter().zip(self.commit_group(&submissions)) {
@@ -154,6 +171,7 @@ impl Writer {
             Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
             Err(fault @ (Fault::Storage(_) | Fault::Unsettled(_))) => {
                 self.usable.store(false, Ordering::Release);
+                self.observer.failed(submissions.len());
                 tracing::error!(commands = submissions.len(), %fault, "changes were not acknowledged");
                 submissions.iter().map(|_| Err(fault.clone())).collect()
             }
@@ -173,6 +191,7 @@ impl Writer {
 
     fn commit(&self, submissions: &[Submission]) -> Result<Vec<Outcome>, Fault> {
         let (mut outcomes, mut events) = (Vec::with_capacity(submissions.len()), Vec::new());
+        let started = Instant::now();
         self.store.write(&mut |tables| {
             outcomes.clear();
             events.clear();
@@ -183,6 +202,9 @@ impl Writer {
             }
             Ok(())
         })?;
+        let done = |outcome: &Outcome| !matches!(outcome, Outcome::Refused(_));
+        let group = submissions.iter().zip(&outcomes).map(|(one, outcome)| (one.command.name(), done(outcome)));
+        self.observer.committed(&group.collect::<Vec<_>>(), started.elapsed());
         events.iter().for_each(tell);
         Ok(outcomes)
     }
@@ -194,7 +216,10 @@ impl Writer {
         loop {
             while let Some(wait) = next.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
                 match jobs.recv_timeout(wait) {
-                    Ok(Job { index, answer, .. }) => drop(answer.send((index, Err(broken())))),
+                    Ok(Job { index, answer, .. }) => {
+                        self.observer.queued(-1);
+                        drop(answer.send((index, Err(broken()))));
+                    }
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {}
                 }

@@ -10,6 +10,7 @@ pub mod embedded;
 mod fraud;
 pub mod log;
 pub mod merkle;
+mod observe;
 pub mod seal;
 pub mod state;
 pub mod tables;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use command::{ChallengesGiven, Command, Configuration, Outcome, Verdict};
 pub use embedded::Embedded;
+pub use observe::{Observe, Unobserved};
 pub use tables::{Fault, Memory, Rows, Store, Table, Tables};
 
 /// Orders commands and applies them.

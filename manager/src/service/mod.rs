@@ -10,6 +10,7 @@ mod bundle;
 mod challenge;
 mod credential;
 mod enrol;
+mod health;
 pub(crate) mod log;
 mod revoke;
 mod sharing;
@@ -28,7 +29,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -43,6 +44,7 @@ use crate::{
     clock::Clock,
     config::{Config, OPERATOR_CREDENTIAL, development_parameters},
     ledger::{Command, Configuration, Fault, Ledger, Outcome, state::State},
+    metrics::Metrics,
     signer::Signer,
 };
 
@@ -61,6 +63,8 @@ pub struct Manager {
     /// Batches of envelopes that are being judged.
     batches: AtomicUsize,
     backing_up: Mutex<()>,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
 }
 
 impl From<Fault> for Problem {
@@ -88,7 +92,7 @@ impl Manager {
         (parameters, engine): (Parameters, Engine),
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
-        (signer, log): (Box<dyn Signer>, log::TransparencyLog),
+        (signer, log, metrics): (Box<dyn Signer>, log::TransparencyLog, Arc<Metrics>),
     ) -> Self {
         Self {
             config,
@@ -103,6 +107,8 @@ impl Manager {
             unauthenticated: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
             backing_up: Mutex::new(()),
+            metrics,
+            draining: AtomicBool::new(false),
         }
     }
 

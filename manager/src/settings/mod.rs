@@ -65,6 +65,8 @@ pub struct Settings {
     config: Config,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// How long to serve on, while not ready, before stopping, in seconds.
+    pub drain: u64,
     /// Groth16 parameters; those of the data directory where there are none.
     pub groth16_parameters: Option<PathBuf>,
     /// The same for proofs of many keys.
@@ -107,6 +109,7 @@ impl Settings {
             trust_domain: None,
             config: Config::new(data_dir, name(UNSET), manager),
             listen: SocketAddr::from(([127, 0, 0, 1], 8470)),
+            drain: 0,
             groth16_parameters: None,
             groth16_many_parameters: None,
             log_format: LogFormat::Text,

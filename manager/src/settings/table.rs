@@ -112,6 +112,12 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::Switch(|settings| &mut settings.config.allow_plaintext),
     ),
     row(
+        "listen",
+        "drain",
+        "How long to serve on, with /readyz at 503, after being asked to stop: as long as a load balancer takes to see it.",
+        Lens::Seconds(|settings| &mut settings.drain),
+    ),
+    row(
         "records",
         "ttl",
         "How long a record lasts; at most 24 hours. Agents attest again after half of it.",

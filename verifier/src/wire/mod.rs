@@ -8,6 +8,7 @@ mod attestation;
 mod backup;
 mod batch;
 mod event;
+mod health;
 mod log;
 pub mod path;
 mod problem;
@@ -28,6 +29,7 @@ pub use batch::{
     join_envelopes, split_envelopes,
 };
 pub use event::{Event, EventKind, EventPage, Sighting};
+pub use health::{Check, Readiness};
 pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};
 pub use revocation::{Reason, ReasonCode, ReinstateRequest, Revocation, RevocationTarget, RevokeRequest, Standing};

@@ -6,6 +6,12 @@ pub const TRUST_DOMAIN: &str = "/v1/trust-domain";
 pub const JWKS: &str = "/.well-known/jwks.json";
 /// `GET`, anyone: whether the process is alive.
 pub const HEALTH: &str = "/healthz";
+/// `GET`, anyone: [`super::Readiness`].
+pub const READY: &str = "/readyz";
+/// `GET`, operator, viewer or auditor: measurements in Prometheus' text format.
+pub const METRICS: &str = "/metrics";
+/// `GET`, anyone: this API's description, OpenAPI 3.1.
+pub const OPENAPI: &str = "/v1/openapi.json";
 /// `POST`, operator: [`super::JoinTokenRequest`] to [`super::JoinToken`].
 pub const JOIN_TOKENS: &str = "/v1/join-tokens";
 /// `POST`, operator: [`super::CredentialRequest`] to [`super::Credential`]. `GET`, operator: [`super::CredentialList`].

@@ -1,7 +1,8 @@
 //! What clients and people who look may ask.
 
 use actix_web::{
-    HttpRequest,
+    HttpRequest, HttpResponse,
+    http::header::CACHE_CONTROL,
     web::{Data, Payload},
 };
 use keywitness_verifier::wire::{KeyQuery, MAX_BATCH_BODY};
@@ -60,4 +61,12 @@ pub(in crate::http) async fn events(manager: Data<Manager>, request: HttpRequest
     let caller = bearer(&manager, &request, WATCHERS).await?;
     let After { after } = query(&request)?;
     answer(&run(&manager, move |manager| manager.events(&caller, after)).await?)
+}
+
+/// Operator, viewer or auditor: measurements. Who reads them learns how busy the trust domain is, so that loopback alone
+/// lets nobody in: a proxy's callers come from there too.
+pub(in crate::http) async fn metrics(manager: Data<Manager>, request: HttpRequest) -> Answer {
+    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let text = run(&manager, move |manager| manager.measurements(&caller)).await?;
+    Ok(HttpResponse::Ok().content_type(crate::metrics::TEXT).insert_header((CACHE_CONTROL, "no-store")).body(text))
 }

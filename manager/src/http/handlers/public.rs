@@ -1,6 +1,10 @@
 //! What anyone may ask.
 
-use actix_web::{HttpRequest, HttpResponse, http::header::CACHE_CONTROL, web::Data};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header::CACHE_CONTROL},
+    web::Data,
+};
 use keywitness_circuits::Timestamp;
 use keywitness_verifier::wire::ProblemKind;
 
@@ -26,6 +30,13 @@ pub(in crate::http) async fn health(manager: Data<Manager>) -> Answer {
     } else {
         Err(Refusal::new(ProblemKind::Unavailable, "the ledger has stopped; restart the manager"))
     }
+}
+
+/// Anyone: whether the manager can serve, and what keeps it from it.
+pub(in crate::http) async fn ready(manager: Data<Manager>) -> Answer {
+    let readiness = run(&manager, |manager| Ok(manager.readiness())).await?;
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(HttpResponse::build(status).insert_header((CACHE_CONTROL, "no-store")).json(readiness))
 }
 
 /// Anyone: what the trust domain asks for.

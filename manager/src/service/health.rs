@@ -1,0 +1,70 @@
+//! Whether a manager can do its work, and how it goes.
+
+use std::sync::atomic::Ordering;
+
+use keywitness_verifier::wire::{Check, Problem, ProblemKind, Readiness};
+
+use super::{Manager, access::Caller};
+use crate::{
+    ledger::state::State,
+    metrics::{Metrics, Reading},
+};
+
+/// By how many seconds the machine's clock may be behind the newest command's time.
+const CLOCK_SLACK: u64 = 60;
+
+impl Manager {
+    /// From now on the manager says that it is not ready: it is about to stop. Whatever is asked is still answered.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the manager can serve, and what keeps it from it. Anyone may know.
+    pub fn readiness(&self) -> Readiness {
+        let check = |name: &str, ok: bool, why: &str| {
+            let detail = if ok { String::new() } else { why.to_owned() };
+            Check { name: name.to_owned(), ok, detail }
+        };
+        let head = self.ledger.view().and_then(|rows| State(rows.as_ref()).head());
+        let late = head.as_ref().is_ok_and(|head| self.clock.now().0.saturating_add(CLOCK_SLACK) < head.at.0);
+        let checks = vec![
+            check("running", !self.draining.load(Ordering::Acquire), "the manager is stopping"),
+            check(
+                "ledger",
+                self.ledger.alive() && head.is_ok(),
+                "no change can be written; look at the log and the disk",
+            ),
+            check(
+                "verification",
+                self.engine.stats().panics == 0,
+                "checking a proof went wrong inside; restart the manager",
+            ),
+            check("signer", self.jwks().is_ok_and(|jwks| !jwks.keys.is_empty()), "no key signs tokens"),
+            check("clock", !late, "the machine's clock went back: it is behind the newest entry of the log"),
+        ];
+        Readiness { ready: checks.iter().all(|check| check.ok), checks }
+    }
+
+    /// What is measured as it happens.
+    pub const fn metrics(&self) -> &std::sync::Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Every measurement, as Prometheus reads it. For operators, viewers and auditors of every cluster.
+    ///
+    /// # Errors
+    /// `forbidden` for a credential of some clusters only; else only where the ledger cannot be read.
+    pub fn measurements(&self, caller: &Caller) -> Result<String, Problem> {
+        caller.must_reach_everything()?;
+        let reading = Reading {
+            head: State(self.ledger.view()?.as_ref()).head()?,
+            engine: self.engine.stats(),
+            unauthenticated: self.unauthenticated(),
+            ready: self.readiness().ready,
+        };
+        self.metrics.text(&reading).map_err(|error| {
+            tracing::error!(%error, "measurements cannot be encoded");
+            Problem::new(ProblemKind::Internal, "the manager's log has the reason")
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! The unit for systemd: systemd itself finds nothing wrong with it, where it is there, and it gives little away.
+
+use std::{fs, path::Path, process::Command};
+
+fn unit() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/keywitness-manager.service");
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn the_unit_is_hardened() {
+    let unit = unit();
+    for line in [
+        "Type=notify",
+        "Restart=on-failure",
+        "DynamicUser=yes",
+        "StateDirectory=keywitness",
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=",
+        "ProtectSystem=strict",
+        "MemoryDenyWriteExecute=yes",
+        "SystemCallFilter=@system-service",
+        "LimitCORE=0",
+        "UMask=0077",
+    ] {
+        assert!(unit.lines().any(|found| found == line), "{line} is not in the unit");
+    }
+    // Every variable of the environment that it sets is one that the program reads.
+    let variables = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
+    for variable in variables.flat_map(|line| line.split(' ')) {
+        assert!(
+            ["KEYWITNESS_DATA=", "KEYWITNESS_CONFIG="].iter().any(|known| variable.starts_with(known)),
+            "{variable}"
+        );
+    }
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("systemd-analyze is not here: only the unit's lines were checked");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keywitness-manager.service");
+    // systemd looks whether the program is there.
+    fs::write(&path, unit().replace("/usr/bin/keywitness", env!("CARGO_BIN_EXE_keywitness"))).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let about_ours = told.lines().filter(|line| line.contains("keywitness-manager.service")).collect::<Vec<_>>();
+    assert!(about_ours.is_empty(), "{about_ours:?}");
+}
