@@ -136,7 +136,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::TOKENS, web::post().to(handlers::client::token));
     route(path::BUNDLES, web::post().to(handlers::client::bundle));
     route(path::REVOCATIONS, web::post().to(handlers::operator::revoke));
-    route(&format!("{}/{{number}}", path::STATUS_LISTS), web::get().to(handlers::public::status_list));
+    route(path::STATUS_LIST, web::get().to(handlers::public::status_list));
     route(path::SUSPENSIONS, web::post().to(handlers::operator::suspend));
     route(path::REINSTATEMENTS, web::post().to(handlers::operator::reinstate));
     route(path::BACKUPS, web::post().to(handlers::operator::back_up));

@@ -45,6 +45,8 @@ pub const ATTESTATION_BATCHES: &str = "/v1/attestations/batch";
 pub const ATTESTED: &str = "/v1/attested";
 /// `GET`, anyone: a status list (draft-ietf-oauth-status-list), by its number after the slash.
 pub const STATUS_LISTS: &str = "/v1/status-lists";
+/// The same, as a route has it.
+pub const STATUS_LIST: &str = "/v1/status-lists/{number}";
 /// `POST`, operator: [`super::TokenKeyRequest`] to [`super::TokenKey`]. `GET`, operator: [`super::TokenKeys`].
 pub const TOKEN_KEYS: &str = "/v1/token-keys";
 /// `POST`, client: [`super::TokenRequest`] to [`super::TokenResponse`].

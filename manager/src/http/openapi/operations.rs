@@ -291,6 +291,22 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .gives(Media::Bytes(BYTES))
         .refuses(&[ProblemKind::NotFound]),
     post(path::RETENTION, OPERATOR, "Delete the openings that are old enough").gives(Media::Json("Retained")),
+    post(path::BUNDLES, Who::Roles("client or auditor"), "What proves a record without the manager")
+        .takes(Media::Json("BundleRequest"))
+        .gives(Media::Json("Bundle"))
+        .refuses(OF_KEYS),
+    get(path::STATUS_LIST, Who::Anyone, "Which tokens are revoked or suspended: a signed list")
+        .asks(&[
+            part("number", "Count", "Which list."),
+            query("time", false, "Timestamp", "As it was at this time; now when left out."),
+        ])
+        .gives(Media::Bytes("application/statuslist+jwt"))
+        .refuses(&[ProblemKind::NotFound]),
+    post(path::TOKEN_KEYS, OPERATOR, "Make another key that signs tokens")
+        .takes(Media::Json("TokenKeyRequest"))
+        .gives(Media::Json("TokenKey"))
+        .refuses(&[ProblemKind::KeyConflict]),
+    get(path::TOKEN_KEYS, OPERATOR, "The keys that sign tokens, and those that did").gives(Media::Json("TokenKeys")),
     post(path::BACKUPS, OPERATOR, "Write a backup beside the data").gives(Media::Json("Backup")),
     get(path::STATUS, ANY_ROLE, "Everything at a glance").gives(Media::Json("Status")),
     get(path::EVENTS, WATCHERS, "What happened, in order")
