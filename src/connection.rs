@@ -13,6 +13,9 @@ pub(crate) struct Address {
     /// The manager's address; that of the manager on this data directory when left out
     #[arg(long, value_name = "URL", env = "KEYWITNESS_MANAGER")]
     manager: Option<String>,
+    /// File with the authority of the manager's certificate (its manager.ca.pem); public authorities when left out
+    #[arg(long, value_name = "FILE", env = "KEYWITNESS_CA")]
+    manager_ca: Option<PathBuf>,
 }
 
 /// Where the manager is, and who asks.
@@ -32,7 +35,17 @@ impl Address {
             Some(address) => address.clone(),
             None => local(&data::Data(&global.data))?,
         };
-        Ok(ManagerClient::new(&address)?)
+        let client = ManagerClient::new(&address)?;
+        let here = data::Data(&global.data).manager_ca();
+        // The manager of this data directory is known by its own authority.
+        let ca = self.manager_ca.clone().or_else(|| (self.manager.is_none() && here.exists()).then_some(here));
+        match ca {
+            Some(path) => {
+                let pem = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(client.with_roots(&pem).with_context(|| path.display().to_string())?)
+            }
+            None => Ok(client),
+        }
     }
 }
 

@@ -35,6 +35,9 @@ impl Data<'_> {
     pub(crate) fn manager_settings(&self) -> PathBuf {
         self.0.join("manager.toml")
     }
+    pub(crate) fn manager_ca(&self) -> PathBuf {
+        self.manager().join(keywitness_manager::tls::CA_FILE)
+    }
     pub(crate) fn operator_credential(&self) -> PathBuf {
         self.manager().join("operator.credential")
     }

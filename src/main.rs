@@ -56,7 +56,7 @@ Exit codes:
   3  nobody answered at the address
   4  something on this machine failed: a file, a key store, a port
 
-Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE,
+Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CA, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE,
 KEYWITNESS_PKCS11_PIN, KEYWITNESS_CONFIG and KEYWITNESS_MANAGER_<SECTION>_<NAME> for a manager's settings, and
 KEYWITNESS_LOG for what is logged (such as info or debug).";
 

@@ -20,8 +20,8 @@ use crate::{Global, ceremony, config, data, output};
 /// Run a manager: it checks proofs, keeps records, issues tokens.
 ///
 /// At first start it makes its token key, its database and an operator credential in DATA/manager. It listens on
-/// loopback; beyond it, it wants to be told that TLS ends in front of it, and refuses Groth16 parameters that one
-/// party made.
+/// loopback; beyond it, it speaks TLS with a certificate of its own authority (DATA/manager/manager.ca.pem), and refuses
+/// Groth16 parameters that one party made.
 ///
 /// Every setting can be in a file (`keywitness config example` prints one); these flags and the environment go before it.
 #[derive(clap::Args)]
@@ -72,6 +72,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     #[command(flatten)]
+    tls: Tls,
+    #[command(flatten)]
     verification: Verification,
     #[command(flatten)]
     over: config::Over,
@@ -98,11 +100,36 @@ impl Args {
             ("verification.allow-development-parameters", switch(self.allow_development_parameters)),
             ("verification.threads", count(self.verification.verify_threads)),
             ("verification.queue", count(self.verification.verify_queue)),
+            ("tls.mode", self.tls.tls.clone()),
+            ("tls.names", Some(self.tls.tls_name.join(",")).filter(|names| !names.is_empty())),
+            ("tls.certificate", self.tls.tls_certificate.clone()),
+            ("tls.key", self.tls.tls_key.clone()),
+            ("tls.client-ca", self.tls.tls_client_ca.clone()),
             ("log.format", self.log_format.clone()),
         ];
         let given = given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         given.chain(self.over.pairs()).collect()
     }
+}
+
+/// How the manager speaks TLS.
+#[derive(clap::Args)]
+struct Tls {
+    /// When to speak TLS: always, auto (beyond loopback, unless --allow-plaintext), or off [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    tls: Option<String>,
+    /// A name or address by which the manager is called, for its own certificate; may be given again
+    #[arg(long, value_name = "NAME")]
+    tls_name: Vec<String>,
+    /// Certificate chain in PEM, instead of one by the manager's own authority; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<String>,
+    /// The key of --tls-certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<String>,
+    /// Authority of client certificates in PEM, instead of the manager's own
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<String>,
 }
 
 /// How proofs are checked.
@@ -132,10 +159,11 @@ impl Verification {
 }
 
 /// How this machine reaches a listener.
-pub(crate) fn reachable(address: SocketAddr) -> String {
+pub(crate) fn reachable(address: SocketAddr, secure: bool) -> String {
+    let scheme = if secure { "https" } else { "http" };
     match address {
-        any if any.ip().is_unspecified() => format!("http://127.0.0.1:{}", any.port()),
-        address => format!("http://{address}"),
+        any if any.ip().is_unspecified() => format!("{scheme}://127.0.0.1:{}", any.port()),
+        address => format!("{scheme}://{address}"),
     }
 }
 
@@ -149,23 +177,30 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let parameters = parameters(global, &settings, &config)?;
     config.check_bind(settings.listen, &parameters)?;
     let trust_domain = config.trust_domain.clone();
+    let secure = config.speaks_tls(settings.listen);
+    let own = secure && config.tls.certificate.is_none();
     let listener =
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
-    let listening = reachable(listener.local_addr()?);
+    let listening = reachable(listener.local_addr()?, secure);
     config.public_url.get_or_insert(listening);
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
     let keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
     let stop = keywitness_prover::Stop::new();
     output::stop_on_signal(&stop)?;
+    let authority = manager.authority().path().to_owned();
     let server = http::serve(Arc::clone(&manager), listener)?;
-    let address = reachable(server.address());
+    let address = reachable(server.address(), server.is_secure());
     data::write_private(&paths.manager_address(), &address)?;
     if global.json {
-        output::json(&serde_json::json!({ "address": address, "operator_credential": operator }))?;
+        let document = serde_json::json!({ "address": address, "operator_credential": operator, "ca": authority });
+        output::json(&document)?;
     } else {
         say!("manager of {} at {address}", trust_domain);
         say!("operator credential: {}", operator.display());
+        if own {
+            say!("authority of its certificate, for --manager-ca: {}", authority.display());
+        }
     }
     tell_service_manager(&[sd_notify::NotifyState::Ready]);
     while !stop.wait(Duration::from_secs(3600)) {}

@@ -117,7 +117,7 @@ fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) ->
         }
         Err(error) => return Err(error).context(format!("cannot listen on port {}", args.port)),
     };
-    let config = Config { public_url: Some(crate::manager::reachable(listener.local_addr()?)), ..config };
+    let config = Config { public_url: Some(crate::manager::reachable(listener.local_addr()?, false)), ..config };
     let manager = Manager::open(args.verification.apply(config), parameters, Arc::new(SteadyClock::default()))?;
     Ok(http::serve(Arc::new(manager), listener)?)
 }

@@ -290,8 +290,20 @@ fn bad_input_is_told_from_a_no() {
     let join =
         ["attest", "--manager", "http://127.0.0.1:1", "--hsm", "h", "--join-token-file", token.to_str().unwrap()];
     assert_eq!(code(data, &[&join[..], &unlock].concat()).0, 3, "an agent whose manager is away");
-    let (exit, words) =
-        code(data, &["manager", "--listen", "0.0.0.0:0", "--trust-domain", "acme.example", "--suites", "halo2-pasta"]);
+    let (exit, words) = code(
+        data,
+        &[
+            "manager",
+            "--listen",
+            "0.0.0.0:0",
+            "--trust-domain",
+            "acme.example",
+            "--suites",
+            "halo2-pasta",
+            "--tls",
+            "off",
+        ],
+    );
     assert_eq!(exit, 4);
     assert!(words.contains("plain HTTP"), "{words}");
     for command in [

@@ -14,7 +14,14 @@ use keywitness_verifier::{
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
 
-use crate::{error::StartError, http, ledger::Configuration, store};
+use crate::{
+    error::StartError,
+    http::{self, ConnectionsConfig},
+    ledger::Configuration,
+    limits::LimitsConfig,
+    store,
+    tls::{TlsConfig, TlsMode},
+};
 
 /// Name of the file with the first operator credential in a data directory, mode 0600.
 pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
@@ -66,6 +73,12 @@ pub struct Config {
     pub seal_commands: usize,
     /// The state is sealed when the newest seal is this old, in seconds; never for its age where it is 0.
     pub seal_interval: u64,
+    /// How TLS is spoken.
+    pub tls: TlsConfig,
+    /// How often callers may ask.
+    pub limits: LimitsConfig,
+    /// How long requests may take to arrive, and how many connections there may be.
+    pub connections: ConnectionsConfig,
     /// Threads that check proofs.
     pub verify_threads: usize,
     /// Proofs that may wait to be checked; one HSM's are at most an eighth of them.
@@ -102,6 +115,9 @@ impl Config {
             opening_retention: 0,
             seal_commands: 0,
             seal_interval: 24 * 60 * 60,
+            tls: TlsConfig::default(),
+            limits: LimitsConfig::default(),
+            connections: ConnectionsConfig::default(),
             verify_threads: EngineConfig::default().threads,
             verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
             store_cache: store::CACHE,
@@ -149,14 +165,24 @@ impl Config {
         self.check_exposure(address).map_err(StartError::Refused)
     }
 
+    /// Whether a server at `address` speaks TLS: by default beyond loopback, unless plain HTTP is allowed there.
+    pub fn speaks_tls(&self, address: SocketAddr) -> bool {
+        match self.tls.mode {
+            TlsMode::Always => true,
+            TlsMode::Auto => !address.ip().is_loopback() && !self.allow_plaintext,
+            TlsMode::Off => false,
+        }
+    }
+
     /// The part of [`Self::check_bind`] that needs no parameters.
     pub(crate) fn check_exposure(&self, address: SocketAddr) -> Result<(), String> {
-        if address.ip().is_loopback() || self.allow_plaintext {
+        if address.ip().is_loopback() || self.allow_plaintext || self.speaks_tls(address) {
             return Ok(());
         }
         Err(format!(
-            "{address} can be reached from other machines, and this manager speaks plain HTTP: credentials would travel \
-             in the clear. Put a TLS terminating proxy in front and say so with allow-plaintext, or listen on 127.0.0.1"
+            "{address} can be reached from other machines, and this manager was told to speak plain HTTP: credentials would \
+             travel in the clear. Leave TLS on, or put a TLS terminating proxy in front and say so with allow-plaintext, \
+             or listen on 127.0.0.1"
         ))
     }
 
@@ -180,6 +206,7 @@ impl Config {
                     || self.revoked_attempts == 0,
                 "token-ttl, status-ttl, failures, failure-window and revoked-attempts must not be zero",
             ),
+            (self.tls.certificate.is_some() != self.tls.key.is_some(), "tls: give certificate and key, or neither"),
             (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
         ];
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned()).collect()
@@ -271,9 +298,17 @@ mod tests {
         let parameters = Parameters::transparent();
         config().check_bind(local, &parameters).unwrap();
         config().check_bind("[::1]:1".parse().unwrap(), &parameters).unwrap();
-        let refusal = config().check_bind(open, &parameters).unwrap_err().to_string();
+        config().check_bind(open, &parameters).unwrap();
+        assert!(config().speaks_tls(open) && !config().speaks_tls(local));
+        let off = Config { tls: TlsConfig { mode: TlsMode::Off, ..TlsConfig::default() }, ..config() };
+        let refusal = off.check_bind(open, &parameters).unwrap_err().to_string();
         assert!(refusal.contains("TLS terminating proxy") && refusal.contains("allow-plaintext"), "{refusal}");
-        Config { allow_plaintext: true, ..config() }.check_bind(open, &parameters).unwrap();
+        Config { allow_plaintext: true, ..off }.check_bind(open, &parameters).unwrap();
+        let proxied = Config { allow_plaintext: true, ..config() };
+        assert!(!proxied.speaks_tls(open));
+        assert!(
+            Config { tls: TlsConfig { mode: TlsMode::Always, ..TlsConfig::default() }, ..proxied }.speaks_tls(local)
+        );
     }
 
     #[test]

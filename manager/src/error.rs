@@ -28,6 +28,9 @@ pub enum StartError {
         /// Why.
         why: String,
     },
+    /// TLS cannot be spoken as configured.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] Fault),

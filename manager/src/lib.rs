@@ -11,6 +11,7 @@ mod files;
 pub mod http;
 pub mod ledger;
 pub mod log_keeper;
+pub mod limits;
 pub mod log_signer;
 pub mod metrics;
 pub mod service;
@@ -19,6 +20,7 @@ pub mod signer;
 mod start;
 pub mod store;
 pub mod witness;
+pub mod tls;
 
 pub use clock::{Clock, SteadyClock, SystemClock};
 pub use config::{Config, OPERATOR_CREDENTIAL};

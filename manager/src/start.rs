@@ -21,6 +21,7 @@ use crate::{
     service::{Manager, log::TransparencyLog, token_key::first_keys},
     signer::{FileSigner, Signer, SignerError},
     store::{self, Redb},
+    tls::Authority,
 };
 
 impl Manager {
@@ -49,6 +50,7 @@ impl Manager {
         let configuration = config.configuration(&parameters)?;
         let signer = FileSigner::open(&config.data_dir).map_err(refused)?;
         let log = TransparencyLog::open(&config)?;
+        let authority = Authority::open(&config.data_dir, &config.trust_domain, clock.now())?;
         let metrics = Metrics::new().map_err(|error| StartError::Refused(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let ledger = Embedded::observed(store, Arc::clone(&clock), Arc::<Metrics>::clone(&metrics))?;
@@ -58,7 +60,7 @@ impl Manager {
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let parts: (Box<dyn Signer>, _, _) = (Box::new(signer), log, metrics);
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts))
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, Arc::new(authority)))
     }
 }
 

@@ -1,6 +1,9 @@
 //! A small blocking client for the manager, and for an HSM's channel.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use jsonwebtoken::jwk::JwkSet;
 use keywitness_circuits::{Envelope, HsmId, Timestamp, codec::Canonical};
@@ -8,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use ureq::{
     Agent,
     http::{Request, Response, Uri},
-    tls::TlsConfig,
+    tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig},
 };
 
 use crate::{
@@ -70,7 +73,9 @@ pub trait HsmSigner {
 #[derive(Clone)]
 pub struct ManagerClient {
     base: String,
-    agent: Agent,
+    /// With the client certificate that was shown last, for every copy of this client.
+    agent: Arc<RwLock<Agent>>,
+    roots: RootCerts,
     credential: Option<String>,
 }
 
@@ -99,7 +104,56 @@ impl ManagerClient {
             }
             _ => return Err(ClientError::Malformed(format!("{base:?} does not begin with http:// or https://"))),
         }
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), agent: agent(), credential: None })
+        Ok(Self {
+            base: base.trim_end_matches('/').to_owned(),
+            agent: Arc::new(RwLock::new(agent(RootCerts::WebPki, None))),
+            roots: RootCerts::WebPki,
+            credential: None,
+        })
+    }
+
+    /// This client, for a manager whose certificate one of these authorities signed, and no other: certificates in PEM,
+    /// such as a manager's `manager.ca.pem`.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] where there is no certificate.
+    pub fn with_roots(mut self, pem: &str) -> Result<Self, ClientError> {
+        let items = ureq::tls::parse_pem(pem.as_bytes()).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+            Ok(_) => None,
+            Err(error) => Some(Err(ClientError::Malformed(format!("the manager's authority: {error}")))),
+        });
+        let certificates = items.collect::<Result<Vec<_>, _>>()?;
+        if certificates.is_empty() {
+            return Err(ClientError::Malformed("the manager's authority: there is no certificate in PEM".to_owned()));
+        }
+        self.roots = RootCerts::new_with_certs(&certificates);
+        self.agent = Arc::new(RwLock::new(agent(self.roots.clone(), None)));
+        Ok(self)
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.base.starts_with("https://")
+    }
+
+    /// Shows this client certificate (DER) with its key (PKCS#8, PEM) on connections from now on, and so does every
+    /// copy of this client.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] for what is no key.
+    pub fn present(&self, certificate: &[u8], key: &str) -> Result<(), ClientError> {
+        let certificate = Certificate::from_der(certificate).to_owned();
+        let key = PrivateKey::from_pem(key.as_bytes())
+            .map_err(|error| ClientError::Malformed(format!("the key of the client certificate: {error}")))?;
+        let shown = ClientCert::new_with_certs(&[certificate], key);
+        *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent(self.roots.clone(), Some(shown));
+        Ok(())
+    }
+
+    /// Shows no client certificate any more.
+    pub fn forget_certificate(&self) {
+        *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent(self.roots.clone(), None);
     }
 
     /// This client, with a bearer credential.
@@ -157,6 +211,15 @@ impl ManagerClient {
     /// Enrols a key. HSM.
     pub fn enrol_key(&self, hsm: &dyn HsmSigner, key: &wire::EnrolKeyRequest) -> Result<(), ClientError> {
         self.send(Caller::Hsm(hsm), "POST", path::KEYS, key)
+    }
+
+    /// Asks for a client certificate. HSM.
+    pub fn certify(
+        &self,
+        hsm: &dyn HsmSigner,
+        request: &wire::CertificateRequest,
+    ) -> Result<wire::HsmCertificate, ClientError> {
+        self.send(Caller::Hsm(hsm), "POST", path::CERTIFICATES, request)
     }
 
     /// Says which key shares are sealed to. HSM.
@@ -424,7 +487,8 @@ impl ManagerClient {
     /// The body of a successful answer.
     fn bytes(&self, request: ureq::http::Result<Request<Vec<u8>>>) -> Result<Vec<u8>, ClientError> {
         let request = request.map_err(|error| ClientError::Malformed(error.to_string()))?;
-        let response = self.agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
+        let agent = self.agent.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let response = agent.run(request).map_err(|error| unreachable(&self.base, &error))?;
         let success = response.status().is_success();
         let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let retry_after = seconds.map(|seconds| seconds.try_into().unwrap_or(u16::MAX));
@@ -453,14 +517,14 @@ pub fn operate(channel_url: &str, sealed: &[u8]) -> Result<Vec<u8>, ClientError>
         .header("content-type", "application/octet-stream")
         .body(sealed.to_vec())
         .map_err(|error| ClientError::Malformed(error.to_string()))?;
-    let response = agent().run(request).map_err(|error| unreachable(channel_url, &error))?;
+    let response = agent(RootCerts::WebPki, None).run(request).map_err(|error| unreachable(channel_url, &error))?;
     if !response.status().is_success() {
         return Err(ClientError::Malformed(format!("the HSM answers {}", response.status())));
     }
     read(channel_url, response)
 }
 
-fn agent() -> Agent {
+fn agent(roots: RootCerts, certificate: Option<ClientCert>) -> Agent {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     Agent::config_builder()
         .http_status_as_error(false)
@@ -469,7 +533,13 @@ fn agent() -> Agent {
         .timeout_global(Some(Duration::from_secs(30)))
         .timeout_connect(Some(Duration::from_secs(5)))
         .user_agent(concat!("keywitness/", env!("CARGO_PKG_VERSION")))
-        .tls_config(TlsConfig::builder().unversioned_rustls_crypto_provider(provider).build())
+        .tls_config(
+            TlsConfig::builder()
+                .unversioned_rustls_crypto_provider(provider)
+                .root_certs(roots)
+                .client_cert(certificate)
+                .build(),
+        )
         .build()
         .new_agent()
 }

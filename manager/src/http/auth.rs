@@ -1,15 +1,18 @@
 //! Reading requests: bodies under a cap, and who sent them.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpMessage, HttpRequest,
     http::header::AUTHORIZATION,
     rt::time::timeout,
     web::{Bytes, Data, Payload},
 };
-use keywitness_verifier::wire::{MAX_BODY, ProblemKind, Role};
+use keywitness_circuits::{Envelope, HsmId, codec::Canonical as _};
+use keywitness_verifier::wire::{MAX_BODY, ProblemKind, Role, split_envelopes};
 use serde::de::DeserializeOwned;
 
-use super::{PATIENCE, observe::CallerKind, problem::Refusal};
+use super::{PATIENCE, connections::Peer, observe::CallerKind, problem::Refusal};
 use crate::{
     Manager,
     service::access::{Caller, HsmCaller, SignedRequest},
@@ -50,6 +53,10 @@ pub(super) async fn bearer(
     request: &HttpRequest,
     roles: &'static [Role],
 ) -> Result<Caller, Refusal> {
+    if let Some(hsm) = peer(request).and_then(|peer| peer.hsm().cloned()) {
+        let why = format!("this connection is HSM {hsm}'s, by its client certificate; people call without it");
+        return Err(Refusal::new(ProblemKind::Forbidden, why));
+    }
     let secret = authorization(request).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let secret = secret
         .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
@@ -67,14 +74,46 @@ pub(super) async fn bearer(
 pub(super) async fn hsm(manager: &Data<Manager>, request: &HttpRequest, body: &Bytes) -> Result<HsmCaller, Refusal> {
     let missing = || Refusal::new(ProblemKind::Unauthenticated, "sign the request: authorization: Keywitness-HSM ...");
     let authorization = authorization(request).ok_or_else(missing)?.to_owned();
+    let peer = peer(request).cloned();
     let (method, path, body) = (request.method().to_string(), request.path().to_owned(), body.clone());
-    run(manager, move |manager| {
+    let caller = run(manager, move |manager| {
         manager.authenticate(SignedRequest { authorization: &authorization, method: &method, path: &path, body: &body })
     })
-    .await
-    .inspect(|_| {
-        request.extensions_mut().insert(CallerKind("hsm"));
-    })
+    .await?;
+    request.extensions_mut().insert(CallerKind("hsm"));
+    is_peers(peer.as_deref(), caller.hsm())?;
+    Ok(caller)
+}
+
+/// Refuses an envelope that arrives over the connection of another HSM than it names.
+pub(super) fn envelope_of_peer(request: &HttpRequest, envelope: &[u8]) -> Result<(), Refusal> {
+    let Some(peer) = peer(request).filter(|peer| peer.hsm().is_some()) else { return Ok(()) };
+    // What cannot be read is refused where envelopes are judged.
+    Envelope::from_bytes(envelope).map_or(Ok(()), |envelope| is_peers(Some(peer), &envelope.context.hsm))
+}
+
+/// The same for every envelope of a batch.
+pub(super) fn envelopes_of_peer(request: &HttpRequest, batch: &[u8]) -> Result<(), Refusal> {
+    if peer(request).and_then(|peer| peer.hsm()).is_none() {
+        return Ok(());
+    }
+    let envelopes = split_envelopes(batch).unwrap_or_default();
+    envelopes.into_iter().try_for_each(|envelope| envelope_of_peer(request, envelope))
+}
+
+fn peer(request: &HttpRequest) -> Option<&Arc<Peer>> {
+    request.conn_data::<Arc<Peer>>()
+}
+
+/// Who shows a client certificate speaks for the HSM that it names, and for no other.
+fn is_peers(peer: Option<&Peer>, hsm: &HsmId) -> Result<(), Refusal> {
+    match peer.and_then(Peer::hsm) {
+        Some(named) if named != hsm => {
+            let why = format!("HSM {hsm} signed this, and the connection's certificate is HSM {named}'s");
+            Err(Refusal::new(ProblemKind::Forbidden, why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs a use case on a blocking thread: it reads, writes and computes.

@@ -4,8 +4,11 @@
 //! refused by the application is a problem document; what is no HTTP at all gets the server's own bare answer.
 
 mod auth;
+mod connections;
 mod dashboard;
 mod handlers;
+#[cfg(test)]
+mod hostile_tests;
 mod observe;
 mod openapi;
 mod problem;
@@ -13,6 +16,7 @@ mod problem;
 mod tests;
 
 use std::{
+    any::Any,
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, mpsc},
@@ -20,12 +24,26 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, web};
+use actix_web::{
+    App, HttpServer,
+    dev::{Extensions, ServerHandle},
+    middleware::from_fn,
+    web,
+};
+
+use connections::Connections;
+pub use connections::ConnectionsConfig;
 
 use crate::{Manager, config::VERIFY_QUEUE_OF_WORKER};
 
 /// How long a client may take to send a request's head, or its body.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How many TLS handshakes each worker has under way at once; further ones wait.
+const HANDSHAKES: usize = 1024;
 
 /// How long running requests may take once the server is asked to stop, in seconds.
 const GRACE: u64 = 10;
@@ -44,6 +62,7 @@ pub(crate) fn workers() -> usize {
 /// A running server. Dropping it leaves the server running.
 pub struct Server {
     address: SocketAddr,
+    secure: bool,
     handle: ServerHandle,
     thread: JoinHandle<io::Result<()>>,
 }
@@ -52,6 +71,11 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it speaks TLS.
+    pub const fn is_secure(&self) -> bool {
+        self.secure
     }
 
     /// Stops it: running requests are finished first.
@@ -80,25 +104,46 @@ impl Server {
 /// Where the listener cannot be used.
 pub fn serve(manager: Arc<Manager>, listener: TcpListener) -> io::Result<Server> {
     let address = listener.local_addr()?;
+    let config = manager.config();
+    let tls = match config.speaks_tls(address) {
+        true => Some(
+            manager
+                .authority()
+                .server_config(&config.tls, address, Arc::clone(manager.clock()))
+                .map_err(io::Error::other)?,
+        ),
+        false => None,
+    };
+    let connections = Connections::watched(config.connections, config.trust_domain.clone())?;
+    let secure = tls.is_some();
     let (ready, started) = mpsc::channel();
     let thread = thread::Builder::new().name("keywitness-http".to_owned()).spawn(move || {
         actix_web::rt::System::new().block_on(async move {
-            let server = HttpServer::new(move || {
-                App::new().wrap(from_fn(observe::observe)).configure(|app| routes(app, &manager))
-            })
-            .workers(workers())
-            .worker_max_blocking_threads(BLOCKING_THREADS)
-            .client_request_timeout(PATIENCE)
-            .shutdown_timeout(GRACE)
-            .disable_signals()
-            .listen(listener)?
+            let accept = move |connection: &dyn Any, data: &mut Extensions| connections.accept(connection, data);
+            let app = move || {
+                let app = App::new().wrap(from_fn(connections::admit)).wrap(from_fn(observe::observe));
+                app.configure(|app| routes(app, &manager))
+            };
+            let server = HttpServer::new(app)
+                .on_connect(accept)
+                .workers(workers())
+                .worker_max_blocking_threads(BLOCKING_THREADS)
+                .client_request_timeout(PATIENCE)
+                .tls_handshake_timeout(HANDSHAKE)
+                .max_connection_rate(HANDSHAKES)
+                .shutdown_timeout(GRACE)
+                .disable_signals();
+            let server = match tls {
+                Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+                None => server.listen(listener)?,
+            }
             .run();
             let _gone = ready.send(server.handle());
             server.await
         })
     })?;
     match started.recv() {
-        Ok(handle) => Ok(Server { address, handle, thread }),
+        Ok(handle) => Ok(Server { address, secure, handle, thread }),
         Err(_) => Err(match thread.join() {
             Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => io::Error::other("the server did not start"),
@@ -126,6 +171,7 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::HSMS, web::post().to(handlers::hsm::enrol));
     route(path::CHANNEL, web::put().to(handlers::hsm::announce));
     route(path::KEYS, web::post().to(handlers::hsm::enrol_key));
+    route(path::CERTIFICATES, web::post().to(handlers::hsm::certify));
     route(path::SEALING_KEY, web::put().to(handlers::hsm::announce_sealing_key));
     route(path::HOLDERS, web::get().to(handlers::hsm::holders));
     route(path::COMPLAINTS, web::post().to(handlers::hsm::complain));

@@ -26,9 +26,9 @@ use crate::service::{
     testing::{TestHsm, TestKey, World},
 };
 
-struct Response {
-    status: u16,
-    head: String,
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) head: String,
     body: Vec<u8>,
 }
 
@@ -39,7 +39,7 @@ impl Response {
     }
 
     #[track_caller]
-    fn refused(&self, kind: ProblemKind) {
+    pub(super) fn refused(&self, kind: ProblemKind) {
         let problem: keywitness_verifier::wire::Problem = serde_json::from_slice(&self.body).unwrap();
         assert_eq!(problem.kind(), Some(kind), "{problem}");
         assert_eq!((self.status, problem.status), (kind.status(), kind.status()));
@@ -47,9 +47,9 @@ impl Response {
     }
 }
 
-struct Api {
-    world: World,
-    server: Server,
+pub(super) struct Api {
+    pub(super) world: World,
+    pub(super) server: Server,
 }
 
 impl Api {
@@ -57,26 +57,26 @@ impl Api {
         Self::of(World::new())
     }
 
-    fn of(world: World) -> Self {
+    pub(super) fn of(world: World) -> Self {
         let server = serve(Arc::clone(&world.manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
         Self { world, server }
     }
 
-    fn call(&self, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
+    pub(super) fn call(&self, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
         send(self.server.address(), method, target, authorization, body)
     }
 
-    fn bearer(&self, secret: &str, method: &str, target: &str, body: &impl Serialize) -> Response {
+    pub(super) fn bearer(&self, secret: &str, method: &str, target: &str, body: &impl Serialize) -> Response {
         let body = if method == "GET" { Vec::new() } else { serde_json::to_vec(body).unwrap() };
         self.call(method, target, Some(&format!("Bearer {secret}")), &body)
     }
 
-    fn signed(&self, hsm: &TestHsm, method: &str, target: &str, body: &impl Serialize) -> Response {
+    pub(super) fn signed(&self, hsm: &TestHsm, method: &str, target: &str, body: &impl Serialize) -> Response {
         let body = serde_json::to_vec(body).unwrap();
         self.call(method, target, Some(&hsm.authorization(&self.world, method, target, &body)), &body)
     }
 
-    fn credential(&self, role: Role) -> String {
+    pub(super) fn credential(&self, role: Role) -> String {
         self.world
             .manager
             .create_credential(&Caller::in_process(), &CredentialRequest::new("test", role))

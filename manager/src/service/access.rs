@@ -3,13 +3,18 @@
 use keywitness_circuits::{ClusterId, Digest, HsmId};
 use keywitness_verifier::{
     identity::{MAX_SKEW, RequestAuth, RequestParts},
-    wire::{CredentialId, Problem, ProblemKind, Role, secret_digest},
+    wire::{Base64, CertificateRequest, CredentialId, HsmCertificate, Problem, ProblemKind, Role, secret_digest},
 };
 
 use super::Manager;
-use crate::ledger::{
-    Command, Outcome,
-    state::{RestorationRow, State, key},
+use crate::{
+    ledger::{
+        Command, Outcome,
+        apply::revocation,
+        state::{HsmRow, RestorationRow, State, key},
+    },
+    limits::Source,
+    tls::HSM_LIFE,
 };
 
 /// An enrolled HSM that signed the request it is passed with. Only [`Manager::authenticate`] makes one.
@@ -97,6 +102,11 @@ impl Caller {
         self.credential
     }
 
+    /// Whose budget its requests spend; none for the program itself.
+    pub fn source(&self) -> Option<Source> {
+        self.credential.map(Source::Credential)
+    }
+
     /// Who holds the credential.
     pub fn name(&self) -> &str {
         &self.name
@@ -139,7 +149,8 @@ impl Manager {
     /// Checks that the holder of a bearer secret has one of `roles`, now.
     ///
     /// # Errors
-    /// `unauthenticated` for a secret that is unknown, withdrawn or expired; `forbidden` for another role.
+    /// `unauthenticated` for a secret that is unknown, withdrawn or expired; `too-many-requests`; `forbidden` for
+    /// another role.
     pub fn authorise(&self, secret: &str, roles: &[Role]) -> Result<Caller, Problem> {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
@@ -152,6 +163,7 @@ impl Manager {
             let why = format!("credential {} {end}; ask an operator for another one", credential.id());
             return Err(self.reject(ProblemKind::Unauthenticated, why));
         }
+        self.limits.spend(&Source::Credential(credential.id()), 1, self.clock.now())?;
         let role = credential.row.role;
         if !roles.contains(&role) {
             let needed: Vec<_> = roles.iter().map(Role::to_string).collect();
@@ -187,6 +199,8 @@ impl Manager {
         if auth.check(&hsm.identity_key, &parts).is_err() {
             return Err(stranger());
         }
+        // Only now is it known whose budget this is.
+        self.limits.spend(&Source::Hsm(auth.hsm.clone()), 1, self.clock.now())?;
         let now = self.now(state)?;
         if now.0.abs_diff(auth.created.0) > MAX_SKEW {
             let why = format!(
@@ -203,5 +217,22 @@ impl Manager {
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
         Ok(HsmCaller { request: auth.digest(&parts), hsm: auth.hsm })
+    }
+
+    /// Gives an HSM a client certificate for a TLS key. For that HSM.
+    ///
+    /// # Errors
+    /// `malformed` for anything but a P-256 key; `hsm-revoked`.
+    pub fn certify(&self, caller: &HsmCaller, request: &CertificateRequest) -> Result<HsmCertificate, Problem> {
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        let hsm: HsmRow = state.need(&key::hsm(caller.hsm()))?;
+        if let Some(revocation) = state.revocation(&hsm, [])? {
+            return Err(revocation::problem(&revocation));
+        }
+        let now = self.now(state)?;
+        let certificate = self.authority.hsm(caller.hsm(), &request.public_key.0, now);
+        let certificate = certificate.map_err(|why| Problem::new(ProblemKind::Malformed, why))?;
+        Ok(HsmCertificate { certificate: Base64(certificate.to_vec()), expires_at: now.plus(HSM_LIFE) })
     }
 }

@@ -7,10 +7,13 @@ use keywitness_verifier::{
 };
 
 use super::{Manager, unexpected};
-use crate::ledger::{
-    Command, Outcome, Verdict,
-    apply::attestation::{Wrong, examine},
-    state::{HsmRow, OutcomeRow, State},
+use crate::{
+    ledger::{
+        Command, Outcome, Verdict,
+        apply::attestation::{Wrong, examine},
+        state::{HsmRow, OutcomeRow, State},
+    },
+    limits::Source,
 };
 
 impl Manager {
@@ -51,6 +54,8 @@ impl Manager {
             let why = "no enrolled HSM of that name signed this envelope";
             return Err(self.reject(ProblemKind::Unauthenticated, why));
         };
+        let source = Source::Hsm(hsm.hsm.clone());
+        self.limits.spend(&source, 1, self.clock.now())?;
         let digest = envelope.digest();
         if let Some(OutcomeRow(outcome)) = state.get(&digest.0)? {
             return Ok(Incoming::Known(recorded(outcome)));
@@ -58,6 +63,9 @@ impl Manager {
         let wrong = examine(state, &hsm, &envelope, self.now(state)?)?.err();
         if let Some(problem) = wrong.as_ref().and_then(Wrong::misdirected) {
             return Err(self.rejected(problem.clone()));
+        }
+        if wrong.is_some() {
+            self.limits.mistake(&source);
         }
         let sent = Sent { hsm, envelope, digest };
         Ok(if wrong.is_none() { Incoming::Right(sent) } else { Incoming::Wrong(sent) })
@@ -83,6 +91,7 @@ impl Manager {
                 if !matches!(error, Error::MissingParameters(_) | Error::Parameters(_)) =>
             {
                 tracing::debug!(hsm = %hsm.hsm, %error, "proof refused");
+                self.limits.mistake(&Source::Hsm(hsm.hsm.clone()));
                 Ok(Verdict::Refused)
             }
             Err(error) => {

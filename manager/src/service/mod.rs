@@ -44,8 +44,10 @@ use crate::{
     clock::Clock,
     config::{Config, OPERATOR_CREDENTIAL, development_parameters},
     ledger::{Command, Configuration, Fault, Ledger, Outcome, state::State},
+    limits::Limits,
     metrics::Metrics,
     signer::Signer,
+    tls::Authority,
 };
 
 /// A manager.
@@ -65,6 +67,8 @@ pub struct Manager {
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
+    limits: Limits,
+    authority: Arc<Authority>,
 }
 
 impl From<Fault> for Problem {
@@ -93,7 +97,9 @@ impl Manager {
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
         (signer, log, metrics): (Box<dyn Signer>, log::TransparencyLog, Arc<Metrics>),
+        authority: Arc<Authority>,
     ) -> Self {
+        let limits = Limits::new(config.limits);
         Self {
             config,
             configuration,
@@ -109,6 +115,8 @@ impl Manager {
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),
+            limits,
+            authority,
         }
     }
 
@@ -167,6 +175,21 @@ impl Manager {
             busy: stats.busy,
             isolated: stats.isolated as u64,
         }
+    }
+
+    /// How often callers may ask.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The manager's own certificate authority.
+    pub const fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// Where time comes from.
+    pub(crate) const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// How many messages were refused since the start because they could not be read or authenticated.

@@ -188,6 +188,10 @@ impl Manager {
     /// # Errors
     /// Only where the ledger cannot be read.
     pub fn status(&self, caller: &Caller) -> Result<Status, Problem> {
+        if let Some(source) = caller.source() {
+            self.limits.spend_overview(&source, self.clock.now())?;
+        }
+        let limited = if caller.scope().is_all() { self.limits.limited() } else { Vec::new() };
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let (now, head, configuration) = (self.now(state)?, state.head()?, state.configuration()?);
@@ -211,7 +215,7 @@ impl Manager {
         let mut revocations = state.revocations()?;
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
-        Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification })
+        Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification, limited })
     }
 
     /// The events in the caller's clusters among the 1,000 after number `after`. For operators, viewers and auditors.

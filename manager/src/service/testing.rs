@@ -340,9 +340,13 @@ impl TestHsm {
 
     /// A signed request that the manager has authenticated.
     pub(crate) fn call(&self, world: &World) -> HsmCaller {
+        self.try_call(world).unwrap()
+    }
+
+    pub(crate) fn try_call(&self, world: &World) -> Result<HsmCaller, Problem> {
         let authorization = self.authorization(world, "POST", "/", b"");
         let request = SignedRequest { authorization: &authorization, method: "POST", path: "/", body: b"" };
-        world.manager.authenticate(request).unwrap()
+        world.manager.authenticate(request)
     }
 
     pub(crate) fn enrol_key(&self, world: &World, key: &TestKey) -> Result<(), Problem> {

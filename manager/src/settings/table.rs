@@ -118,6 +118,106 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::Seconds(|settings| &mut settings.drain),
     ),
     row(
+        "tls",
+        "mode",
+        "When to speak TLS: always, auto (beyond loopback, unless allow-plaintext), or off.",
+        Lens::Text(
+            |settings, text| parsed(text).map(|mode| settings.config.tls.mode = mode),
+            |settings| settings.config.tls.mode.to_string(),
+        ),
+    ),
+    row(
+        "tls",
+        "names",
+        "Names and addresses by which the manager is called, besides localhost and where it listens, for its own certificate.",
+        Lens::List(
+            |settings, texts| {
+                settings.config.tls.names = texts.iter().map(|text| (*text).to_owned()).collect();
+                Ok(())
+            },
+            |settings| settings.config.tls.names.clone(),
+        ),
+    ),
+    row(
+        "tls",
+        "certificate",
+        "Certificate chain in PEM; one by the manager's own authority when empty. Read again when it changes.",
+        Lens::File(|settings| &mut settings.config.tls.certificate),
+    ),
+    row("tls", "key", "The key of that certificate, in PEM.", Lens::File(|settings| &mut settings.config.tls.key)),
+    row(
+        "tls",
+        "client-ca",
+        "Authority of client certificates in PEM; the manager's own when empty.",
+        Lens::File(|settings| &mut settings.config.tls.client_ca),
+    ),
+    row(
+        "limits",
+        "hsm-rate",
+        "An HSM's requests, a second.",
+        Lens::Number(|settings| &mut settings.config.limits.hsm.rate),
+    ),
+    row(
+        "limits",
+        "hsm-burst",
+        "An HSM's requests, at once.",
+        Lens::Number(|settings| &mut settings.config.limits.hsm.burst),
+    ),
+    row(
+        "limits",
+        "credential-rate",
+        "A credential's requests, a second.",
+        Lens::Number(|settings| &mut settings.config.limits.credential.rate),
+    ),
+    row(
+        "limits",
+        "credential-burst",
+        "A credential's requests, at once.",
+        Lens::Number(|settings| &mut settings.config.limits.credential.burst),
+    ),
+    row(
+        "limits",
+        "overview-rate",
+        "A credential's requests for everything at once, a second.",
+        Lens::Number(|settings| &mut settings.config.limits.overview.rate),
+    ),
+    row(
+        "limits",
+        "overview-burst",
+        "A credential's requests for everything at once, at once.",
+        Lens::Number(|settings| &mut settings.config.limits.overview.burst),
+    ),
+    row(
+        "limits",
+        "address-rate",
+        "An address's requests; loopback has no limit, a second.",
+        Lens::Number(|settings| &mut settings.config.limits.address.rate),
+    ),
+    row(
+        "limits",
+        "address-burst",
+        "An address's requests; loopback has no limit, at once.",
+        Lens::Number(|settings| &mut settings.config.limits.address.burst),
+    ),
+    row(
+        "limits",
+        "mistake",
+        "How many requests a mistake costs: a wrong proof, signature or credential.",
+        Lens::Number(|settings| &mut settings.config.limits.mistake),
+    ),
+    row(
+        "limits",
+        "connections-each",
+        "Connections from one address; loopback has no limit.",
+        Lens::Count(|settings| &mut settings.config.connections.each),
+    ),
+    row(
+        "limits",
+        "connections",
+        "Connections in all. Each takes two file descriptors.",
+        Lens::Count(|settings| &mut settings.config.connections.all),
+    ),
+    row(
         "records",
         "ttl",
         "How long a record lasts; at most 24 hours. Agents attest again after half of it.",

@@ -2,6 +2,7 @@
 
 mod attest;
 mod batch;
+mod certificate;
 mod enrol;
 mod error;
 mod event;

@@ -41,17 +41,22 @@ impl Agent {
         self.remember(&records);
         let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
         let (mut away, mut begun, mut shares_due) = (0_u32, false, Timestamp(0));
+        let mut certificate_due = Timestamp(0);
         while !stop.is_stopped() {
             let info = match self.info(&enrolled.audience) {
                 Ok(info) => info,
                 Err(error @ AgentError::ForeignManager { .. }) if !begun => return Err(error),
                 Err(error) => {
+                    // A certificate that the manager no longer takes may be why.
+                    self.client.forget_certificate();
+                    certificate_due = Timestamp(0);
                     away = away.saturating_add(1);
                     self.wait_for_manager(&error, away, stop);
                     continue;
                 }
             };
             (away, begun) = (0, true);
+            self.certify(&enrolled, &info, &mut certificate_due, stop);
             self.announce(&enrolled, &info, &mut announcement, stop);
             self.look_for_shares(&enrolled, &info, &mut shares_due, stop);
             let work = self.work(&info);

@@ -227,3 +227,19 @@ pub struct ChannelAnnouncement {
     /// Base URL, `http://host:port`.
     pub url: String,
 }
+
+/// Asks for a client certificate, with which an HSM shows on each connection who it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CertificateRequest {
+    /// A fresh P-256 public key of the HSM for TLS alone: SPKI, DER (RFC 5480).
+    pub public_key: Base64,
+}
+
+/// A client certificate for `urn:keywitness:<trust domain>:hsm:<HSM>`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HsmCertificate {
+    /// The certificate, DER (RFC 5280).
+    pub certificate: Base64,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}

@@ -18,8 +18,9 @@ mod status;
 mod token;
 
 pub use access::{
-    ChannelAnnouncement, Credential, CredentialId, CredentialInfo, CredentialList, CredentialRequest, EnrolRequest,
-    Enrolment, JoinToken, JoinTokenRequest, Role, new_secret, secret_digest,
+    CertificateRequest, ChannelAnnouncement, Credential, CredentialId, CredentialInfo, CredentialList,
+    CredentialRequest, EnrolRequest, Enrolment, HsmCertificate, JoinToken, JoinTokenRequest, Role, new_secret,
+    secret_digest,
 };
 pub use attestation::{AttestResponse, Challenge, ChallengeRequest, EnrolKeyRequest, KeyRef, Record};
 pub use backup::Backup;
@@ -38,7 +39,7 @@ pub use sharing::{
     ShareStatus, Sharing, share_name,
 };
 pub use status::{
-    Agreement, AttestationState, Failure, HsmKeyStatus, KeyQuery, KeyStatus, StatementStatus, Status,
+    Agreement, AttestationState, Failure, HsmKeyStatus, KeyQuery, KeyStatus, LimitedCaller, StatementStatus, Status,
     VerificationStatus,
 };
 pub use token::{

@@ -24,6 +24,8 @@ pub const HSMS: &str = "/v1/hsms";
 pub const CHANNEL: &str = "/v1/channel";
 /// `POST`, HSM: [`super::EnrolKeyRequest`].
 pub const KEYS: &str = "/v1/keys";
+/// `POST`, HSM: [`super::CertificateRequest`] to [`super::HsmCertificate`], where the manager speaks TLS.
+pub const CERTIFICATES: &str = "/v1/certificates";
 /// `PUT`, HSM: [`super::SealingKeyAnnouncement`].
 pub const SEALING_KEY: &str = "/v1/sealing-key";
 /// `GET`, HSM: [`super::Holders`].

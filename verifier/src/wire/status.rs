@@ -178,6 +178,21 @@ pub struct Status {
     /// How the checking of proofs goes.
     #[serde(default)]
     pub verification: VerificationStatus,
+    /// Who was turned away for asking too often since the manager started, the most recent first; at most 64 of them.
+    /// Shown to whoever may see every cluster.
+    #[serde(default)]
+    pub limited: Vec<LimitedCaller>,
+}
+
+/// A caller that was turned away for asking too often.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LimitedCaller {
+    /// Who: an HSM, a credential's id, or an address.
+    pub caller: String,
+    /// How often.
+    pub refused: u64,
+    /// When last.
+    pub last_at: Timestamp,
 }
 
 /// How the checking of proofs goes, since the manager started.

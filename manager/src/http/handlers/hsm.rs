@@ -9,7 +9,7 @@ use keywitness_verifier::wire::MAX_BATCH_BODY;
 use super::{Answer, answer, done};
 use crate::{
     Manager,
-    http::auth::{body, body_of, hsm, json, run},
+    http::auth::{body, body_of, envelope_of_peer, envelopes_of_peer, hsm, json, run},
 };
 
 /// Whoever holds a join token: enrols an HSM.
@@ -49,6 +49,14 @@ pub(in crate::http) async fn announce_sealing_key(
     done()
 }
 
+/// HSM: asks for a client certificate.
+pub(in crate::http) async fn certify(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body(payload).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    answer(&run(&manager, move |manager| manager.certify(&caller, &asked)).await?)
+}
+
 /// HSM: who can hold shares.
 pub(in crate::http) async fn holders(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     hsm(&manager, &request, &body(payload).await?).await?;
@@ -86,8 +94,9 @@ pub(in crate::http) async fn challenge(manager: Data<Manager>, request: HttpRequ
 }
 
 /// HSM: submits an envelope, whose identity signature says who it is.
-pub(in crate::http) async fn attest(manager: Data<Manager>, payload: Payload) -> Answer {
+pub(in crate::http) async fn attest(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let bytes = body(payload).await?;
+    envelope_of_peer(&request, &bytes)?;
     answer(&run(&manager, move |manager| manager.attest(&bytes)).await?)
 }
 
@@ -100,7 +109,8 @@ pub(in crate::http) async fn challenges(manager: Data<Manager>, request: HttpReq
 }
 
 /// HSM: submits many envelopes, each of which says whose it is.
-pub(in crate::http) async fn attest_batch(manager: Data<Manager>, payload: Payload) -> Answer {
+pub(in crate::http) async fn attest_batch(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let bytes = body_of(payload, MAX_BATCH_BODY).await?;
+    envelopes_of_peer(&request, &bytes)?;
     answer(&run(&manager, move |manager| manager.attest_batch(&bytes)).await?)
 }

@@ -1,0 +1,244 @@
+//! Connections: how many there may be, how long they may lie idle, and who is at the other end.
+//!
+//! The server itself bounds how long a connection's first head may take, and the wait between requests. Nothing else
+//! bounds the head of a later request: a watchman here closes a connection on which no request is being answered for too
+//! long, whatever drips in.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    io,
+    net::{Shutdown, TcpStream},
+    os::fd::AsFd as _,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::{
+    Error,
+    body::{BodySize, BoxBody, MessageBody},
+    dev::{Extensions, ServiceRequest, ServiceResponse},
+    http::StatusCode,
+    middleware::Next,
+    rt::net::TcpStream as AsyncStream,
+    web::{Bytes, Data},
+};
+use keywitness_circuits::{HsmId, TrustDomain};
+
+use super::problem::Refusal;
+use crate::{Manager, limits::Source, tls};
+
+/// How many connections there may be, and how long one may lie idle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectionsConfig {
+    /// From one address; of IPv6, one /64.
+    pub each: usize,
+    /// In all.
+    pub all: usize,
+    /// How long a connection may be open while no request on it is being answered.
+    pub idle: Duration,
+    /// Whether loopback counts as an address: a proxy in front connects from there for everybody.
+    pub loopback: bool,
+}
+
+impl Default for ConnectionsConfig {
+    /// 256 from one address, 4,096 in all, 30 seconds.
+    fn default() -> Self {
+        Self { each: 256, all: 4096, idle: Duration::from_secs(30), loopback: false }
+    }
+}
+
+/// An open connection.
+struct Entry {
+    /// A second handle of its socket, to close it with.
+    socket: TcpStream,
+    from: Source,
+    /// Requests that are being answered.
+    busy: u32,
+    /// Since when there are none.
+    idle_since: Instant,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    from: HashMap<Source, usize>,
+}
+
+/// Every open connection of one server.
+pub(super) struct Connections {
+    config: ConnectionsConfig,
+    trust_domain: TrustDomain,
+    open: Mutex<Open>,
+}
+
+/// Who is at the other end of a connection, as long as it is open.
+pub(super) struct Peer {
+    connections: Arc<Connections>,
+    id: u64,
+    hsm: Option<HsmId>,
+}
+
+impl Peer {
+    /// The HSM that the connection's client certificate names.
+    pub(super) const fn hsm(&self) -> Option<&HsmId> {
+        self.hsm.as_ref()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut open = self.connections.open();
+        let Some(entry) = open.entries.remove(&self.id) else { return };
+        if let Some(count) = open.from.get_mut(&entry.from) {
+            *count -= 1;
+            if *count == 0 {
+                open.from.remove(&entry.from);
+            }
+        }
+    }
+}
+
+impl Connections {
+    /// None yet; they are watched by a thread until the server is gone.
+    pub(super) fn watched(config: ConnectionsConfig, trust_domain: TrustDomain) -> io::Result<Arc<Self>> {
+        let connections = Arc::new(Self { config, trust_domain, open: Mutex::default() });
+        let watched = Arc::downgrade(&connections);
+        thread::Builder::new().name("keywitness-watch".to_owned()).spawn(move || watch(&watched))?;
+        Ok(connections)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection in, or closes it where there are too many.
+    pub(super) fn accept(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
+        let (stream, hsm) = if let Some(tls) = connection.downcast_ref::<TlsStream<AsyncStream>>() {
+            let (stream, session) = tls.get_ref();
+            let leaf = session.peer_certificates().and_then(<[_]>::first);
+            (stream, leaf.and_then(|leaf| tls::named_hsm(leaf, &self.trust_domain)))
+        } else if let Some(stream) = connection.downcast_ref::<AsyncStream>() {
+            (stream, None)
+        } else {
+            return;
+        };
+        match self.enter(stream, hsm) {
+            Ok(peer) => drop(data.insert(Arc::new(peer))),
+            Err(error) => tracing::debug!(%error, "a connection was closed"),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, stream: &AsyncStream, hsm: Option<HsmId>) -> io::Result<Peer> {
+        let address = stream.peer_addr()?.ip();
+        let (from, counted) = (Source::address(address), self.config.loopback || !address.is_loopback());
+        let socket = TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+        let mut open = self.open();
+        let here = open.from.get(&from).copied().unwrap_or(0);
+        if open.entries.len() >= self.config.all || (counted && here >= self.config.each) {
+            socket.shutdown(Shutdown::Both)?;
+            return Err(io::Error::other(format!(
+                "{from} has {here} connections, and all have {}",
+                open.entries.len()
+            )));
+        }
+        let id = open.next;
+        open.next += 1;
+        open.from.insert(from.clone(), here + 1);
+        open.entries.insert(id, Entry { socket, from, busy: 0, idle_since: Instant::now() });
+        Ok(Peer { connections: Arc::clone(self), id, hsm })
+    }
+
+    fn close_idle(&self) {
+        for entry in self.open().entries.values() {
+            if entry.busy == 0 && entry.idle_since.elapsed() > self.config.idle {
+                // Its task sees the end, and lets it go.
+                let _gone = entry.socket.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
+fn watch(connections: &Weak<Connections>) {
+    while let Some(connections) = connections.upgrade() {
+        connections.close_idle();
+        let pause = (connections.config.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        drop(connections);
+        thread::sleep(pause);
+    }
+}
+
+/// While this lives, a request is being answered on a connection.
+struct Busy(Arc<Peer>);
+
+impl Busy {
+    fn new(peer: Arc<Peer>) -> Self {
+        if let Some(entry) = peer.connections.open().entries.get_mut(&peer.id) {
+            entry.busy += 1;
+        }
+        Self(peer)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(entry) = self.0.connections.open().entries.get_mut(&self.0.id) {
+            entry.busy -= 1;
+            entry.idle_since = Instant::now();
+        }
+    }
+}
+
+/// A body that keeps its connection busy until all of it was taken.
+struct Held {
+    body: BoxBody,
+    _busy: Option<Busy>,
+}
+
+impl MessageBody for Held {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+
+    fn try_into_bytes(self) -> Result<Bytes, Self> {
+        self.body.try_into_bytes().map_err(|body| Self { body, _busy: self._busy })
+    }
+}
+
+/// Lets a request in while its address has a budget left, and charges the address for mistakes.
+pub(super) async fn admit(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    let busy = request.conn_data::<Arc<Peer>>().cloned().map(Busy::new);
+    let manager = request.app_data::<Data<Manager>>().cloned();
+    let address = request.peer_addr().map(|address| Source::address(address.ip()));
+    let (Some(manager), Some(address)) = (manager, address) else { return next.call(request).await };
+    if let Err(problem) = manager.limits().spend(&address, 1, manager.clock().now()) {
+        return Ok(request.error_response(Refusal(problem)));
+    }
+    let response = next.call(request).await?;
+    if is_mistake(response.status()) {
+        manager.limits().mistake(&address);
+    }
+    Ok(response.map_body(|_, body| BoxBody::new(Held { body, _busy: busy })))
+}
+
+/// Whether an answer says that the caller could not be authenticated or understood.
+fn is_mistake(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+    )
+}
