@@ -221,7 +221,7 @@ fn a_revoked_key_is_refused(data: &Path) {
 
 #[test]
 fn agents_join_a_manager_of_their_own() {
-    let manager = Manager::start(&["--record-ttl", "20s", "--challenge-ttl", "10s"]);
+    let manager = Manager::start(&["--record-ttl", "20s", "--challenge-ttl", "10s", "--tls", "always"]);
     let data = manager.data.as_path();
     let secrets = tempfile::tempdir().unwrap();
     let path = |name: &str| secrets.path().join(name).to_str().unwrap().to_owned();

@@ -137,7 +137,11 @@ impl Manager {
 
     pub(crate) fn anonymous(&self) -> ManagerClient {
         let address = std::fs::read_to_string(self.data.join("manager.address")).unwrap();
-        ManagerClient::new(address.trim()).unwrap()
+        let client = ManagerClient::new(address.trim()).unwrap();
+        if !client.is_secure() {
+            return client;
+        }
+        client.with_roots(&std::fs::read_to_string(self.data.join("manager/manager.ca.pem")).unwrap()).unwrap()
     }
 
     pub(crate) fn operator(&self) -> ManagerClient {

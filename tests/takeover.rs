@@ -3,8 +3,8 @@
 use keywitness_circuits::{Digest, Envelope, KeyAlgorithm, Nonce, Timestamp, codec::Canonical};
 use keywitness_verifier::client::ClientError;
 use keywitness_verifier::wire::{
-    AttestationState, EventKind, KeyQuery, KeyStatus, ProblemKind, RevocationTarget, RevokeRequest, Role, TokenRequest,
-    TokenResponse, path,
+    AttestationState, CredentialRequest, EventKind, KeyQuery, KeyStatus, ProblemKind, RevocationTarget, RevokeRequest,
+    Role, TokenRequest, TokenResponse, path,
 };
 
 use crate::support::{Hsm, Key, Manager, enrol_request, problem};
@@ -302,4 +302,30 @@ fn roles_bound_what_a_credential_may_do() {
     assert_eq!(problem(manager.with_role(Role::Client).events(0)), ProblemKind::Forbidden);
     assert_eq!(problem(manager.anonymous().status()), ProblemKind::Unauthenticated);
     assert_eq!(problem(manager.anonymous().with_credential("kw_client_x").status()), ProblemKind::Unauthenticated);
+}
+
+#[test]
+fn a_credential_opens_its_clusters_until_it_is_withdrawn() {
+    let mut manager = Manager::start(&["--tls", "always"]);
+    let (a, _) = pair(&manager);
+    a.attest(&SHARED).unwrap();
+    let query = KeyQuery { key: "shared".parse().unwrap(), cluster: None, hsm: None, max_age: None };
+    let make = |cluster: &str| {
+        let clusters = Some(vec![cluster.parse().unwrap()]);
+        let request = CredentialRequest { clusters, ..CredentialRequest::new("shop", Role::Client) };
+        manager.operator().credential(&request).unwrap()
+    };
+    let (own, foreign) = (make("payments"), make("wallets"));
+    let ask = |manager: &Manager, secret: &str| manager.anonymous().with_credential(secret).attested(&query);
+    assert!(ask(&manager, &own.secret).unwrap().attested);
+    assert_eq!(problem(ask(&manager, &foreign.secret)), ProblemKind::NotFound);
+    assert!(manager.anonymous().with_credential(&foreign.secret).status().unwrap().keys.is_empty());
+    manager.operator().withdraw_credential(own.id).unwrap();
+    assert_eq!(problem(ask(&manager, &own.secret)), ProblemKind::Unauthenticated);
+    let client = manager.anonymous().with_credential(&foreign.secret);
+    assert_eq!(problem(client.withdraw_credential(own.id)), ProblemKind::Forbidden);
+    manager.kill_and_restart();
+    assert_eq!(problem(ask(&manager, &own.secret)), ProblemKind::Unauthenticated);
+    let listed = manager.operator().credentials().unwrap().credentials;
+    assert!(listed.iter().any(|info| info.id == own.id && info.withdrawn_at.is_some()));
 }
