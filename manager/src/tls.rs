@@ -16,8 +16,8 @@ use std::{
 
 use keywitness_circuits::{HsmId, Timestamp, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
 };
 use rustls::{
     RootCertStore, ServerConfig,
@@ -26,7 +26,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
-use x509_parser::{extensions::GeneralName, prelude::FromDer};
+use webpki::EndEntityCert;
 
 use crate::{clock::Clock, error::StartError, files};
 
@@ -113,13 +113,10 @@ fn hsm_uri(trust_domain: &TrustDomain, hsm: &HsmId) -> String {
 /// The HSM that a client certificate names, if it names one of this trust domain. The certificate's chain was
 /// checked before.
 pub fn named_hsm(certificate: &[u8], trust_domain: &TrustDomain) -> Option<HsmId> {
-    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
+    let certificate = CertificateDer::from(certificate);
+    let certificate = EndEntityCert::try_from(&certificate).ok()?;
     let prefix = format!("urn:keywitness:{trust_domain}:hsm:");
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(&prefix)?.parse().ok(),
-        _ => None,
-    })
+    certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(&prefix)?.parse().ok())
 }
 
 fn failed(error: impl fmt::Display) -> StartError {
@@ -151,21 +148,28 @@ impl Authority {
         let key = read(&key_path)?.ok_or_else(|| missing(&key_path))?;
         let key = KeyPair::from_pem(&key).map_err(failed)?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(failed)?;
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&certificate).map_err(failed)?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
+        let parsed = EndEntityCert::try_from(&certificate).map_err(failed)?;
+        if *parsed.subject_public_key_info() != key.subject_public_key_info() {
             return Err(failed(format!("{} is not the key of {}", key_path.display(), path.display())));
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(failed)?;
+        let issuer = Issuer::new(Self::params(trust_domain), key);
         Ok(Self { issuer, certificate, path, trust_domain: trust_domain.clone() })
+    }
+
+    /// What the authority's certificate says, and its signatures rest on: the same for a trust domain at every start.
+    fn params(trust_domain: &TrustDomain) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("Keywitness manager of {trust_domain}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
     }
 
     /// The key is on disk before the certificate, which says that all is there.
     fn make(directory: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<(), StartError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("Keywitness manager of {trust_domain}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let mut params = Self::params(trust_domain);
         (params.not_before, params.not_after) = validity(now, CA_LIFE);
         let certificate = params.self_signed(&key).map_err(failed)?;
         for (name, content) in [(CA_KEY_FILE, key.serialize_pem()), (CA_FILE, certificate.pem())] {
@@ -205,9 +209,7 @@ impl Authority {
     /// # Errors
     /// Words for the caller where the key is not a P-256 key.
     pub fn hsm(&self, hsm: &HsmId, spki: &[u8], now: Timestamp) -> Result<CertificateDer<'static>, String> {
-        use p256::pkcs8::DecodePublicKey as _;
-        p256::PublicKey::from_public_key_der(spki).map_err(|_| "the key is no P-256 key (SPKI, DER)".to_owned())?;
-        let key = SubjectPublicKeyInfo::from_der(spki).map_err(|error| error.to_string())?;
+        let key = TlsKey::from_spki(spki)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, hsm.as_str());
         let uri = hsm_uri(&self.trust_domain, hsm).try_into().map_err(|error: rcgen::Error| error.to_string())?;
@@ -247,6 +249,28 @@ impl Authority {
         let builder =
             ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions).map_err(failed)?;
         Ok(builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(identity)))
+    }
+}
+
+/// A P-256 key that the manager has not the secret of: an uncompressed point, SEC1.
+struct TlsKey(Vec<u8>);
+
+impl TlsKey {
+    fn from_spki(spki: &[u8]) -> Result<Self, String> {
+        use p256::{elliptic_curve::sec1::ToEncodedPoint as _, pkcs8::DecodePublicKey as _};
+        let key = p256::PublicKey::from_public_key_der(spki);
+        let key = key.map_err(|_| "the key is no P-256 key (SPKI, DER)".to_owned())?;
+        Ok(Self(key.to_encoded_point(false).as_bytes().to_vec()))
+    }
+}
+
+impl PublicKeyData for TlsKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
     }
 }
 
@@ -408,9 +432,6 @@ mod tests {
         let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
         std::fs::write(&key, other).unwrap();
         assert!(Authority::open(directory.path(), &"acme.example".parse().unwrap(), NOW).is_err());
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&made).unwrap();
-        let constraints = parsed.basic_constraints().unwrap().unwrap();
-        assert_eq!((constraints.value.ca, constraints.value.path_len_constraint), (true, Some(0)));
     }
 
     #[test]
