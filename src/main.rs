@@ -4,6 +4,7 @@
 mod output;
 
 mod agent;
+mod alerts;
 mod attest;
 mod audit;
 mod backup;
@@ -82,6 +83,9 @@ enum Command {
     Key(key::Args),
     Attest(attest::Args),
     Status(status::Args),
+    Alerts(alerts::AlertsArgs),
+    Events(alerts::EventsArgs),
+    Migration(alerts::MigrationArgs),
     Token(token::Args),
     TokenKey(token_key::Args),
     Sign(sign::Args),
@@ -119,6 +123,9 @@ fn main() -> ExitCode {
         Command::Key(args) => key::run(global, args),
         Command::Attest(args) => attest::run(global, args),
         Command::Status(args) => status::run(global, args),
+        Command::Alerts(args) => alerts::alerts(global, args),
+        Command::Events(args) => alerts::events(global, args),
+        Command::Migration(args) => alerts::migration(global, args),
         Command::Token(args) => token::run(global, args),
         Command::TokenKey(args) => token_key::run(global, args),
         Command::Sign(args) => sign::run(global, args),

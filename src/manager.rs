@@ -185,7 +185,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     config.public_url.get_or_insert(listening);
     let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
     let operator = manager.operator_credential_path();
-    let keeper = keywitness_manager::log_keeper::LogKeeper::start(Arc::clone(&manager))?;
+    let background = manager.background()?;
     let stop = keywitness_prover::Stop::new();
     output::stop_on_signal(&stop)?;
     let authority = manager.authority().path().to_owned();
@@ -209,7 +209,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     manager.drain();
     std::thread::sleep(Duration::from_secs(settings.drain));
     let stopped = server.stop();
-    drop(keeper);
+    drop(background);
     // The last that holds the manager: its ledger writes what was submitted, and ends.
     drop(manager);
     tracing::info!("stopped");

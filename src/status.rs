@@ -49,7 +49,7 @@ fn everything(global: &Global, args: &Args) -> anyhow::Result<()> {
             output::printable(&revocation.reason.to_string())
         );
     }
-    say!("events: {}, fraud alerts: {}", status.events, status.alerts);
+    say!("events: {}, fraud alerts: {}, open: {}", status.events, status.alerts, status.open_alerts);
     let checking = &status.verification;
     say!(
         "proofs: {} waiting, {:.1} checked at once, {} turned away, {} HSMs checked apart",

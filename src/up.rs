@@ -12,7 +12,7 @@ use anyhow::Context;
 use data_encoding::BASE64URL_NOPAD;
 use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::{KeyAlgorithm, Parameters, Timestamp};
-use keywitness_manager::{Config, Manager, SteadyClock, http};
+use keywitness_manager::{Config, Manager, SteadyClock, background::Background, http};
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
@@ -77,7 +77,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 
     let parameters = Parameters::transparent().with_groth16(manager::groth16(global, None)?);
     let started = Instant::now();
-    let server = start_manager(&paths, args, parameters.clone())?;
+    let (server, _background) = start_manager(&paths, args, parameters.clone())?;
     let address = format!("http://{}", server.address());
     data::write_private(&paths.manager_address(), &address)?;
     let people = People::new(&paths, &ManagerClient::new(&address)?)?;
@@ -104,7 +104,11 @@ impl Cluster {
     const MANAGER: &'static str = "manager-1";
 }
 
-fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) -> anyhow::Result<http::Server> {
+fn start_manager(
+    paths: &data::Data<'_>,
+    args: &Args,
+    parameters: Parameters,
+) -> anyhow::Result<(http::Server, Background)> {
     let config = Config {
         record_ttl: args.record_ttl.as_secs(),
         ..Config::new(paths.manager(), Cluster::TRUST_DOMAIN.parse()?, Cluster::MANAGER.parse()?)
@@ -118,8 +122,10 @@ fn start_manager(paths: &data::Data<'_>, args: &Args, parameters: Parameters) ->
         Err(error) => return Err(error).context(format!("cannot listen on port {}", args.port)),
     };
     let config = Config { public_url: Some(crate::manager::reachable(listener.local_addr()?, false)), ..config };
-    let manager = Manager::open(args.verification.apply(config), parameters, Arc::new(SteadyClock::default()))?;
-    Ok(http::serve(Arc::new(manager), listener)?)
+    let clock = Arc::new(SteadyClock::default());
+    let manager = Arc::new(Manager::open(args.verification.apply(config), parameters, clock)?);
+    let background = manager.background()?;
+    Ok((http::serve(manager, listener)?, background))
 }
 
 /// Who asks the manager for what. Their credentials are kept in the data directory.

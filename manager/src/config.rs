@@ -17,7 +17,7 @@ use keywitness_verifier::{
 use crate::{
     error::StartError,
     http::{self, ConnectionsConfig},
-    ledger::Configuration,
+    ledger::{Configuration, fraud::policy::FraudPolicy},
     limits::LimitsConfig,
     store,
     tls::{TlsConfig, TlsMode},
@@ -51,14 +51,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// How long a status list lasts, in seconds: within that time whoever checks one sees a revocation.
     pub status_ttl: u64,
-    /// How many failures of one HSM within `failure_window` are a fraud event.
-    pub failures: u32,
-    /// That window, in seconds.
-    pub failure_window: u64,
-    /// Attempts with something revoked are forgiven for this long after the revocation, in seconds.
-    pub revoked_grace: u64,
-    /// How many attempts after that are a fraud event.
-    pub revoked_attempts: u32,
+    /// What the fraud rules go by.
+    pub fraud: FraudPolicy,
     /// Serve beyond loopback with Groth16 parameters that one party may have made.
     pub allow_development_parameters: bool,
     /// Digests of Groth16 parameter files of which the operator knows how they were made; none means that any may be loaded.
@@ -90,8 +84,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults: both suites, records of 10 minutes, challenges of 1, tokens of 5; 5 failures in 10
-    /// minutes, or 3 attempts a minute or more after a revocation, raise an event. Proofs are checked on every core, and
+    /// The defaults: both suites, records of 10 minutes, challenges of 1, tokens of 5, and every fraud
+    /// rule as [`FraudPolicy::default`] has it. Proofs are checked on every core, and
     /// 128 may wait for each core, but 256 to 1,024.
     pub fn new(data_dir: impl Into<PathBuf>, trust_domain: TrustDomain, manager: ManagerId) -> Self {
         Self {
@@ -104,10 +98,7 @@ impl Config {
             token_ttl: 300,
             public_url: None,
             status_ttl: 60,
-            failures: 5,
-            failure_window: 600,
-            revoked_grace: 60,
-            revoked_attempts: 5,
+            fraud: FraudPolicy::default(),
             allow_development_parameters: false,
             pinned_parameters: Vec::new(),
             allow_plaintext: false,
@@ -198,18 +189,12 @@ impl Config {
                 self.challenge_ttl == 0 || self.record_ttl <= self.challenge_ttl || self.record_ttl > MAX_RECORD_TTL,
                 "record-ttl must be greater than challenge-ttl, at most 24 hours, and neither zero",
             ),
-            (
-                self.token_ttl == 0
-                    || self.status_ttl == 0
-                    || self.failures == 0
-                    || self.failure_window == 0
-                    || self.revoked_attempts == 0,
-                "token-ttl, status-ttl, failures, failure-window and revoked-attempts must not be zero",
-            ),
             (self.tls.certificate.is_some() != self.tls.key.is_some(), "tls: give certificate and key, or neither"),
+            (self.token_ttl == 0 || self.status_ttl == 0, "token-ttl and status-ttl must not be zero"),
             (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
         ];
-        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned()).collect()
+        let rules = rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned());
+        rules.chain(self.fraud.check().err()).collect()
     }
 
     /// The part of this configuration that deterministic rules read.
@@ -246,10 +231,7 @@ impl Config {
             suites,
             record_ttl: self.record_ttl,
             challenge_ttl: self.challenge_ttl,
-            failures: self.failures,
-            failure_window: self.failure_window,
-            revoked_grace: self.revoked_grace,
-            revoked_attempts: self.revoked_attempts,
+            fraud: self.fraud.clone(),
             // Every HSM attests at least once while its record lasts, and so at least once in a round.
             beacon_period: self.record_ttl,
         })
@@ -286,7 +268,10 @@ fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<Statement
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use keywitness_verifier::wire::Rule;
+
     use super::*;
+    use crate::ledger::fraud::policy::RuleChange;
 
     fn config() -> Config {
         Config::new("/nowhere", "acme.example".parse().unwrap(), "m1".parse().unwrap())
@@ -354,6 +339,7 @@ mod tests {
         assert_eq!(configuration.statements.len(), 10);
         let offered = |kind| configuration.verifying_key(kind).is_some();
         assert!(offered(Kind::ManyKeysHalo2) && !offered(Kind::ManyKeysGroth16));
+        let no_failure = RuleChange { threshold: Some(0), ..RuleChange::default() };
         for wrong in [
             Config { suites: vec![], ..halo2.clone() },
             Config { suites: vec![Suite::PublicKey], ..halo2.clone() },
@@ -364,7 +350,7 @@ mod tests {
             Config { token_ttl: 0, ..halo2.clone() },
             Config { verify_threads: 0, ..halo2.clone() },
             Config { verify_queue: 0, ..halo2.clone() },
-            Config { failures: 0, ..halo2 },
+            Config { fraud: halo2.fraud.clone().with(Rule::RepeatedFailures, no_failure), ..halo2 },
         ] {
             assert!(matches!(wrong.configuration(&parameters), Err(StartError::Refused(_))));
         }

@@ -4,13 +4,13 @@
 //! in-process too, as the command line does for its operator.
 
 pub mod audit;
+pub mod background;
 pub mod clock;
 pub mod config;
 mod error;
 mod files;
 pub mod http;
 pub mod ledger;
-pub mod log_keeper;
 pub mod limits;
 pub mod log_signer;
 pub mod metrics;

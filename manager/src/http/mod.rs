@@ -188,6 +188,10 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::BACKUPS, web::post().to(handlers::operator::back_up));
     route(path::STATUS, web::get().to(handlers::client::status));
     route(path::EVENTS, web::get().to(handlers::client::events));
+    route(path::EVENT_STREAM, web::get().to(handlers::stream::events));
+    route(path::ALERTS, web::get().to(handlers::fraud::alerts));
+    route(path::ALERT, web::get().to(handlers::fraud::alert));
+    route(path::ACKNOWLEDGEMENT, web::post().to(handlers::fraud::acknowledge));
     route(path::LOG_KEY, web::get().to(handlers::log::key));
     route(path::CHECKPOINT, web::get().to(handlers::log::checkpoint));
     route(path::COSIGNED, web::get().to(handlers::log::cosigned));
@@ -202,6 +206,12 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         web::resource(path::SEALS)
             .route(web::post().to(handlers::log::seal))
             .route(web::get().to(handlers::log::seals))
+            .default_service(refuse()),
+    );
+    app.service(
+        web::resource(path::MIGRATIONS)
+            .route(web::post().to(handlers::fraud::declare))
+            .route(web::get().to(handlers::fraud::migrations))
             .default_service(refuse()),
     );
     app.service(

@@ -144,6 +144,7 @@ fn every_path_lets_in_exactly_whom_it_documents() {
     let roles = Role::ALL;
     let secrets = roles.map(|role| (role, api.credential(role)));
     let attested = format!("{}?key=k", path::ATTESTED);
+    let watchers: &[Role] = &[Role::Operator, Role::Viewer, Role::Auditor];
     let guarded: &[(&str, &str, &[Role])] = &[
         ("POST", path::BACKUPS, &[Role::Operator]),
         ("POST", path::JOIN_TOKENS, &[Role::Operator]),
@@ -160,14 +161,20 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("GET", &attested, &roles),
         ("POST", path::ATTESTED, &roles),
         ("GET", path::STATUS, &roles),
-        ("GET", path::METRICS, &[Role::Operator, Role::Viewer, Role::Auditor]),
-        ("GET", path::EVENTS, &[Role::Operator, Role::Viewer, Role::Auditor]),
+        ("GET", path::METRICS, watchers),
         ("GET", path::OPENINGS, &[Role::Auditor]),
         ("POST", path::COSIGNATURES, &[Role::Auditor]),
         ("GET", "/v1/log/snapshots/1", &[Role::Auditor]),
         ("GET", path::SEALS, &[Role::Operator, Role::Auditor]),
         ("POST", path::SEALS, &[Role::Operator]),
         ("POST", path::RETENTION, &[Role::Operator]),
+        ("GET", path::EVENTS, watchers),
+        ("GET", path::ALERTS, watchers),
+        ("GET", "/v1/alerts/1", watchers),
+        ("POST", "/v1/alerts/1/acknowledgement", &[Role::Operator]),
+        ("POST", path::MIGRATIONS, &[Role::Operator]),
+        ("GET", path::MIGRATIONS, watchers),
+        ("GET", "/v1/events/stream?after=x", watchers),
     ];
     for &(method, target, allowed) in guarded {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);

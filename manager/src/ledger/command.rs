@@ -4,13 +4,13 @@ use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, 
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
-        Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Problem, ProblemKind, Reason,
+        Alert, Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Migrant, Migration, Problem, ProblemKind, Reason,
         Record, Revocation, RevocationTarget, Role, StatementInfo, TokenAlgorithm,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::{apply::challenges::nonces, state::SharingId};
+use super::{apply::challenges::nonces, fraud::policy::FraudPolicy, state::SharingId};
 
 /// The policy that deterministic rules read: part of the state, so that a replay reads the same.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -27,14 +27,8 @@ pub struct Configuration {
     pub record_ttl: u64,
     /// How long a challenge can be answered, in seconds.
     pub challenge_ttl: u64,
-    /// How many failures of one HSM within [`Self::failure_window`] are a fraud event.
-    pub failures: u32,
-    /// The window, in seconds.
-    pub failure_window: u64,
-    /// Attempts with something revoked are forgiven for this long after the revocation, in seconds.
-    pub revoked_grace: u64,
-    /// How many attempts after that are a fraud event.
-    pub revoked_attempts: u32,
+    /// What the fraud rules go by.
+    pub fraud: FraudPolicy,
     /// How long a beacon round lasts, in seconds.
     pub beacon_period: u64,
 }
@@ -273,6 +267,42 @@ pub enum Command {
         /// For how many seconds after that the other stays published.
         keep: u64,
     },
+    /// Notes that somebody has seen to an alert.
+    AcknowledgeAlert {
+        /// Its number.
+        alert: u64,
+        /// The name of the credential.
+        by: String,
+        /// What they found.
+        note: String,
+    },
+    /// Lets what one cluster has be proven in another too, for some time.
+    DeclareMigration {
+        /// What moves.
+        what: Migrant,
+        /// The cluster that has it.
+        from: ClusterId,
+        /// The cluster that will have it.
+        to: ClusterId,
+        /// How long both may have it, in seconds.
+        valid_for: u64,
+        /// The name of the credential.
+        by: String,
+    },
+    /// Looks at the deadlines that have come.
+    Tick {
+        /// Since when the manager has been able to hear HSMs without a break.
+        receiving_since: Timestamp,
+    },
+    /// Notes that an HSM signed a request at a time that is too far from the manager's.
+    ReportSkew {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who signed it.
+        hsm: HsmId,
+        /// When, by its clock.
+        created: Timestamp,
+    },
 }
 
 impl Command {
@@ -301,6 +331,10 @@ impl Command {
             Self::Prune { .. } => "prune",
             Self::Restored => "restored",
             Self::AddTokenKey { .. } => "add-token-key",
+            Self::AcknowledgeAlert { .. } => "acknowledge-alert",
+            Self::DeclareMigration { .. } => "declare-migration",
+            Self::Tick { .. } => "tick",
+            Self::ReportSkew { .. } => "report-skew",
         }
     }
 
@@ -336,6 +370,10 @@ pub enum Outcome {
     Refused(Problem),
     /// Challenges were given, but for those items that were refused.
     Challenges(ChallengesGiven),
+    /// An alert, as it stands.
+    Alert(Box<Alert>),
+    /// A migration was declared.
+    Migration(Box<Migration>),
 }
 
 /// What a batch of challenges came to. Says no more than what does not follow from the request, since it is kept twice.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     apply::{Moment, apply},
     command::{Command, Outcome},
-    merkle,
+    fraud, merkle,
     state::{self, State, corrupt, decode, encode, key},
     tables::{Fault, Rows, Table, Tables},
 };
@@ -93,15 +93,11 @@ pub fn execute(
     let at = clock.max(head.at);
     let sequence = head.sequence + 1;
     forget(tables, at, forgets(&submission.command))?;
-    let (outcome, kinds) = apply(tables, &submission.command, Moment { at, sequence })?;
-    let mut events = Vec::with_capacity(kinds.len());
-    for kind in kinds {
-        head.events += 1;
-        head.alerts += u64::from(kind.is_fraud());
-        let event = Event { number: head.events, at, kind };
-        let bytes = serde_json::to_vec(&event).map_err(|error| corrupt(Table::Events, error))?;
+    let (outcome, happened) = apply(tables, &submission.command, Moment { at, sequence })?;
+    let events = fraud::numbered(&mut head, happened, at);
+    for event in &events {
+        let bytes = serde_json::to_vec(event).map_err(|error| corrupt(Table::Events, error))?;
         tables.put(Table::Events, &key::number(event.number), &bytes)?;
-        events.push(event);
     }
     let entry = Entry { at, submission, outcome };
     let leaf = leaf(sequence, &entry)?;

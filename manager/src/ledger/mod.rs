@@ -7,7 +7,7 @@
 pub mod apply;
 mod command;
 pub mod embedded;
-mod fraud;
+pub mod fraud;
 pub mod log;
 pub mod merkle;
 mod observe;

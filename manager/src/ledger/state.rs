@@ -1,6 +1,7 @@
 //! The state's rows: typed, and encoded with postcard, which has one encoding for one value.
 
 pub mod access;
+pub mod fraud;
 pub mod key;
 pub mod log;
 mod restoration;
@@ -16,6 +17,7 @@ use keywitness_verifier::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use self::fraud::Window;
 use super::{
     command::{Configuration, Outcome},
     tables::{Fault, Rows, Table, Tables},
@@ -98,7 +100,7 @@ pub struct Head {
     pub at: Timestamp,
     /// Number of the newest event.
     pub events: u64,
-    /// How many events are fraud events.
+    /// How many alerts were raised.
     pub alerts: u64,
 }
 
@@ -317,21 +319,11 @@ pub struct FailureRow {
 
 /// The latest failures of an HSM.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct FailureWindow {
-    /// When, oldest first; never more than the threshold.
-    pub at: Vec<Timestamp>,
-    /// When the last fraud event was raised.
-    pub raised: Option<Timestamp>,
-}
+pub struct FailureWindow(pub Window);
 
-/// Attempts of one HSM with something revoked, after the grace and within the window.
+/// Attempts of one HSM with something revoked, after the grace.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct RevokedAttempts {
-    /// When they were made; at most as many as raise the event.
-    pub at: Vec<Timestamp>,
-    /// Whether the event was raised.
-    pub raised: bool,
-}
+pub struct RevokedAttempts(pub Window);
 
 /// A fingerprint that no key may have any more, under whatever name: the first revocation that hit it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -395,6 +387,15 @@ impl State<'_> {
     pub fn entries<R: Row>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, Fault> {
         let rows = self.0.range(R::TABLE, prefix, prefix, usize::MAX)?;
         rows.into_iter().map(|(place, value)| Ok((place, decode(R::TABLE, &value)?))).collect()
+    }
+
+    /// The first rows whose keys begin with `prefix`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn some<R: Row>(&self, prefix: &[u8], limit: usize) -> Result<Vec<R>, Fault> {
+        let rows = self.0.range(R::TABLE, prefix, prefix, limit)?;
+        rows.iter().map(|(_, value)| decode(R::TABLE, value)).collect()
     }
 
     /// The policy in force.

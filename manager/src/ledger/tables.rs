@@ -136,6 +136,18 @@ tables! {
     VerifyingKeys = 32, "verifying-keys";
     /// Sequence number -> a key that signs tokens.
     TokenKeys = 33, "token-keys";
+    /// Number -> alert.
+    Alerts = 36, "alerts";
+    /// One row: how many alerts and migrations there are.
+    FraudCounts = 37, "fraud-counts";
+    /// Number -> declared migration.
+    Migrations = 38, "migrations";
+    /// Fingerprint, cluster, HSM: a holder in the old cluster of a migration, and when it must have stopped.
+    MigrationNotes = 39, "migration-notes";
+    /// What rules watch: a tag, then what the rule counts by.
+    FraudWatches = 40, "fraud-watches";
+    /// Time, what: what is looked at once that time has come.
+    Deadlines = 41, "deadlines";
     /// One row: the log's Merkle tree, as far as it must be known to go on.
     Frontier = 44, "log-frontier";
     /// Level, index -> the hash of a perfect subtree of height 8·level of the log's Merkle tree, from level 1 on.

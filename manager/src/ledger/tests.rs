@@ -15,7 +15,7 @@ use super::{
 use crate::{
     service::{
         testing::{Caller, TestHsm, TestKey, World, refused, submit},
-        tests::{batch, many, sharing, standing, statements},
+        tests::{batch, many, rules, sharing, standing, statements},
     },
     store::{FILE, Redb},
 };
@@ -64,6 +64,7 @@ fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
     statements::bustle(&world);
     many::bustle(&world);
     standing::bustle(&world);
+    rules::bustle(&world);
     batch::bustle(&world);
     bustle(&world);
     // More than a tile of the log, a seal, and openings that are deleted behind it.

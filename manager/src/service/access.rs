@@ -207,6 +207,7 @@ impl Manager {
                 "the request was made at {} by the HSM's clock, and it is {} by the manager's; set the HSM's clock",
                 auth.created.0, now.0
             );
+            self.report_skew(state, &auth.hsm, (auth.digest(&parts), auth.created));
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
         // Whether it was answered before is forgotten, so it must be signed anew.

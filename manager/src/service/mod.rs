@@ -10,6 +10,7 @@ mod bundle;
 mod challenge;
 mod credential;
 mod enrol;
+mod fraud;
 mod health;
 pub(crate) mod log;
 mod revoke;
@@ -213,6 +214,11 @@ impl Manager {
             Outcome::Refused(problem) => Err(problem),
             outcome => Ok(outcome),
         }
+    }
+
+    /// The clock that it goes by.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
     }
 
     /// The manager's time: its clock's, but never before the newest command.

@@ -16,7 +16,7 @@ use crate::ledger::{
     Configuration, Fault,
     apply::beacon,
     log,
-    state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, key},
+    state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, fraud::FraudCounts, key},
 };
 
 /// Most events in one page.
@@ -215,7 +215,8 @@ impl Manager {
         let mut revocations = state.revocations()?;
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
-        Ok(Status { now, trust_domain, keys, revocations, events, alerts, verification, limited })
+        let open_alerts = state.get::<FraudCounts>(key::ONLY)?.unwrap_or_default().open;
+        Ok(Status { now, trust_domain, keys, revocations, events, alerts, open_alerts, verification, limited })
     }
 
     /// The events in the caller's clusters among the 1,000 after number `after`. For operators, viewers and auditors.

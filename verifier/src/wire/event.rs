@@ -1,9 +1,9 @@
 //! What can happen, and be told: events in order.
 
-use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, Nonce, Timestamp};
+use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, Kind, Nonce, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRef, ProblemKind, Reason, RevocationTarget};
+use super::{KeyRef, Migration, ProblemKind, Reason, RevocationTarget, Rule};
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -12,6 +12,9 @@ pub struct Event {
     pub number: u64,
     /// When.
     pub at: Timestamp,
+    /// Number of the alert that it raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert: Option<u64>,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
@@ -159,26 +162,113 @@ pub enum EventKind {
         /// How many attempts since the revocation.
         attempts: u32,
     },
+    /// Fraud, or a fault of this manager: many HSMs keep failing at once.
+    FleetFailures {
+        /// The HSMs.
+        hsms: Vec<HsmId>,
+        /// The window, in seconds.
+        window: u64,
+    },
+    /// Fraud: an HSM proves one key faster than any agent does.
+    ImpossiblePace {
+        /// The HSM.
+        hsm: HsmId,
+        /// The key.
+        key: KeyRef,
+        /// The statement.
+        statement: Kind,
+        /// How many proofs were accepted within the window.
+        proofs: u32,
+        /// The window, in seconds.
+        window: u64,
+        /// Digest of the last envelope.
+        envelope: Digest,
+    },
+    /// Fraud: the clock of an HSM keeps differing from the manager's, while another HSM's does not.
+    ClockSkew {
+        /// The HSM.
+        hsm: HsmId,
+        /// By how many seconds the HSM's clock is ahead.
+        ahead: i64,
+        /// How many requests of it were refused for that within the window.
+        requests: u32,
+        /// The window, in seconds.
+        window: u64,
+    },
+    /// Fraud, or a fault of this manager: every HSM that calls has another time than the manager.
+    ManagerClock {
+        /// The HSMs.
+        hsms: Vec<HsmId>,
+        /// By how many seconds the clock of the last of them is ahead.
+        ahead: i64,
+        /// The window, in seconds.
+        window: u64,
+    },
+    /// Fraud: an HSM has proven nothing for long after its last record expired.
+    SilentHsm {
+        /// The HSM.
+        hsm: HsmId,
+        /// When it last proved something.
+        last_proof: Timestamp,
+        /// When its last record expired.
+        expired_at: Timestamp,
+    },
+    /// Somebody has seen to an alert.
+    AlertAcknowledged {
+        /// The alert.
+        alert: u64,
+        /// The name of the credential.
+        by: String,
+        /// What they found.
+        note: String,
+    },
+    /// A migration was declared.
+    MigrationDeclared {
+        /// The migration.
+        migration: Migration,
+    },
+    /// One fingerprint was proven in two clusters, as a declared migration allows.
+    MigrationSighting {
+        /// The holder in the old cluster.
+        earlier: Sighting,
+        /// The one in the new cluster.
+        later: Sighting,
+        /// The migration.
+        migration: u64,
+    },
 }
 
 impl EventKind {
-    /// Whether this is a fraud event.
-    pub const fn is_fraud(&self) -> bool {
-        match self {
+    /// The rule that raises it, if one does.
+    pub const fn rule(&self) -> Option<Rule> {
+        Some(match self {
             Self::HsmEnrolled { .. }
             | Self::SharingEnrolled { .. }
             | Self::Revoked { .. }
             | Self::Suspended { .. }
-            | Self::Reinstated { .. } => false,
-            Self::ForeignCluster { .. }
-            | Self::Drift { .. }
-            | Self::TagsDiffer { .. }
-            | Self::FaultyDealing { .. }
-            | Self::UnfoundedComplaint { .. }
-            | Self::RepeatedFailures { .. }
-            | Self::Replay { .. }
-            | Self::RevokedPersists { .. } => true,
-        }
+            | Self::Reinstated { .. }
+            | Self::AlertAcknowledged { .. }
+            | Self::MigrationDeclared { .. }
+            | Self::MigrationSighting { .. } => return None,
+            Self::ForeignCluster { .. } => Rule::ForeignCluster,
+            Self::Drift { .. } => Rule::Drift,
+            Self::TagsDiffer { .. } => Rule::TagsDiffer,
+            Self::FaultyDealing { .. } => Rule::FaultyDealing,
+            Self::UnfoundedComplaint { .. } => Rule::UnfoundedComplaint,
+            Self::RepeatedFailures { .. } => Rule::RepeatedFailures,
+            Self::FleetFailures { .. } => Rule::FleetFailures,
+            Self::Replay { .. } => Rule::Replay,
+            Self::ImpossiblePace { .. } => Rule::ImpossiblePace,
+            Self::RevokedPersists { .. } => Rule::RevokedPersists,
+            Self::ClockSkew { .. } => Rule::ClockSkew,
+            Self::ManagerClock { .. } => Rule::ManagerClock,
+            Self::SilentHsm { .. } => Rule::SilentHsm,
+        })
+    }
+
+    /// Whether this is a fraud event.
+    pub const fn is_fraud(&self) -> bool {
+        self.rule().is_some()
     }
 }
 

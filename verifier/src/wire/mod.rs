@@ -8,6 +8,7 @@ mod attestation;
 mod backup;
 mod batch;
 mod event;
+mod fraud;
 mod health;
 mod log;
 pub mod path;
@@ -30,6 +31,10 @@ pub use batch::{
     join_envelopes, split_envelopes,
 };
 pub use event::{Event, EventKind, EventPage, Sighting};
+pub use fraud::{
+    AcknowledgeRequest, Acknowledgement, Action, Alert, AlertPage, AlertQuery, AlertState, Evidence, MAX_MIGRATION,
+    Migrant, Migration, MigrationRequest, Migrations, Rule, Subject,
+};
 pub use health::{Check, Readiness};
 pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};

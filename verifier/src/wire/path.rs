@@ -89,3 +89,14 @@ pub const SEALS: &str = "/v1/log/seals";
 pub const SNAPSHOT: &str = "/v1/log/snapshots/{sequence}";
 /// `POST`, operator: deletes the openings that are old enough, to [`super::Retained`].
 pub const RETENTION: &str = "/v1/log/retention";
+/// `GET`, operator, viewer or auditor: events as they happen (server-sent events), each a [`super::Event`].
+pub const EVENT_STREAM: &str = "/v1/events/stream";
+/// `GET`, operator, viewer or auditor: [`super::AlertQuery`] to [`super::AlertPage`].
+pub const ALERTS: &str = "/v1/alerts";
+/// `GET`, operator, viewer or auditor: [`super::Alert`].
+pub const ALERT: &str = "/v1/alerts/{number}";
+/// `POST`, operator: [`super::AcknowledgeRequest`] to [`super::Alert`].
+pub const ACKNOWLEDGEMENT: &str = "/v1/alerts/{number}/acknowledgement";
+/// `POST`, operator: [`super::MigrationRequest`] to [`super::Migration`]. `GET`, operator, viewer or auditor:
+/// [`super::Migrations`].
+pub const MIGRATIONS: &str = "/v1/migrations";

@@ -173,8 +173,11 @@ pub struct Status {
     pub revocations: Vec<Revocation>,
     /// How many events there are.
     pub events: u64,
-    /// How many of them are fraud events.
+    /// How many alerts were ever raised.
     pub alerts: u64,
+    /// How many of them nobody has acknowledged.
+    #[serde(default)]
+    pub open_alerts: u64,
     /// How the checking of proofs goes.
     #[serde(default)]
     pub verification: VerificationStatus,

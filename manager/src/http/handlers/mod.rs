@@ -2,10 +2,12 @@
 
 pub(super) mod client;
 pub(super) mod credential;
+pub(super) mod fraud;
 pub(super) mod hsm;
 pub(super) mod log;
 pub(super) mod operator;
 pub(super) mod public;
+pub(super) mod stream;
 
 use actix_web::{HttpResponse, http::header::CACHE_CONTROL};
 use keywitness_verifier::wire::Role;

@@ -11,7 +11,7 @@ use keywitness_verifier::wire::{
 use super::{Apply, RETENTION, challenge::revoked, refuse, revocation};
 use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
-    fraud,
+    fraud::{self, policy::FraudPolicy},
     state::{
         BeaconRound, ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow,
         State, corrupt, key,
@@ -304,6 +304,7 @@ impl Apply<'_> {
     fn record(&mut self, sound: Sound, envelope: &Envelope, digest: &Digest) -> Result<Outcome, Fault> {
         let Sound { hsm, kind, keys, shown } = sound;
         let configuration = self.state().configuration()?;
+        fraud::silence::heard(self, &configuration.fraud, &hsm.hsm, envelope.context.not_after)?;
         let mut records = Vec::with_capacity(keys.len());
         for Claimed { row, instance } in keys {
             self.keep_status_entry(&configuration, &hsm, &row)?;
@@ -319,7 +320,7 @@ impl Apply<'_> {
                 proven_at: self.moment.at,
                 expires_at: envelope.context.not_after,
             };
-            let sighting = self.keep_record(&record)?;
+            let sighting = self.keep_record(&configuration.fraud, &record)?;
             if let Some((round, tag)) = shown {
                 self.show_tag(&sighting, &round, tag)?;
             }
@@ -329,9 +330,12 @@ impl Apply<'_> {
     }
 
     /// Writes a record where the single kind's is, which it counts as, and looks for fraud in it.
-    fn keep_record(&mut self, record: &Record) -> Result<Sighting, Fault> {
+    fn keep_record(&mut self, policy: &FraudPolicy, record: &Record) -> Result<Sighting, Fault> {
         let row = RecordRow { record: record.clone(), sequence: self.moment.sequence };
-        self.put(&key::evidence(&record.hsm, &record.key, record.statement.single()), &row)?;
+        let place = key::evidence(&record.hsm, &record.key, record.statement.single());
+        let older: Option<RecordRow> = self.state().get(&place)?;
+        self.put(&place, &row)?;
+        fraud::paced(self, policy, (&place, older.as_ref()), record)?;
         let sighting = Sighting {
             hsm: record.hsm.clone(),
             cluster: record.cluster.clone(),

@@ -4,11 +4,12 @@
 //! of a beacon that nobody could foresee share the key, unless they collude or pass the beacon on.
 
 use keywitness_circuits::{Digest, Nonce, Timestamp};
-use keywitness_verifier::wire::{Agreement, EventKind, Record, RevocationTarget, Sighting};
+use keywitness_verifier::wire::{Agreement, Record, RevocationTarget, Sighting};
 
 use super::Apply;
 use crate::ledger::{
     command::Configuration,
+    fraud,
     state::{BeaconRound, FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, ShownTag, State, TagRow, key},
     tables::Fault,
 };
@@ -44,7 +45,7 @@ impl Apply<'_> {
                 let differs = |earlier: &&ShownTag| earlier.round == round.number && earlier.tag != tag;
                 if let Some(earlier) = theirs.shown.iter().find(differs).filter(|_| same) {
                     let earlier = Sighting { hsm: holder.hsm, envelope: earlier.envelope, ..shown.clone() };
-                    self.events.push(EventKind::TagsDiffer { earlier, later: shown.clone(), beacon: round.beacon });
+                    fraud::tags_differ(self, earlier, shown, round.beacon)?;
                     break;
                 }
             }

@@ -6,6 +6,7 @@ pub(crate) mod beacon;
 mod challenge;
 pub(crate) mod challenges;
 pub(crate) mod enrolment;
+pub(crate) mod fraud;
 pub(crate) mod log;
 mod restoration;
 pub(crate) mod revocation;
@@ -21,6 +22,7 @@ use keywitness_verifier::{
 
 use super::{
     command::{Command, Configuration, Outcome},
+    fraud::{clock, silence},
     state::{self, CredentialRow, HsmRow, JoinTokenRow, RequestRow, Row, State, key},
     tables::{Fault, Table, Tables},
 };
@@ -46,10 +48,19 @@ pub struct Moment {
 ///
 /// # Errors
 /// [`Fault`] where the tables failed; the caller undoes everything.
-pub fn apply(tables: &mut dyn Tables, command: &Command, moment: Moment) -> Result<(Outcome, Vec<EventKind>), Fault> {
-    let mut apply = Apply { tables, moment, events: Vec::new(), by: None };
+pub fn apply(tables: &mut dyn Tables, command: &Command, moment: Moment) -> Result<(Outcome, Happened), Fault> {
+    let mut apply = Apply { tables, moment, events: Vec::new(), alerts: Vec::new(), by: None };
     let outcome = apply.run(command)?;
-    Ok((outcome, apply.events))
+    Ok((outcome, Happened { events: apply.events, alerts: apply.alerts }))
+}
+
+/// What happened while a command was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Happened {
+    /// The events, in order.
+    pub events: Vec<EventKind>,
+    /// Which of them raised which alert.
+    pub alerts: Vec<(usize, u64)>,
 }
 
 /// A refusal.
@@ -64,6 +75,8 @@ pub(in crate::ledger) struct Apply<'a> {
     pub(in crate::ledger) events: Vec<EventKind>,
     /// Who asked for the command, where a credential's holder did.
     pub(in crate::ledger) by: Option<CredentialId>,
+    /// Which of the events raised which alert.
+    pub(in crate::ledger) alerts: Vec<(usize, u64)>,
 }
 
 impl Apply<'_> {
@@ -125,6 +138,14 @@ impl Apply<'_> {
             Command::Seal { sequence, root } => self.seal(*sequence, root),
             Command::Prune { through } => self.prune(*through),
             Command::Restored => self.restored(),
+            Command::AcknowledgeAlert { alert, by, note } => self.acknowledge_alert(*alert, by, note),
+            Command::DeclareMigration { what, from, to, valid_for, by } => {
+                self.declare_migration(what, (from, to), *valid_for, by)
+            }
+            Command::Tick { receiving_since } => silence::tick(self, *receiving_since),
+            Command::ReportSkew { request, hsm, created } => {
+                self.once(request, hsm, |apply, hsm| clock::skewed(apply, &hsm, request, *created))
+            }
         }
     }
 
@@ -136,8 +157,12 @@ impl Apply<'_> {
         state::put(self.tables, key, row)
     }
 
+    pub(in crate::ledger) fn remove<R: Row>(&mut self, key: &[u8]) -> Result<(), Fault> {
+        self.tables.remove(R::TABLE, key)
+    }
+
     /// Lets a row be forgotten from `at` on.
-    fn forget_at(&mut self, at: Timestamp, table: Table, row: &[u8]) -> Result<(), Fault> {
+    pub(in crate::ledger) fn forget_at(&mut self, at: Timestamp, table: Table, row: &[u8]) -> Result<(), Fault> {
         self.tables.put(Table::Due, &key::due(at, table, row), &[])
     }
 

@@ -15,6 +15,7 @@ use keywitness_verifier::wire::{
 use super::{Apply, beacon, refuse, revocation};
 use crate::ledger::{
     command::Outcome,
+    fraud::{self, Finding},
     state::{EnrolledInstance, HsmRow, KeyRow, OutcomeRow, ShareholderRow, SharingId, SharingRow, State, key},
     tables::Fault,
 };
@@ -133,6 +134,7 @@ impl Apply<'_> {
             return Ok(outcome);
         }
         let (holder, key) = (holder.hsm.clone(), sharing.key.clone());
+        let evidence = vec![fraud::this(self, Some(digest))];
         match verdict {
             ComplaintVerdict::DealerFaulty { dealer, fault } => {
                 let (cluster, target_key) = (sharing.cluster.clone(), key.clone());
@@ -141,11 +143,14 @@ impl Apply<'_> {
                 if let Outcome::Refused(problem) = self.revoke(&target, &reason, "a founded complaint")? {
                     return Ok(Outcome::Refused(problem));
                 }
-                let dealer = dealer.clone();
-                self.events.push(EventKind::FaultyDealing { dealer, key, holder, complaint: digest });
+                let (subject, dealer) = (fraud::about(dealer), dealer.clone());
+                let event = EventKind::FaultyDealing { dealer, key, holder, complaint: digest };
+                fraud::raise(self, Finding { subject, evidence, event })?;
             }
             ComplaintVerdict::Unfounded { .. } => {
-                self.events.push(EventKind::UnfoundedComplaint { holder, key, complaint: digest });
+                let subject = fraud::about(&holder);
+                let event = EventKind::UnfoundedComplaint { holder, key, complaint: digest };
+                fraud::raise(self, Finding { subject, evidence, event })?;
             }
         }
         let outcome = Outcome::Judged(verdict.clone());

@@ -5,7 +5,7 @@ use keywitness_verifier::wire::{KeyRef, RevocationTarget, Sighting};
 
 use crate::ledger::tables::Table;
 
-fn join(names: &[&str]) -> Vec<u8> {
+pub(super) fn join(names: &[&str]) -> Vec<u8> {
     let mut key = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
     for name in names {
         key.extend_from_slice(name.as_bytes());
@@ -149,5 +149,17 @@ pub fn due(at: Timestamp, table: Table, row: &[u8]) -> Vec<u8> {
     let mut bytes = number(at.0).to_vec();
     bytes.push(table.code());
     bytes.extend_from_slice(row);
+    bytes
+}
+
+/// When something is looked at: the time, what it is, and whom it is about.
+pub fn deadline(at: Timestamp, deadline: &super::fraud::Deadline) -> Vec<u8> {
+    let mut bytes = number(at.0).to_vec();
+    match deadline {
+        super::fraud::Deadline::Silence(silent) => {
+            bytes.push(0);
+            bytes.extend_from_slice(&hsm(silent));
+        }
+    }
     bytes
 }

@@ -8,6 +8,7 @@ mod enrolment;
 mod fraud;
 mod hardening;
 pub(crate) mod many;
+pub(crate) mod rules;
 pub(crate) mod sharing;
 pub(crate) mod standing;
 pub(crate) mod statements;
