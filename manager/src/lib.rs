@@ -19,8 +19,8 @@ pub mod settings;
 pub mod signer;
 mod start;
 pub mod store;
-pub mod witness;
 pub mod tls;
+pub mod witness;
 
 pub use clock::{Clock, SteadyClock, SystemClock};
 pub use config::{Config, OPERATOR_CREDENTIAL};

@@ -117,7 +117,9 @@ fn garbage_and_oversized_bodies_end_and_do_no_harm() {
     assert_eq!(api.call("GET", path::HEALTH, None, b"").status, 200);
 }
 
-fn tables(api: &Api) -> Vec<(Table, Vec<(Vec<u8>, Vec<u8>)>)> {
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn tables(api: &Api) -> Vec<(Table, Rows)> {
     let view = api.world.store.view().unwrap();
     Table::ALL.iter().map(|table| (*table, view.range(*table, &[], &[], usize::MAX).unwrap())).collect()
 }

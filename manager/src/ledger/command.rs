@@ -4,8 +4,8 @@ use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, 
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
     wire::{
-        Alert, Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Migrant, Migration, Problem, ProblemKind, Reason,
-        Record, Revocation, RevocationTarget, Role, StatementInfo, TokenAlgorithm,
+        Alert, Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Migrant, Migration,
+        Problem, ProblemKind, Reason, Record, Revocation, RevocationTarget, Role, StatementInfo, TokenAlgorithm,
     },
 };
 use serde::{Deserialize, Serialize};

@@ -216,11 +216,6 @@ impl Manager {
         }
     }
 
-    /// The clock that it goes by.
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        self.clock.as_ref()
-    }
-
     /// The manager's time: its clock's, but never before the newest command.
     fn now(&self, state: State<'_>) -> Result<Timestamp, Problem> {
         Ok(self.clock.now().max(state.head()?.at))
