@@ -48,6 +48,10 @@ fn bustle(world: &World) -> (TestHsm, TestKey) {
     let (third, drifted) = (world.hsm("hsm-3", "eu"), TestKey::ed25519("k", 2));
     third.enrol_key(world, &drifted).unwrap();
     third.attest(world, "eu", &drifted).unwrap();
+    // Both go on with it after the grace.
+    world.advance(601);
+    hsm.attest(world, "eu", &key).unwrap();
+    third.attest(world, "eu", &drifted).unwrap();
     let revoked = TestKey::ed25519("revoked", 5);
     hsm.enrol_key(world, &revoked).unwrap();
     let (cluster, key_id) = ("eu".parse().unwrap(), revoked.key.key);

@@ -334,6 +334,27 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::Seconds(|settings| &mut settings.config.seal_interval),
     ),
     row(
+        "log",
+        "format",
+        "How the process's own log is written to standard error: text or json.",
+        Lens::Text(
+            |settings, text| parsed::<LogFormat>(text).map(|format| settings.log_format = format),
+            |settings| settings.log_format.to_string(),
+        ),
+    ),
+    row(
+        "log",
+        "filter",
+        "What is logged: a level (error, warn, info, debug, trace), or levels by module. KEYWITNESS_LOG goes before it.",
+        Lens::Text(
+            |settings, text| {
+                settings.log_filter = text.to_owned();
+                Ok(())
+            },
+            |settings| settings.log_filter.clone(),
+        ),
+    ),
+    row(
         "fraud",
         "failures",
         "How many failures of one HSM within the window are a fraud event.",
@@ -365,27 +386,6 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::List(
             |settings, texts| texts.iter().try_for_each(|text| settings.config.fraud.change(text)),
             |settings| settings.config.fraud.changes(),
-        ),
-    ),
-    row(
-        "log",
-        "format",
-        "How the process's own log is written to standard error: text or json.",
-        Lens::Text(
-            |settings, text| parsed::<LogFormat>(text).map(|format| settings.log_format = format),
-            |settings| settings.log_format.to_string(),
-        ),
-    ),
-    row(
-        "log",
-        "filter",
-        "What is logged: a level (error, warn, info, debug, trace), or levels by module. KEYWITNESS_LOG goes before it.",
-        Lens::Text(
-            |settings, text| {
-                settings.log_filter = text.to_owned();
-                Ok(())
-            },
-            |settings| settings.log_filter.clone(),
         ),
     ),
 ];

@@ -80,7 +80,7 @@ fn what_is_no_toml_is_told_with_its_line() {
 #[test]
 fn what_makes_no_sense_together_is_refused_all_at_once() {
     let file = format!(
-        "{}[listen]\naddress = \"0.0.0.0:8470\"\n[records]\nttl = \"10s\"\n[tokens]\nttl = \"0s\"\n[verification]\n\
+        "{}[listen]\naddress = \"0.0.0.0:8470\"\n[tls]\nmode = \"off\"\n[records]\nttl = \"10s\"\n[tokens]\nttl = \"0s\"\n[verification]\n\
          groth16-parameters = \"/nowhere/at-all\"\n",
         "[manager]\nid = \"m\"\n"
     );

@@ -216,7 +216,7 @@ pub enum EventKind {
     /// Somebody has seen to an alert.
     AlertAcknowledged {
         /// The alert.
-        alert: u64,
+        acknowledged: u64,
         /// The name of the credential.
         by: String,
         /// What they found.

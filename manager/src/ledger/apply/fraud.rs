@@ -30,7 +30,7 @@ impl Apply<'_> {
             let mut counts: FraudCounts = self.state().get(key::ONLY)?.unwrap_or_default();
             counts.open = counts.open.saturating_sub(1);
             self.put(key::ONLY, &counts)?;
-            self.events.push(EventKind::AlertAcknowledged { alert: number, by, note });
+            self.events.push(EventKind::AlertAcknowledged { acknowledged: number, by, note });
         }
         Ok(Outcome::Alert(Box::new(alert)))
     }

@@ -410,7 +410,7 @@ fn alerts_are_listed_and_acknowledged_once() {
     refused(world.manager.acknowledge_alert(&Caller::in_process(), 9, &note), ProblemKind::NotFound);
     let long = AcknowledgeRequest { note: "x".repeat(513) };
     refused(world.manager.acknowledge_alert(&Caller::in_process(), 1, &long), ProblemKind::Malformed);
-    let told = |kind: &&EventKind| matches!(kind, EventKind::AlertAcknowledged { alert: 2, .. });
+    let told = |kind: &&EventKind| matches!(kind, EventKind::AlertAcknowledged { acknowledged: 2, .. });
     assert_eq!(world.events().iter().filter(told).count(), 1);
 }
 
