@@ -196,6 +196,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .takes(Media::Json("ChannelAnnouncement"))
         .refuses(OF_HSMS),
     post(path::KEYS, Who::Hsm, "Enrol a key").takes(Media::Json("EnrolKeyRequest")).refuses(OF_HSMS),
+    post(path::CERTIFICATES, Who::Hsm, "Ask for a client certificate, where the manager speaks TLS")
+        .takes(Media::Json("CertificateRequest"))
+        .gives(Media::Json("HsmCertificate"))
+        .refuses(OF_HSMS),
     put(path::SEALING_KEY, Who::Hsm, "Say to which key shares are sealed")
         .takes(Media::Json("SealingKeyAnnouncement"))
         .refuses(OF_HSMS),
@@ -312,4 +316,37 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get(path::EVENTS, WATCHERS, "What happened, in order")
         .asks(&[query("after", false, "Count", "Only events after this number.")])
         .gives(Media::Json("EventPage")),
+    get(path::EVENT_STREAM, WATCHERS, "Events as they happen: server-sent events, each with an Event as its data")
+        .asks(&[
+            query("after", false, "Count", "Only events after this number; those to come when left out."),
+            Parameter {
+                name: "Last-Event-ID",
+                place: "header",
+                required: false,
+                doc: "The last event that was seen; goes before the query.",
+                schema: "Count",
+            },
+        ])
+        .gives(Media::Bytes("text/event-stream")),
+    get(path::ALERTS, WATCHERS, "Alerts, in order")
+        .asks(&[
+            query("state", false, "AlertState", "Only open or only acknowledged ones."),
+            query("after", false, "Count", "Only alerts after this number."),
+        ])
+        .gives(Media::Json("AlertPage")),
+    get(path::ALERT, WATCHERS, "One alert")
+        .asks(&[part("number", "Count", "Which.")])
+        .gives(Media::Json("Alert"))
+        .refuses(&[ProblemKind::NotFound]),
+    post(path::ACKNOWLEDGEMENT, OPERATOR, "Say that an alert was seen to")
+        .asks(&[part("number", "Count", "Which.")])
+        .takes(Media::Json("AcknowledgeRequest"))
+        .gives(Media::Json("Alert"))
+        .refuses(&[ProblemKind::NotFound]),
+    post(path::MIGRATIONS, OPERATOR, "Declare that a key moves to another cluster")
+        .takes(Media::Json("MigrationRequest"))
+        .gives(Media::Json("Migration"))
+        .refuses(&[ProblemKind::NotFound]),
+    get(path::MIGRATIONS, WATCHERS, "The migrations that are under way, or ended not long ago")
+        .gives(Media::Json("Migrations")),
 ];
