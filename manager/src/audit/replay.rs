@@ -100,9 +100,10 @@ impl Replayer {
         if entry.at < head.at {
             return Err(accuse(Offence::TimeWentBack, format!("{} or later", head.at.0), entry.at.0.to_string()));
         }
-        self.accept(&entry.submission.command, &accuse)?;
+        let command = entry.submission.command.bare();
+        self.accept(command, &accuse)?;
         let attestation = self.attestation(entry, &place).map_err(fault)?;
-        let wrong = self.judgement(&entry.submission.command, &entry.outcome).map_err(fault)?;
+        let wrong = self.judgement(command, &entry.outcome).map_err(fault)?;
         let (outcome, _) = execute(&mut self.tables, entry.submission.clone(), entry.at).map_err(fault)?;
         if outcome != entry.outcome {
             return Err(accuse(Offence::Outcome, format!("{outcome:?}"), format!("{:?}", entry.outcome)));
@@ -110,7 +111,7 @@ impl Replayer {
         if let Some((offence, expected, found)) = wrong {
             return Err(accuse(offence, expected, found));
         }
-        if let Command::Seal { sequence: of, root } = &entry.submission.command
+        if let Command::Seal { sequence: of, root } = command
             && entry.outcome == Outcome::Done
         {
             match self.roots.remove(of) {
@@ -122,7 +123,7 @@ impl Replayer {
             }
         }
         self.remember_root(sequence).map_err(fault)?;
-        *tally.commands.entry(entry.submission.command.name().to_owned()).or_default() += 1;
+        *tally.commands.entry(command.name().to_owned()).or_default() += 1;
         tally.refusals += u64::from(matches!(entry.outcome, Outcome::Refused(_)));
         tally.first = tally.first.or(Some(entry.at));
         tally.last = Some(entry.at);
@@ -171,7 +172,7 @@ impl Replayer {
     /// What an attestation must answer for. A command that names an enrolment which is not in force changes nothing, and
     /// so does an envelope that is not the one it says: `apply` refuses both, and the outcome is compared.
     fn attestation(&self, entry: &Entry, place: &Divergence) -> Result<Option<Attestation>, Fault> {
-        let Command::Attest { envelope, digest, hsm, enrolment, verdict } = &entry.submission.command else {
+        let Command::Attest { envelope, digest, hsm, enrolment, verdict } = entry.submission.command.bare() else {
             return Ok(None);
         };
         let Some(row) = State(&self.tables).hsm(hsm)?.filter(|row| row.revision == *enrolment) else {

@@ -17,8 +17,8 @@ use crate::ledger::{Command, tables::Fault};
 /// After how many entries progress is written, where nothing else is wanted.
 pub const SAVE_EVERY: u64 = 16 * CHUNK as u64;
 
-/// No longer is the encoding of a command that seals a state: number and root.
-const MAX_SEAL: usize = 64;
+/// No longer is the encoding of a command that seals a state: number and root, and on whose behalf.
+const MAX_SEAL: usize = 128;
 
 /// What a checkpoint commits to, after its signatures were checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -207,9 +207,9 @@ impl Verification<'_> {
         for opening in self.openings(self.checkpoint.size)? {
             let opening = opening?;
             if opening.command.len() <= MAX_SEAL
-                && let Command::Seal { sequence, .. } = entry_of(&opening)?.submission.command
+                && let Command::Seal { sequence, .. } = entry_of(&opening)?.submission.command.bare()
             {
-                seals.insert(opening.sequence, sequence);
+                seals.insert(opening.sequence, *sequence);
             }
         }
         Ok(seals)

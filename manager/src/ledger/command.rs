@@ -306,6 +306,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// The command itself, whoever asked for it.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::OnBehalf { command, .. } => command.bare(),
+            command => command,
+        }
+    }
+
     /// The command's name, for logs.
     pub fn name(&self) -> &'static str {
         match self {

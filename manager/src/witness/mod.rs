@@ -8,7 +8,7 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io::{BufReader, BufWriter, Write},
     path::PathBuf,
@@ -24,10 +24,10 @@ use crate::{
     audit::{Accepted, Audit, AuditError, Checker, Replayer, Tally, archive::write_whole, scratch::Scratch},
     files,
     ledger::{
-        Command, Fault, Outcome,
+        Fault,
         log::Entry,
         merkle::Tree,
-        seal::{SnapshotError, read_snapshot, state_root, write_snapshot},
+        seal::{SnapshotError, read_snapshot, write_snapshot},
         state::State,
     },
 };
@@ -89,16 +89,6 @@ pub enum WitnessError {
     /// The manager decided otherwise than it had to.
     #[error(transparent)]
     Diverges(#[from] AuditError),
-    /// A seal is not of the state that the replay came to.
-    #[error("the seal of the state after command {sequence} has the root {found}, and the replay comes to {expected}")]
-    Seal {
-        /// Number of the command.
-        sequence: u64,
-        /// What the manager sealed.
-        found: Digest,
-        /// What is right; where the manager had not announced the seal, `none`.
-        expected: String,
-    },
     /// Proofs were made under parameters that the witness does not have.
     #[error("{0} proofs were made under parameters that this witness was not given; give their files")]
     Unchecked(u64),
@@ -190,10 +180,8 @@ impl Witness {
     /// Replays the commands up to a checkpoint.
     fn replay(&self, source: &dyn LogSource, state: Scratch, to: &Checkpoint) -> Result<Scratch, WitnessError> {
         let announced = source.seals().map_err(WitnessError::Source)?;
-        let wanted: BTreeSet<u64> = announced.seals.iter().map(|seal| seal.sequence).collect();
-        let mut roots: BTreeMap<u64, Digest> = BTreeMap::new();
         let mut replayer = Replayer::resume(state, self.accepted.clone(), BTreeMap::new());
-        replayer.expect_seals(wanted.clone())?;
+        replayer.expect_seals(announced.seals.iter().map(|seal| seal.sequence).collect())?;
         let mut audit = Audit::new(&self.checker, replayer, Tally::default());
         loop {
             let after = audit.replayer().sequence()?;
@@ -212,20 +200,7 @@ impl Witness {
                 .take_while(|opening| opening.sequence <= to.size)
                 .map(Entry::try_from)
                 .collect::<Result<_, _>>()?;
-            let mut rest = entries.as_slice();
-            while !rest.is_empty() {
-                let here = audit.replayer().sequence()?;
-                let stop = wanted.range(here + 1..).next().map_or(u64::MAX, |seal| seal - here);
-                let count = usize::try_from(stop).unwrap_or(usize::MAX).min(rest.len());
-                let (now, later) = rest.split_at(count);
-                audit.advance(now)?;
-                rest = later;
-                let here = audit.replayer().sequence()?;
-                if wanted.contains(&here) {
-                    roots.insert(here, state_root(audit.replayer().tables())?.root);
-                }
-                now.iter().try_for_each(|entry| check_seal(entry, &roots))?;
-            }
+            audit.advance(&entries)?;
         }
         audit.settle()?;
         match audit.tally().unchecked() {
@@ -287,20 +262,5 @@ impl Witness {
             Ok(()) => WitnessError::Forked { why: why.to_owned(), evidence: path },
             Err(error) => WitnessError::File { path, why: format!("{why}, and the evidence cannot be kept: {error}") },
         }
-    }
-}
-
-/// Compares a seal that was ordered with the root that the replay came to.
-fn check_seal(entry: &Entry, roots: &BTreeMap<u64, Digest>) -> Result<(), WitnessError> {
-    let command = match &entry.submission.command {
-        Command::OnBehalf { command, .. } => command,
-        command => command,
-    };
-    match command {
-        Command::Seal { sequence, root } if entry.outcome == Outcome::Done && roots.get(sequence) != Some(root) => {
-            let expected = roots.get(sequence).map_or_else(|| "none".to_owned(), Digest::to_string);
-            Err(WitnessError::Seal { sequence: *sequence, found: *root, expected })
-        }
-        _ => Ok(()),
     }
 }
