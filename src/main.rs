@@ -27,6 +27,7 @@ mod token;
 mod token_key;
 mod up;
 mod verify;
+mod webhook;
 mod witness;
 
 use std::process::ExitCode;
@@ -95,6 +96,7 @@ enum Command {
     Sharing(sharing::Args),
     Verify(verify::Args),
     Audit(audit::Args),
+    Webhook(webhook::Args),
     Witness(witness::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
@@ -135,6 +137,7 @@ fn main() -> ExitCode {
         Command::Sharing(args) => sharing::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Audit(args) => audit::run(global, args),
+        Command::Webhook(args) => webhook::run(global, args),
         Command::Witness(args) => witness::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),

@@ -17,6 +17,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How often it looks whether the log wants a seal of the state, or openings are old enough to be deleted.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
+/// How often it looks whether somebody is to be told of something, and how many pages of events it goes through then.
+const OUTBOX_PERIOD: Duration = Duration::from_millis(500);
+const ROUNDS: usize = 20;
+
 /// How far the clock and the time that passed may differ from one look to the next before the clock was set, or the machine
 /// slept: in seconds.
 const STEP: u64 = 60;
@@ -102,7 +106,7 @@ impl Uptime {
 
 impl Manager {
     /// Starts what the manager does beside requests: it looks at what is due, and writes nothing where nothing is;
-    /// it seals the state, and deletes the openings of the log that are old enough.
+    /// it seals the state, deletes the openings of the log that are old enough, and tells webhooks' receivers of what happened.
     ///
     /// # Errors
     /// Where no thread can be started.
@@ -126,7 +130,31 @@ impl Manager {
             }
             true
         })?;
+        for (position, sink) in self.outbox().sinks.iter().enumerate() {
+            let manager = Arc::downgrade(self);
+            let name = format!("keywitness-to-{}", sink.config.name);
+            background.spawn(&name, OUTBOX_PERIOD, move || {
+                let Some(manager) = manager.upgrade() else { return false };
+                manager.deliver_rounds(position);
+                true
+            })?;
+        }
         Ok(background)
+    }
+
+    /// Delivers to one webhook until nothing is left, something is refused, or a stop may be waiting.
+    fn deliver_rounds(&self, position: usize) {
+        let Some(sink) = self.outbox().sinks.get(position) else { return };
+        for _ in 0..ROUNDS {
+            match self.deliver(sink) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(problem) => {
+                    tracing::warn!(webhook = sink.config.name, %problem, "what was delivered was not noted");
+                    return;
+                }
+            }
+        }
     }
 }
 

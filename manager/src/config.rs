@@ -19,6 +19,7 @@ use crate::{
     http::{self, ConnectionsConfig},
     ledger::{Configuration, fraud::policy::FraudPolicy},
     limits::LimitsConfig,
+    outbox::WebhooksConfig,
     store,
     tls::{TlsConfig, TlsMode},
 };
@@ -53,6 +54,8 @@ pub struct Config {
     pub status_ttl: u64,
     /// What the fraud rules go by.
     pub fraud: FraudPolicy,
+    /// Who is told of alerts and other events.
+    pub webhooks: WebhooksConfig,
     /// Serve beyond loopback with Groth16 parameters that one party may have made.
     pub allow_development_parameters: bool,
     /// Digests of Groth16 parameter files of which the operator knows how they were made; none means that any may be loaded.
@@ -99,6 +102,7 @@ impl Config {
             public_url: None,
             status_ttl: 60,
             fraud: FraudPolicy::default(),
+            webhooks: WebhooksConfig::default(),
             allow_development_parameters: false,
             pinned_parameters: Vec::new(),
             allow_plaintext: false,
@@ -194,7 +198,7 @@ impl Config {
             (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
         ];
         let rules = rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned());
-        rules.chain(self.fraud.check().err()).collect()
+        rules.chain(self.fraud.check().err()).chain(self.webhooks.check().err()).collect()
     }
 
     /// The part of this configuration that deterministic rules read.

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod limits;
 pub mod log_signer;
 pub mod metrics;
+pub mod outbox;
 pub mod service;
 pub mod settings;
 pub mod signer;

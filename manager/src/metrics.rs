@@ -1,11 +1,14 @@
 //! Measurements in Prometheus' text format.
 //!
-//! Every label has few values, all chosen by this program: a route's template, never a path; a command's or a problem's
-//! name; never the name of an HSM, a cluster or a key.
+//! Every label has few values, all chosen by this program or its configuration: a route's template, never a path; a command's
+//! or a problem's name; a webhook's; never the name of an HSM, a cluster or a key.
 
 use std::{fs, time::Duration};
 
-use keywitness_verifier::{engine::Stats, wire::ProblemKind};
+use keywitness_verifier::{
+    engine::Stats,
+    wire::{ProblemKind, WebhookHealth},
+};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
@@ -33,6 +36,7 @@ pub struct Metrics {
     commit_size: Histogram,
     commit_failures: IntCounter,
     commands_waiting: IntGauge,
+    deliveries: IntCounterVec,
     scraped: Scraped,
 }
 
@@ -51,6 +55,8 @@ struct Scraped {
     unauthenticated: IntCounter,
     memory: IntGauge,
     ready: IntGauge,
+    webhook_behind: IntGaugeVec,
+    webhook_failures: IntGaugeVec,
 }
 
 /// What a scrape reads of the manager.
@@ -59,6 +65,7 @@ pub(crate) struct Reading {
     pub(crate) engine: Stats,
     pub(crate) unauthenticated: u64,
     pub(crate) ready: bool,
+    pub(crate) webhooks: Vec<WebhookHealth>,
 }
 
 /// Makes metrics and registers them.
@@ -75,6 +82,9 @@ impl Maker {
     }
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         self.add(IntCounter::new(name, help))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
@@ -109,6 +119,11 @@ impl Metrics {
             commit_size: make.histogram("keywitness_ledger_commit_commands", "Commands in a group.", &sizes)?,
             commit_failures: make.counter("keywitness_ledger_commit_failures_total", "Groups not acknowledged.")?,
             commands_waiting: make.gauge("keywitness_ledger_commands_waiting", "Commands that wait.")?,
+            deliveries: make.counters(
+                "keywitness_webhook_attempts_total",
+                "Messages sent.",
+                &["webhook", "outcome"],
+            )?,
             scraped: Scraped {
                 events: make.gauge("keywitness_events", "Events so far.")?,
                 fraud_events: make.gauge("keywitness_fraud_events", "Fraud events so far.")?,
@@ -123,6 +138,16 @@ impl Metrics {
                 unauthenticated: make.counter("keywitness_unauthenticated_total", "Messages of nobody known.")?,
                 memory: make.gauge("process_resident_memory_bytes", "Resident memory.")?,
                 ready: make.gauge("keywitness_ready", "Whether every check of /readyz is passed.")?,
+                webhook_behind: make.gauges(
+                    "keywitness_webhook_behind_events",
+                    "Events not yet told.",
+                    &["webhook"],
+                )?,
+                webhook_failures: make.gauges(
+                    "keywitness_webhook_failures",
+                    "Latest failures in a row.",
+                    &["webhook"],
+                )?,
             },
             registry: make.0,
         })
@@ -157,12 +182,17 @@ impl Metrics {
         }
     }
 
+    /// A message was sent to a webhook, and taken or not.
+    pub(crate) fn delivered(&self, webhook: &str, taken: bool) {
+        self.deliveries.with_label_values(&[webhook, if taken { "delivered" } else { "failed" }]).inc();
+    }
+
     /// Everything, as text.
     ///
     /// # Errors
     /// Where it cannot be encoded.
     pub(crate) fn text(&self, reading: &Reading) -> prometheus::Result<String> {
-        let Reading { head, engine, unauthenticated, ready } = reading;
+        let Reading { head, engine, unauthenticated, ready, webhooks } = reading;
         let scraped = &self.scraped;
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge(&scraped.events, head.events);
@@ -172,6 +202,11 @@ impl Metrics {
         gauge(&scraped.isolated, engine.isolated as u64);
         gauge(&scraped.memory, resident_memory());
         gauge(&scraped.ready, u64::from(*ready));
+        for webhook in webhooks {
+            let name = [webhook.name.as_str()];
+            gauge(&scraped.webhook_behind.with_label_values(&name), webhook.behind);
+            gauge(&scraped.webhook_failures.with_label_values(&name), webhook.failures.into());
+        }
         // Two scrapes at once may both add: what is read never falls, and so the counter is only ever brought up to it.
         let counter = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
         counter(&scraped.proofs, engine.proofs);
@@ -227,6 +262,7 @@ mod tests {
             engine: Stats { proofs: 7, ..Stats::default() },
             unauthenticated,
             ready: true,
+            webhooks: Vec::new(),
         };
         metrics.text(&reading(5)).unwrap();
         let text = metrics.text(&reading(4)).unwrap();

@@ -18,6 +18,7 @@ use crate::{
         state::{State, key},
     },
     metrics::Metrics,
+    outbox::Outbox,
     service::{Manager, log::TransparencyLog, token_key::first_keys},
     signer::{FileSigner, Signer, SignerError},
     store::{self, Redb},
@@ -51,6 +52,7 @@ impl Manager {
         let signer = FileSigner::open(&config.data_dir).map_err(refused)?;
         let log = TransparencyLog::open(&config)?;
         let authority = Authority::open(&config.data_dir, &config.trust_domain, clock.now())?;
+        let outbox = Outbox::open(&config.webhooks)?;
         let metrics = Metrics::new().map_err(|error| StartError::Refused(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let ledger = Embedded::observed(store, Arc::clone(&clock), Arc::<Metrics>::clone(&metrics))?;
@@ -60,7 +62,8 @@ impl Manager {
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let parts: (Box<dyn Signer>, _, _) = (Box::new(signer), log, metrics);
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, Arc::new(authority)))
+        let outward = (Arc::new(authority), outbox);
+        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, outward))
     }
 }
 

@@ -462,6 +462,21 @@ impl ManagerClient {
         self.get(Caller::Bearer, path::MIGRATIONS)
     }
 
+    /// The webhooks. Operator.
+    pub fn webhooks(&self) -> Result<wire::Webhooks, ClientError> {
+        self.get(Caller::Bearer, path::WEBHOOKS)
+    }
+
+    /// Has a webhook be told again. Operator.
+    pub fn replay_webhook(&self, name: &str, request: wire::WebhookReplay) -> Result<wire::Webhook, ClientError> {
+        self.send(Caller::Bearer, "POST", &path::WEBHOOK_REPLAY.replace("{name}", name), &request)
+    }
+
+    /// Sends a test to a webhook. Operator.
+    pub fn test_webhook(&self, name: &str) -> Result<wire::WebhookTest, ClientError> {
+        self.call(Caller::Bearer, "POST", &path::WEBHOOK_TEST.replace("{name}", name), Vec::new())
+    }
+
     fn get<T: DeserializeOwned>(&self, caller: Caller<'_>, target: &str) -> Result<T, ClientError> {
         self.call(caller, "GET", target, Vec::new())
     }

@@ -41,14 +41,16 @@ pub struct ConnectionsConfig {
     pub all: usize,
     /// How long a connection may be open while no request on it is being answered.
     pub idle: Duration,
+    /// How long a stream's reader may take nothing of what waits for it.
+    pub stall: Duration,
     /// Whether loopback counts as an address: a proxy in front connects from there for everybody.
     pub loopback: bool,
 }
 
 impl Default for ConnectionsConfig {
-    /// 256 from one address, 4,096 in all, 30 seconds.
+    /// 256 from one address, 4,096 in all, 30 seconds, and for readers of streams a minute.
     fn default() -> Self {
-        Self { each: 256, all: 4096, idle: Duration::from_secs(30), loopback: false }
+        Self { each: 256, all: 4096, idle: Duration::from_secs(30), stall: Duration::from_secs(60), loopback: false }
     }
 }
 
@@ -61,6 +63,8 @@ struct Entry {
     busy: u32,
     /// Since when there are none.
     idle_since: Instant,
+    /// When it is closed whatever goes on, unless that is put off.
+    until: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -88,6 +92,22 @@ impl Peer {
     /// The HSM that the connection's client certificate names.
     pub(super) const fn hsm(&self) -> Option<&HsmId> {
         self.hsm.as_ref()
+    }
+
+    /// From now on, what is sent must be taken again within the time that readers of streams have.
+    pub(super) fn reads(&self) {
+        self.close_at(Some(Instant::now() + self.connections.config.stall));
+    }
+
+    /// Nothing is streamed any more.
+    pub(super) fn is_done(&self) {
+        self.close_at(None);
+    }
+
+    fn close_at(&self, until: Option<Instant>) {
+        if let Some(entry) = self.connections.open().entries.get_mut(&self.id) {
+            entry.until = until;
+        }
     }
 }
 
@@ -150,13 +170,15 @@ impl Connections {
         let id = open.next;
         open.next += 1;
         open.from.insert(from.clone(), here + 1);
-        open.entries.insert(id, Entry { socket, from, busy: 0, idle_since: Instant::now() });
+        open.entries.insert(id, Entry { socket, from, busy: 0, idle_since: Instant::now(), until: None });
         Ok(Peer { connections: Arc::clone(self), id, hsm })
     }
 
     fn close_idle(&self) {
+        let now = Instant::now();
         for entry in self.open().entries.values() {
-            if entry.busy == 0 && entry.idle_since.elapsed() > self.config.idle {
+            let idle = entry.busy == 0 && entry.idle_since.elapsed() > self.config.idle;
+            if idle || entry.until.is_some_and(|until| until < now) {
                 // Its task sees the end, and lets it go.
                 let _gone = entry.socket.shutdown(Shutdown::Both);
             }
@@ -167,7 +189,8 @@ impl Connections {
 fn watch(connections: &Weak<Connections>) {
     while let Some(connections) = connections.upgrade() {
         connections.close_idle();
-        let pause = (connections.config.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        let pause = (connections.config.idle.min(connections.config.stall) / 4)
+            .clamp(Duration::from_millis(50), Duration::from_secs(1));
         drop(connections);
         thread::sleep(pause);
     }

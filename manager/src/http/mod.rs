@@ -190,8 +190,13 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::EVENTS, web::get().to(handlers::client::events));
     route(path::EVENT_STREAM, web::get().to(handlers::stream::events));
     route(path::ALERTS, web::get().to(handlers::fraud::alerts));
+    // Before what has a number in its place.
+    route(path::ALERT_STREAM, web::get().to(handlers::stream::alerts));
     route(path::ALERT, web::get().to(handlers::fraud::alert));
     route(path::ACKNOWLEDGEMENT, web::post().to(handlers::fraud::acknowledge));
+    route(path::WEBHOOKS, web::get().to(handlers::webhook::webhooks));
+    route(path::WEBHOOK_REPLAY, web::post().to(handlers::webhook::replay));
+    route(path::WEBHOOK_TEST, web::post().to(handlers::webhook::test));
     route(path::LOG_KEY, web::get().to(handlers::log::key));
     route(path::CHECKPOINT, web::get().to(handlers::log::checkpoint));
     route(path::COSIGNED, web::get().to(handlers::log::cosigned));

@@ -175,6 +175,10 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("POST", path::MIGRATIONS, &[Role::Operator]),
         ("GET", path::MIGRATIONS, watchers),
         ("GET", "/v1/events/stream?after=x", watchers),
+        ("GET", "/v1/alerts/stream?after=x", watchers),
+        ("GET", path::WEBHOOKS, &[Role::Operator]),
+        ("POST", "/v1/webhooks/none/replay", &[Role::Operator]),
+        ("POST", "/v1/webhooks/none/test", &[Role::Operator]),
     ];
     for &(method, target, allowed) in guarded {
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);

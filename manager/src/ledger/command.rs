@@ -303,6 +303,23 @@ pub enum Command {
         /// When, by its clock.
         created: Timestamp,
     },
+    /// Has a webhook be told again from an event on, or skips what it cannot take; names one that is new.
+    PlaceWebhook {
+        /// Its name in the configuration.
+        webhook: String,
+        /// Everything after this event is to be delivered.
+        after: u64,
+    },
+    /// Notes up to where a webhook was told: the attempts themselves leave no trace here, and many deliveries may share
+    /// one note.
+    AdvanceWebhook {
+        /// Its name in the configuration.
+        webhook: String,
+        /// How often it had been placed when that was sent.
+        placed: u32,
+        /// Everything up to this event was delivered, or is not for it.
+        through: u64,
+    },
 }
 
 impl Command {
@@ -343,6 +360,8 @@ impl Command {
             Self::DeclareMigration { .. } => "declare-migration",
             Self::Tick { .. } => "tick",
             Self::ReportSkew { .. } => "report-skew",
+            Self::PlaceWebhook { .. } => "place-webhook",
+            Self::AdvanceWebhook { .. } => "advance-webhook",
         }
     }
 

@@ -7,6 +7,7 @@ pub mod log;
 mod restoration;
 pub mod standing;
 pub mod token_key;
+pub mod webhook;
 
 use std::ops::ControlFlow;
 
@@ -84,6 +85,7 @@ rows! {
     StatusHead => StatusHead;
     VerifyingKeyRow => VerifyingKeys;
     token_key::TokenKeyRow => TokenKeys;
+    webhook::WebhookRow => Webhooks;
     RestorationRow => Restorations;
     access::CredentialTerms => CredentialTerms;
     log::Frontier => Frontier;

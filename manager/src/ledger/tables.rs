@@ -160,6 +160,8 @@ tables! {
     Restorations = 50, "restorations";
     /// Digest of a bearer credential -> its terms.
     CredentialTerms = 52, "credential-terms";
+    /// Webhook -> up to which event its receiver was told.
+    Webhooks = 58, "webhooks";
 }
 
 impl Table {

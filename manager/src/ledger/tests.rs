@@ -58,6 +58,14 @@ fn bustle(world: &World) -> (TestHsm, TestKey) {
     world.revoke(RevocationTarget::Key { cluster, key: key_id });
     let restored = Submission { salt: Nonce::random(), command: Command::Restored };
     world.store.write(&mut |tables| log::execute(tables, restored.clone(), world.now()).map(drop)).unwrap();
+    for command in [
+        Command::PlaceWebhook { webhook: "pager".into(), after: 1 },
+        Command::AdvanceWebhook { webhook: "pager".into(), placed: 1, through: 3 },
+        Command::AdvanceWebhook { webhook: "pager".into(), placed: 2, through: 4 },
+    ] {
+        let submission = Submission { salt: Nonce::random(), command };
+        world.store.write(&mut |tables| log::execute(tables, submission.clone(), world.now()).map(drop)).unwrap();
+    }
     world.advance(1);
     (hsm, key)
 }

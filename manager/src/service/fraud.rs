@@ -8,11 +8,15 @@ use keywitness_verifier::wire::{
     ProblemKind,
 };
 
-use super::{Manager, access::Caller, unexpected};
+use super::{
+    Manager,
+    access::{Caller, Scope},
+    unexpected,
+};
 use crate::ledger::{
     Command, Fault, Outcome, Table,
     fraud::{clock, silence},
-    state::{State, decode, key},
+    state::{State, decode, fraud::FraudCounts, key},
 };
 
 /// Most alerts in one page.
@@ -37,7 +41,9 @@ impl Manager {
         rows.visit(Table::Alerts, &[], &start, &mut |_, value| {
             let alert: Alert = decode(Table::Alerts, value)?;
             let state = if alert.acknowledged.is_some() { AlertState::Acknowledged } else { AlertState::Open };
-            if query.state.is_some_and(|wanted| wanted != state) || !visible(State(rows.as_ref()), caller, &alert)? {
+            if query.state.is_some_and(|wanted| wanted != state)
+                || !visible(State(rows.as_ref()), caller.scope(), &alert)?
+            {
                 return Ok(ControlFlow::Continue(()));
             }
             if alerts.len() == PAGE {
@@ -59,7 +65,7 @@ impl Manager {
         let state = State(rows.as_ref());
         let mut found: Option<Alert> = state.get(&key::number(number))?;
         if let Some(alert) = &found
-            && !visible(state, caller, alert)?
+            && !visible(state, caller.scope(), alert)?
         {
             found = None;
         }
@@ -130,6 +136,15 @@ impl Manager {
         Ok(State(self.ledger.view()?.as_ref()).head()?.events)
     }
 
+    /// The number of the newest alert.
+    ///
+    /// # Errors
+    /// Only where the ledger cannot be read.
+    pub fn newest_alert(&self) -> Result<u64, Problem> {
+        let counts: Option<FraudCounts> = State(self.ledger.view()?.as_ref()).get(key::ONLY)?;
+        Ok(counts.unwrap_or_default().alerts)
+    }
+
     /// Looks at what is due by now, and writes nothing where nothing is. HSMs could be heard without a break since
     /// `receiving_since`: nobody counts as silent for the time before.
     ///
@@ -164,11 +179,11 @@ impl Manager {
     }
 }
 
-/// Whether a caller may see an alert.
-fn visible(state: State<'_>, caller: &Caller, alert: &Alert) -> Result<bool, Fault> {
-    if caller.scope().is_all() {
+/// Whether an alert may be seen within a scope.
+pub(super) fn visible(state: State<'_>, scope: &Scope, alert: &Alert) -> Result<bool, Fault> {
+    if scope.is_all() {
         return Ok(true);
     }
     let Some(hsm) = alert.subject.hsm() else { return Ok(false) };
-    Ok(state.hsm(hsm)?.is_some_and(|hsm| caller.scope().includes(&hsm.cluster)))
+    Ok(state.hsm(hsm)?.is_some_and(|hsm| scope.includes(&hsm.cluster)))
 }

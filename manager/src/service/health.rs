@@ -56,8 +56,11 @@ impl Manager {
     /// `forbidden` for a credential of some clusters only; else only where the ledger cannot be read.
     pub fn measurements(&self, caller: &Caller) -> Result<String, Problem> {
         caller.must_reach_everything()?;
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
         let reading = Reading {
-            head: State(self.ledger.view()?.as_ref()).head()?,
+            head: state.head()?,
+            webhooks: self.webhook_health(state)?,
             engine: self.engine.stats(),
             unauthenticated: self.unauthenticated(),
             ready: self.readiness().ready,

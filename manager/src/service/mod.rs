@@ -23,6 +23,7 @@ pub(crate) mod testing;
 pub(crate) mod tests;
 mod token;
 pub(crate) mod token_key;
+mod webhook;
 
 pub(crate) use sharing::verdict_of_complaint;
 
@@ -47,6 +48,7 @@ use crate::{
     ledger::{Command, Configuration, Fault, Ledger, Outcome, state::State},
     limits::Limits,
     metrics::Metrics,
+    outbox::Outbox,
     signer::Signer,
     tls::Authority,
 };
@@ -70,6 +72,7 @@ pub struct Manager {
     draining: AtomicBool,
     limits: Limits,
     authority: Arc<Authority>,
+    outbox: Outbox,
 }
 
 impl From<Fault> for Problem {
@@ -98,7 +101,7 @@ impl Manager {
         ledger: Box<dyn Ledger>,
         clock: Arc<dyn Clock>,
         (signer, log, metrics): (Box<dyn Signer>, log::TransparencyLog, Arc<Metrics>),
-        authority: Arc<Authority>,
+        (authority, outbox): (Arc<Authority>, Outbox),
     ) -> Self {
         let limits = Limits::new(config.limits);
         Self {
@@ -118,6 +121,7 @@ impl Manager {
             draining: AtomicBool::new(false),
             limits,
             authority,
+            outbox,
         }
     }
 

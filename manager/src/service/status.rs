@@ -216,7 +216,19 @@ impl Manager {
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
         let open_alerts = state.get::<FraudCounts>(key::ONLY)?.unwrap_or_default().open;
-        Ok(Status { now, trust_domain, keys, revocations, events, alerts, open_alerts, verification, limited })
+        let webhooks = if caller.scope().is_all() { self.webhook_health(state)? } else { Vec::new() };
+        Ok(Status {
+            now,
+            trust_domain,
+            keys,
+            revocations,
+            events,
+            alerts,
+            open_alerts,
+            verification,
+            limited,
+            webhooks,
+        })
     }
 
     /// The events in the caller's clusters among the 1,000 after number `after`. For operators, viewers and auditors.
@@ -228,16 +240,17 @@ impl Manager {
         let mut events = log::events(rows.as_ref(), after, PAGE)?;
         if !caller.scope().is_all() {
             let state = State(rows.as_ref());
-            let hsms: BTreeMap<HsmId, HsmRow> = state
-                .all::<HsmRow>(&[])?
-                .into_iter()
-                .filter(|hsm| caller.scope().includes(&hsm.cluster))
-                .map(|hsm| (hsm.hsm.clone(), hsm))
-                .collect();
+            let hsms = hsms_within(state, caller.scope())?;
             events.retain(|event| concerns(caller.scope(), &hsms, &event.kind));
         }
         Ok(EventPage { events })
     }
+}
+
+/// The HSMs of a scope's clusters.
+pub(super) fn hsms_within(state: State<'_>, scope: &Scope) -> Result<BTreeMap<HsmId, HsmRow>, Fault> {
+    let hsms = state.all::<HsmRow>(&[])?.into_iter().filter(|hsm| scope.includes(&hsm.cluster));
+    Ok(hsms.map(|hsm| (hsm.hsm.clone(), hsm)).collect())
 }
 
 /// Whether a revocation is of something in a scope, whose HSMs are `hsms`.
@@ -254,7 +267,7 @@ fn reaches(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, target: &RevocationTar
 
 /// Whether a bounded scope, whose HSMs are `hsms`, may see an event: only where all that it names is known to be
 /// inside. What is not listed here stays unseen.
-fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &EventKind) -> bool {
+pub(super) fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &EventKind) -> bool {
     match kind {
         EventKind::HsmEnrolled { cluster, .. } => scope.includes(cluster),
         EventKind::Revoked { target, .. }

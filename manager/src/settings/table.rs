@@ -11,6 +11,7 @@ use keywitness_verifier::log::VerifierKey;
 use keywitness_verifier::wire::Rule;
 
 use super::{LogFormat, Settings};
+use crate::outbox::WebhooksConfig;
 
 /// One setting.
 pub(super) struct Setting {
@@ -386,6 +387,21 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::List(
             |settings, texts| texts.iter().try_for_each(|text| settings.config.fraud.change(text)),
             |settings| settings.config.fraud.changes(),
+        ),
+    ),
+    row(
+        "webhooks",
+        "sinks",
+        "Who is told of alerts, each as NAME.FIELD=VALUE, with lists separated by spaces: pager.url=https://alerts.example/hook, \
+         pager.sends=quarantines|alerts|fraud|events, pager.rules=replay drift, pager.clusters=eu us, pager.ca=FILE, \
+         pager.certificate=FILE, pager.key=FILE, pager.plaintext=true.",
+        Lens::List(
+            |settings, texts| {
+                settings.config.webhooks =
+                    WebhooksConfig { patience: settings.config.webhooks.patience, ..WebhooksConfig::parse(texts)? };
+                Ok(())
+            },
+            |settings| settings.config.webhooks.texts(),
         ),
     ),
 ];

@@ -17,6 +17,7 @@ mod revocation;
 mod sharing;
 mod status;
 mod token;
+mod webhook;
 
 pub use access::{
     CertificateRequest, ChannelAnnouncement, Credential, CredentialId, CredentialInfo, CredentialList,
@@ -49,6 +50,10 @@ pub use status::{
 };
 pub use token::{
     TokenAlgorithm, TokenForm, TokenKey, TokenKeyRequest, TokenKeyState, TokenKeys, TokenRequest, TokenResponse,
+};
+pub use webhook::{
+    Notification, NotificationData, NotificationKind, Sends, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP, Webhook,
+    WebhookHealth, WebhookReplay, WebhookTest, Webhooks, webhook_signed,
 };
 
 use data_encoding::BASE64URL_NOPAD;

@@ -100,3 +100,11 @@ pub const ACKNOWLEDGEMENT: &str = "/v1/alerts/{number}/acknowledgement";
 /// `POST`, operator: [`super::MigrationRequest`] to [`super::Migration`]. `GET`, operator, viewer or auditor:
 /// [`super::Migrations`].
 pub const MIGRATIONS: &str = "/v1/migrations";
+/// `GET`, operator, viewer or auditor: alerts as they are raised (server-sent events), each a [`super::Alert`].
+pub const ALERT_STREAM: &str = "/v1/alerts/stream";
+/// `GET`, operator of every cluster: [`super::Webhooks`].
+pub const WEBHOOKS: &str = "/v1/webhooks";
+/// `POST`, operator of every cluster: [`super::WebhookReplay`] to [`super::Webhook`].
+pub const WEBHOOK_REPLAY: &str = "/v1/webhooks/{name}/replay";
+/// `POST`, operator of every cluster, no body: sends a test, to [`super::WebhookTest`].
+pub const WEBHOOK_TEST: &str = "/v1/webhooks/{name}/test";

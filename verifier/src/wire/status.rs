@@ -5,7 +5,7 @@ use std::fmt;
 use keywitness_circuits::{ClusterId, Error, HsmId, KeyAlgorithm, KeyId, Kind, Timestamp, TrustDomain};
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRef, ProblemKind, Revocation};
+use super::{KeyRef, ProblemKind, Revocation, WebhookHealth};
 
 /// Why a key counts as attested, or does not. Derived from the newest evidence each time it is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -185,6 +185,9 @@ pub struct Status {
     /// Shown to whoever may see every cluster.
     #[serde(default)]
     pub limited: Vec<LimitedCaller>,
+    /// How the delivery to each webhook goes. Shown to whoever may see every cluster.
+    #[serde(default)]
+    pub webhooks: Vec<WebhookHealth>,
 }
 
 /// A caller that was turned away for asking too often.

@@ -8,6 +8,7 @@ pub(super) mod log;
 pub(super) mod operator;
 pub(super) mod public;
 pub(super) mod stream;
+pub(super) mod webhook;
 
 use actix_web::{HttpResponse, http::header::CACHE_CONTROL};
 use keywitness_verifier::wire::Role;

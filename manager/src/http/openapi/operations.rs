@@ -119,6 +119,15 @@ const CLIENT: Who = Who::Roles("client");
 const WATCHERS: Who = Who::Roles("operator, viewer or auditor");
 const ANY_ROLE: Who = Who::Roles("operator, client, viewer or auditor");
 
+/// Where a stream goes on (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: Parameter = Parameter {
+    name: "Last-Event-ID",
+    place: "header",
+    required: false,
+    doc: "The last number that was seen; goes before the query.",
+    schema: "Count",
+};
+
 /// Media type of bytes.
 const BYTES: &str = "application/octet-stream";
 
@@ -319,15 +328,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get(path::EVENT_STREAM, WATCHERS, "Events as they happen: server-sent events, each with an Event as its data")
         .asks(&[
             query("after", false, "Count", "Only events after this number; those to come when left out."),
-            Parameter {
-                name: "Last-Event-ID",
-                place: "header",
-                required: false,
-                doc: "The last event that was seen; goes before the query.",
-                schema: "Count",
-            },
+            LAST_EVENT_ID,
         ])
         .gives(Media::Bytes("text/event-stream")),
+    get(path::ALERT_STREAM, WATCHERS, "Alerts as they are raised: server-sent events, each with an Alert as its data")
+        .asks(&[
+            query("after", false, "Count", "Only alerts after this number; those to come when left out."),
+            LAST_EVENT_ID,
+        ])
+        .gives(Media::Bytes("text/event-stream")),
+    get(path::WEBHOOKS, OPERATOR, "Who is told of alerts by the manager itself, and how that goes")
+        .gives(Media::Json("Webhooks")),
+    post(path::WEBHOOK_REPLAY, OPERATOR, "Have a webhook be told again from an event on, or skip some")
+        .asks(&[part("name", "WebhookName", "Which.")])
+        .takes(Media::Json("WebhookReplay"))
+        .gives(Media::Json("Webhook"))
+        .refuses(&[ProblemKind::NotFound]),
+    post(path::WEBHOOK_TEST, OPERATOR, "Send a test to a webhook, and wait for its answer")
+        .asks(&[part("name", "WebhookName", "Which.")])
+        .gives(Media::Json("WebhookTest"))
+        .refuses(&[ProblemKind::NotFound]),
     get(path::ALERTS, WATCHERS, "Alerts, in order")
         .asks(&[
             query("state", false, "AlertState", "Only open or only acknowledged ones."),

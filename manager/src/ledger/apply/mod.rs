@@ -13,6 +13,7 @@ pub(crate) mod revocation;
 pub(crate) mod sharing;
 mod status;
 mod token_key;
+mod webhook;
 
 use keywitness_circuits::{Digest, HsmId, Timestamp};
 use keywitness_verifier::{
@@ -146,6 +147,8 @@ impl Apply<'_> {
             Command::ReportSkew { request, hsm, created } => {
                 self.once(request, hsm, |apply, hsm| clock::skewed(apply, &hsm, request, *created))
             }
+            Command::PlaceWebhook { webhook, after } => self.place_webhook(webhook, *after),
+            Command::AdvanceWebhook { webhook, placed, through } => self.advance_webhook(webhook, (*placed, *through)),
         }
     }
 

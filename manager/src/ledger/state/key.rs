@@ -22,6 +22,11 @@ pub const fn number(number: u64) -> [u8; 8] {
     number.to_be_bytes()
 }
 
+/// A webhook, by its name in the configuration.
+pub fn webhook(name: &str) -> Vec<u8> {
+    name.as_bytes().to_vec()
+}
+
 /// A perfect subtree of the log's Merkle tree.
 pub fn subtree(level: u8, index: u64) -> Vec<u8> {
     let mut bytes = vec![level];
