@@ -234,7 +234,7 @@ fn files_that_are_not_what_they_should_be_keep_the_manager_from_starting() {
     let (certificate, key) = authority.client();
     let url = "pager.url=https://alerts.example/".to_owned();
     let with = |fields: &[String]| {
-        let texts = [&[url.clone()], fields].concat();
+        let texts = [std::slice::from_ref(&url), fields].concat();
         let parsed = WebhooksConfig::parse(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
         super::Outbox::open(&parsed).map(drop)
     };
@@ -358,10 +358,16 @@ fn a_restart_goes_on_where_it_was_and_a_new_webhook_begins_with_what_is_yet_to_c
     assert_eq!(shown(&world)[0].health.failing_since, None);
     settle(&world);
     assert_eq!(receiver.alerts(), [1, 2, 2, 3]);
-    // Another name: nothing of what was.
-    let late = World::with_config(|_| {});
-    fraud(&late, "k", 2);
-    drop(late);
+    // One that is new is not told of what was.
+    let late = Receiver::new(&authority);
+    let ca = format!("pager.ca={}", authority.path().display());
+    let world = World::with_config(webhooks(&[format!("pager.url={}", late.url()), ca]));
+    fraud(&world, "k", 2);
+    deliver(&world);
+    assert_eq!(noted(&world, "pager"), world.events().len() as u64);
+    fraud(&world, "other", 1);
+    settle(&world);
+    assert_eq!(late.alerts(), [3]);
 }
 
 #[test]

@@ -221,6 +221,15 @@ impl TestKey {
         Self::new(name, KeyAlgorithm::Ed25519, seed)
     }
 
+    /// One of many: each `number`, which is not zero, is another secret.
+    pub(crate) fn numbered(name: &str, epoch: u32, number: u32) -> Self {
+        let mut secret = [0; 32];
+        // In the middle: below every group order, whichever end comes first.
+        secret[14..18].copy_from_slice(&number.to_be_bytes());
+        let key = KeyRef { key: name.parse().unwrap(), epoch };
+        Self { key, secret, ..Self::ed25519(name, 1) }
+    }
+
     pub(crate) fn epoch(&self, epoch: u32, seed: u8) -> Self {
         Self { key: KeyRef { epoch, ..self.key.clone() }, secret: [seed & 15; 32], ..self.clone() }
     }

@@ -10,6 +10,7 @@ mod hardening;
 pub(crate) mod many;
 pub(crate) mod rules;
 pub(crate) mod sharing;
+mod simulation;
 pub(crate) mod standing;
 pub(crate) mod statements;
 mod status;

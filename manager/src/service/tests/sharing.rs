@@ -154,6 +154,23 @@ pub(crate) fn bustle(world: World) -> World {
     case.world
 }
 
+/// Puts a sharing into a world, and a complaint by a holder that does not prove the point with which its share is opened.
+pub(crate) fn unfounded_complaint(world: World) -> World {
+    let case = Case::over(world);
+    let dealing = case.faulty();
+    case.enrol(&dealing).unwrap();
+    let holder = &case.holders[2];
+    let sign = |message: &[u8]| holder.hsm.sign(message);
+    let mut complaint = Complaint::make(&dealing, &identity(&case.dealer), &holder.hsm.id, &holder.key, sign).unwrap();
+    complaint.proof[97] ^= 1;
+    let bytes = complaint.to_bytes();
+    let digest = keywitness_circuits::Digest::of(label::COMPLAINT, &bytes[..bytes.len() - 64]);
+    complaint.signature = sign(&[label::COMPLAINT.as_bytes(), &[0], &digest.0].concat());
+    let verdict = case.complain(&complaint, 2).unwrap();
+    assert!(matches!(verdict, ComplaintVerdict::Unfounded { complainer, .. } if complainer == holder.hsm.id));
+    case.world
+}
+
 #[test]
 fn a_share_has_the_life_of_a_key() {
     let case = Case::new();

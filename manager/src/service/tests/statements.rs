@@ -66,6 +66,25 @@ pub(crate) fn bustle(world: &World) {
     attest(world, &hsm, 7).unwrap();
 }
 
+/// An answer by an HSM that has the identifier's tag, and not the key: it can open the identifier, and must make the answer up.
+fn lie(world: &World, liar: &TestHsm, made_up: u8) {
+    let challenge = tagged(7).challenge(world, liar).unwrap();
+    let beacon = challenge.beacon.unwrap();
+    let message = tagged_key::identifier_message(&"acme.example".parse().unwrap());
+    let identifier = tagged_key::cmac(CMAC, &[7; 32], &message).unwrap();
+    let witness = tagged_key::Witness::from_tags(&identifier, &[made_up; 16]);
+    let (instance, witness) = round(witness, &beacon);
+    tagged(7).answer((world, liar, "payments"), &challenge, (&instance, &witness)).unwrap();
+}
+
+/// An honest HSM with a tagged key, and one that lies about it.
+pub(crate) fn differing_tags(world: &World) {
+    let [honest, liar] = ["honest", "liar"].map(|name| world.hsm(name, "payments"));
+    [&honest, &liar].into_iter().for_each(|hsm| tagged(7).enrol(world, hsm).unwrap());
+    attest(world, &honest, 7).unwrap();
+    lie(world, &liar, 1);
+}
+
 #[test]
 fn hsms_that_answer_one_beacon_alike_agree() {
     let world = World::new();
@@ -118,15 +137,8 @@ fn another_tag_of_the_same_beacon_is_told() {
     let [honest, liar] = ["hsm-1", "hsm-2"].map(|name| world.hsm(name, "payments"));
     [&honest, &liar].into_iter().for_each(|hsm| tagged(7).enrol(&world, hsm).unwrap());
     attest(&world, &honest, 7).unwrap();
-    // The liar has the identifier's tag, and not the key: it can open the identifier, and must make the answer up.
     for made_up in [1, 1, 2] {
-        let challenge = tagged(7).challenge(&world, &liar).unwrap();
-        let beacon = challenge.beacon.unwrap();
-        let message = tagged_key::identifier_message(&"acme.example".parse().unwrap());
-        let identifier = tagged_key::cmac(CMAC, &[7; 32], &message).unwrap();
-        let witness = tagged_key::Witness::from_tags(&identifier, &[made_up; 16]);
-        let (instance, witness) = round(witness, &beacon);
-        tagged(7).answer((&world, &liar, "payments"), &challenge, (&instance, &witness)).unwrap();
+        lie(&world, &liar, made_up);
     }
     let alerts = world.alerts();
     assert_eq!(alerts.len(), 2, "the same answer again is told once: {alerts:?}");
