@@ -10,15 +10,15 @@ use clap::Subcommand;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::{
-    Digest,
+    Digest, ManagerId, TrustDomain,
     params::{Groth16Parameters, Origin},
 };
 use keywitness_manager::audit::{
-    Anchors, Archive, Checker, Commitment, Report, SAVE_EVERY, Verification, VerifyError, archive, thumbprint,
+    Anchors, Archive, Checker, Commitment, FromSeal, Report, SAVE_EVERY, Verification, VerifyError, thumbprint,
 };
 use keywitness_verifier::{
     client::ManagerClient,
-    log::{Checkpoint, CheckpointPolicy, Note, VerifierKey},
+    log::{CheckpointPolicy, Note, VerifierKey},
 };
 
 use crate::{Global, connection::Connection, data, output};
@@ -40,9 +40,8 @@ pub(crate) struct Args {
     /// The directory to fetch into
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Fetch up to the newest checkpoint that so many witnesses have cosigned
-    #[arg(long, default_value_t = 0)]
-    cosignatures: usize,
+    #[command(flatten)]
+    wanted: Wanted,
     /// File with trust anchors that you have compared over another channel
     #[arg(long, value_name = "FILE")]
     anchors: Option<PathBuf>,
@@ -59,9 +58,8 @@ enum What {
         /// The directory to fetch into
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Fetch up to the newest checkpoint that so many witnesses have cosigned
-        #[arg(long, default_value_t = 0)]
-        cosignatures: usize,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Verify a directory that was fetched, offline; goes on where it stopped
     Verify {
@@ -88,9 +86,26 @@ enum What {
     Bundle(crate::bundle::Args),
 }
 
+/// What to fetch.
+#[derive(clap::Args)]
+pub(crate) struct Wanted {
+    /// Fetch up to the newest checkpoint that so many witnesses have cosigned
+    #[arg(long, default_value_t = 0)]
+    pub(crate) cosignatures: usize,
+    /// Begin with the newest state that the log seals, and rely on its root for all before it
+    ///
+    /// Where openings were deleted, fetching begins by itself with the oldest sealed state that reaches the rest.
+    #[arg(long)]
+    pub(crate) from_seal: bool,
+}
+
 /// How to verify.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// So many witnesses must have cosigned the checkpoint, where the anchors ask for fewer
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    require_cosignatures: usize,
+
     /// Groth16 parameter file of either circuit, for every one that the log has seen
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Vec<PathBuf>,
@@ -102,9 +117,18 @@ pub(crate) struct Options {
     anew: bool,
 }
 
-/// Reads trust anchors.
-pub(crate) fn anchors(path: &Path) -> anyhow::Result<Anchors> {
-    Anchors::from_json(&data::read(path)?).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
+/// Reads trust anchors; at least so many witnesses must have cosigned a checkpoint.
+pub(crate) fn anchors(path: &Path, cosignatures: usize) -> anyhow::Result<Anchors> {
+    let read = Anchors::from_json(&data::read(path)?);
+    let mut anchors = read.map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+    anchors.cosignatures = anchors.cosignatures.max(cosignatures);
+    let named = anchors.witnesses.len();
+    anyhow::ensure!(
+        anchors.cosignatures <= named,
+        "{cosignatures} cosignatures are asked for, and {} names {named} witnesses",
+        path.display()
+    );
+    Ok(anchors)
 }
 
 /// What proofs are checked with.
@@ -120,8 +144,8 @@ pub(crate) fn checker(files: &[PathBuf]) -> anyhow::Result<Checker> {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.what {
-        Some(What::Fetch { connection, out, cosignatures }) => {
-            fetch(global, &connection.client(global)?, out, *cosignatures)
+        Some(What::Fetch { connection, out, wanted }) => {
+            crate::archive::fetch(global, &connection.client(global)?, out, wanted)
         }
         Some(What::Verify { directory, anchors, options }) => verify(global, directory, anchors, options),
         Some(What::Anchors { connection, cosignatures, out }) => {
@@ -134,7 +158,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
                     "give --out DIR and --anchors FILE, or a subcommand; keywitness audit --help has an example"
                 );
             };
-            fetch(global, &args.connection.client(global)?, out, args.cosignatures)?;
+            crate::archive::fetch(global, &args.connection.client(global)?, out, &args.wanted)?;
             verify(global, out, anchors, &args.options)
         }
     }
@@ -175,39 +199,6 @@ fn write_anchors(global: &Global, client: &ManagerClient, cosignatures: usize, o
     Ok(())
 }
 
-fn fetch(global: &Global, client: &ManagerClient, out: &Path, cosignatures: usize) -> anyhow::Result<()> {
-    let archive = Archive::create(out)?;
-    let note = match cosignatures {
-        0 => client.checkpoint()?,
-        count => client.cosigned(count)?,
-    };
-    let checkpoint: Checkpoint = note.text().parse()?;
-    let mut appender = archive.append()?;
-    let bar = entries_bar(global.json, checkpoint.size, "fetching");
-    while appender.sequence() < checkpoint.size {
-        let after = appender.sequence();
-        let page = client.openings(after)?;
-        anyhow::ensure!(!page.is_empty(), "the manager has no entry {}, which its checkpoint commits to", after + 1);
-        for opening in page.iter().take_while(|opening| opening.sequence <= checkpoint.size) {
-            appender.push(opening)?;
-        }
-        appender.flush()?;
-        bar.set_position(appender.sequence());
-    }
-    bar.finish_and_clear();
-    archive::write_whole(&archive.checkpoint(), note.to_string().as_bytes())?;
-    if global.json {
-        return output::json(&serde_json::json!({ "entries": checkpoint.size, "root": checkpoint.root }));
-    }
-    say!(
-        "fetched {} entries into {}, up to the checkpoint of root {}",
-        checkpoint.size,
-        out.display(),
-        checkpoint.root
-    );
-    Ok(())
-}
-
 /// Who must have signed a checkpoint, as the anchors say.
 fn policy(anchors: &Anchors) -> anyhow::Result<CheckpointPolicy> {
     let witnesses = anchors.witnesses.iter().map(|key| key.parse()).collect::<Result<Vec<VerifierKey>, _>>()?;
@@ -215,14 +206,15 @@ fn policy(anchors: &Anchors) -> anyhow::Result<CheckpointPolicy> {
 }
 
 fn verify(global: &Global, directory: &Path, anchors: &Path, args: &Options) -> anyhow::Result<()> {
-    let (anchors, checker) = (self::anchors(anchors)?, checker(&args.groth16_parameters)?);
+    let anchors = self::anchors(anchors, args.require_cosignatures)?;
+    let checker = checker(&args.groth16_parameters)?;
     let archive = Archive::at(directory);
     let note: Note =
         String::from_utf8(data::read(&archive.checkpoint())?).context("the checkpoint is not text")?.parse()?;
     let verified = policy(&anchors)?.verify(&note).map_err(|error| output::No(error.to_string()))?;
     let (size, root) = verified.tree();
     let checkpoint = Commitment { size, root: *root };
-    let progress = progress_file(global, &anchors)?;
+    let progress = progress_file(global, &anchors.trust_domain, &anchors.manager)?;
     if args.anew {
         let _ = fs::remove_file(&progress);
     }
@@ -240,8 +232,14 @@ fn verify(global: &Global, directory: &Path, anchors: &Path, args: &Options) -> 
     bar.finish_and_clear();
     match result {
         Ok(report) => tell(global, args, &report, verified.cosigned().len()),
-        Err(VerifyError::Diverges(divergence)) if global.json => {
-            output::json(&serde_json::json!({ "verified": false, "divergence": divergence }))?;
+        Err(VerifyError::Diverges(divergence)) => {
+            let expired = archive.base()?;
+            if global.json {
+                let told = serde_json::json!({ "verified": false, "divergence": divergence, "expired": expired });
+                output::json(&told)?;
+            } else if expired > 0 {
+                say!("{}", relied(expired, verified.cosigned().len()));
+            }
             Err(output::No(divergence.to_string()).into())
         }
         Err(error @ (VerifyError::Archive(_) | VerifyError::Audit(_) | VerifyError::Fault(_))) => Err(error.into()),
@@ -250,10 +248,14 @@ fn verify(global: &Global, directory: &Path, anchors: &Path, args: &Options) -> 
 }
 
 /// Where progress with a manager's log is kept: with this auditor's own files, as an archive may come from the manager.
-fn progress_file(global: &Global, anchors: &Anchors) -> anyhow::Result<PathBuf> {
+pub(crate) fn progress_file(
+    global: &Global,
+    trust_domain: &TrustDomain,
+    manager: &ManagerId,
+) -> anyhow::Result<PathBuf> {
     let directory = global.data.join("audits");
     data::make_dir(&directory)?;
-    Ok(directory.join(format!("{}_{}.progress", anchors.trust_domain, anchors.manager)))
+    Ok(directory.join(format!("{trust_domain}_{manager}.progress")))
 }
 
 fn tell(global: &Global, args: &Options, report: &Report, cosigned: usize) -> anyhow::Result<()> {
@@ -274,6 +276,19 @@ fn tell(global: &Global, args: &Options, report: &Report, cosigned: usize) -> an
         ))
     };
     if passes { Ok(()) } else { Err(incomplete().into()) }
+}
+
+/// What an audit from a sealed state rests on.
+fn relied(expired: u64, cosigned: usize) -> String {
+    let by = match cosigned {
+        0 => "nobody but the manager says so: no witness has cosigned the checkpoint".to_owned(),
+        1 => "1 witness, who replayed the log, has cosigned the checkpoint that commits to it".to_owned(),
+        count => format!("{count} witnesses, who replayed the log, have cosigned the checkpoint that commits to it"),
+    };
+    format!(
+        "entries 1 to {expired} have expired here and were NOT verified: this audit relies on the root of the state \
+         after them; {by}"
+    )
 }
 
 fn summary(report: &Report, cosigned: usize) -> String {
@@ -302,11 +317,22 @@ fn summary(report: &Report, cosigned: usize) -> String {
     table.add_row(["time".to_owned(), time]);
     let Commitment { size, root } = report.checkpoint;
     table.add_row(["log".to_owned(), format!("{size} entries, root {root}, cosigned by {cosigned}")]);
+    if let Some(FromSeal { sequence, root, entry, .. }) = report.from_seal {
+        table.add_row([
+            "began with".to_owned(),
+            format!("the state after entry {sequence}, root {root}, entry {entry}"),
+        ]);
+        table.add_row(["expired".to_owned(), format!("entries 1 to {sequence}")]);
+    }
     table.add_row(["divergences".to_owned(), "none".to_owned()]);
-    table.trim_fmt()
+    let table = table.trim_fmt();
+    match report.from_seal {
+        Some(seal) => format!("{table}\n{}", relied(seal.sequence, cosigned)),
+        None => table,
+    }
 }
 
-fn entries_bar(quiet: bool, entries: u64, what: &'static str) -> ProgressBar {
+pub(crate) fn entries_bar(quiet: bool, entries: u64, what: &'static str) -> ProgressBar {
     let bar = output::bar(quiet);
     bar.set_length(entries);
     if let Ok(style) =

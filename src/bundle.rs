@@ -4,8 +4,11 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use keywitness_circuits::{Nonce, Timestamp};
-use keywitness_manager::audit::bundle::{Question, check};
-use keywitness_verifier::bundle::{Bundle, BundleRequest};
+use keywitness_manager::audit::{
+    Anchors,
+    bundle::{Question, check},
+};
+use keywitness_verifier::bundle::{Bundle, BundleRequest, MAX_BUNDLE};
 
 use crate::{Global, audit, connection::Connection, data, output, token::KeyArgs};
 
@@ -15,9 +18,12 @@ use crate::{Global, audit, connection::Connection, data, output, token::KeyArgs}
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
+    /// File with a token that is in force, or - for standard input; a new one is asked for when left out
+    #[arg(long, value_name = "FILE", required_unless_present = "key", conflicts_with = "key")]
+    token: Option<PathBuf>,
     #[command(flatten)]
-    key: KeyArgs,
-    /// Who will check the bundle: the audience of its token
+    key: Option<KeyArgs>,
+    /// Who will check the bundle: the audience of the new token
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
     /// Rest on a checkpoint that so many witnesses have cosigned
@@ -30,8 +36,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let client = args.connection.client(global)?;
-    let (response, _) = crate::token::fetch(&client, args.key.query(), &args.audience, Nonce::random())?;
-    let bundle = client.bundle(&BundleRequest { token: response.token, cosignatures: args.cosignatures })?;
+    let token = match (&args.token, &args.key) {
+        (Some(file), _) => String::from_utf8(data::read(file)?).context("the token is not text")?.trim().to_owned(),
+        (None, Some(key)) => crate::token::fetch(&client, key.query(), &args.audience, Nonce::random())?.0.token,
+        (None, None) => anyhow::bail!("name a key with --key, or a token with --token"),
+    };
+    let bundle = client.bundle(&BundleRequest { token, cosignatures: args.cosignatures })?;
     let bytes = bundle.to_file();
     fs::write(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
     if global.json {
@@ -54,17 +64,69 @@ pub(crate) struct VerifyArgs {
     /// Your own name, as the token's audience
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
+    /// So many witnesses must have cosigned the checkpoint, where the anchors ask for fewer
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    require_cosignatures: usize,
     /// Groth16 parameter files of the proofs in the bundle
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Vec<PathBuf>,
 }
 
 pub(crate) fn verify(global: &Global, args: &VerifyArgs) -> anyhow::Result<()> {
-    let (anchors, checker) = (audit::anchors(&args.anchors)?, audit::checker(&args.groth16_parameters)?);
-    let bundle = Bundle::from_file(&data::read(&args.file)?).map_err(output::No)?;
+    let anchors = audit::anchors(&args.anchors, args.require_cosignatures)?;
+    let checker = audit::checker(&args.groth16_parameters)?;
+    let bundle = Bundle::from_file(&data::read_at_most(&args.file, MAX_BUNDLE)?).map_err(output::No)?;
     let at = args.at.map_or(bundle.as_of, Timestamp);
-    let question = Question { anchors: &anchors, checker: &checker, at, audience: &args.audience };
-    let findings = check(&bundle, &question);
+    tell(global, &bundle, &Question { anchors: &anchors, checker: &checker, at, audience: &args.audience })
+}
+
+/// What a relying party has beside a token to hold the log against: the token's bundle, and trust anchors.
+#[derive(clap::Args)]
+#[group(id = "beside")]
+pub(crate) struct Beside {
+    /// File with the token's bundle: the token must be in a log, and stand there now (needs --anchors)
+    #[arg(long, value_name = "FILE", requires = "anchors")]
+    bundle: Option<PathBuf>,
+    /// File with trust anchors that you have compared over another channel
+    #[arg(long, value_name = "FILE", requires = "bundle")]
+    anchors: Option<PathBuf>,
+    /// So many witnesses must have cosigned the log's checkpoint (needs --bundle)
+    #[arg(long, value_name = "COUNT", default_value_t = 0, requires = "bundle")]
+    require_cosignatures: usize,
+    /// Groth16 parameter files of the proofs in the bundle
+    #[arg(long, value_name = "FILE", requires = "bundle")]
+    groth16_parameters: Vec<PathBuf>,
+}
+
+impl Beside {
+    /// Reads them, where they were given.
+    pub(crate) fn read(&self) -> anyhow::Result<Option<(Bundle, Anchors)>> {
+        let (Some(file), Some(anchors)) = (&self.bundle, &self.anchors) else { return Ok(None) };
+        let anchors = audit::anchors(anchors, self.require_cosignatures)?;
+        let bundle = Bundle::from_file(&data::read_at_most(file, MAX_BUNDLE)?).map_err(output::No)?;
+        Ok(Some((bundle, anchors)))
+    }
+
+    /// Checks a token's bundle as of now.
+    pub(crate) fn verify(
+        &self,
+        global: &Global,
+        (bundle, anchors): &(Bundle, Anchors),
+        token: &str,
+        audience: &str,
+    ) -> anyhow::Result<()> {
+        if bundle.token != token {
+            return Err(output::No("the bundle is of another token".to_owned()).into());
+        }
+        let checker = audit::checker(&self.groth16_parameters)?;
+        tell(global, bundle, &Question { anchors, checker: &checker, at: data::now(), audience })
+    }
+}
+
+/// Checks a bundle, and prints each finding.
+fn tell(global: &Global, bundle: &Bundle, question: &Question<'_>) -> anyhow::Result<()> {
+    let at = question.at;
+    let findings = check(bundle, question);
     let holds = findings.iter().all(|finding| finding.result.is_ok());
     if global.json {
         let told: Vec<_> = findings

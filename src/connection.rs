@@ -1,9 +1,12 @@
 //! How a subcommand reaches the manager, and as whom.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use keywitness_verifier::client::ManagerClient;
+use keywitness_verifier::{
+    client::{ClientError, ManagerClient},
+    wire::ProblemKind,
+};
 
 use crate::{Global, data};
 
@@ -83,6 +86,22 @@ impl Connection {
         let path = self.credential_file.clone().unwrap_or(default);
         data::read_line(&path).context("no credential: give --credential-file FILE")
     }
+}
+
+/// How often a request is made again at most that the manager turns away as too many.
+const PATIENCE: usize = 100;
+
+/// Asks, and asks again when the manager says so: whoever fetches much has to keep to its budget.
+pub(crate) fn patiently<T>(mut ask: impl FnMut() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    for _ in 0..PATIENCE {
+        match ask() {
+            Err(ClientError::Problem(problem)) if problem.kind() == Some(ProblemKind::TooManyRequests) => {
+                std::thread::sleep(Duration::from_secs(problem.retry_after.unwrap_or(1).clamp(1, 60).into()));
+            }
+            answer => return answer,
+        }
+    }
+    ask()
 }
 
 /// The address of the manager that runs on this data directory. An address that a manager left behind is not used: its

@@ -110,6 +110,22 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// The same of a file from strangers, which is refused where it is longer.
+pub(crate) fn read_at_most(path: &Path, most: usize) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = most as u64 + 1;
+    if path.as_os_str() == "-" {
+        std::io::stdin().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
+    } else {
+        let read = fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    if bytes.len() > most {
+        return Err(crate::output::No(format!("{} is longer than {most} bytes", path.display())).into());
+    }
+    Ok(bytes)
+}
+
 /// Reads a one-line file.
 pub(crate) fn read_line(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -5,6 +5,7 @@ mod output;
 
 mod agent;
 mod alerts;
+mod archive;
 mod attest;
 mod audit;
 mod backup;
@@ -16,6 +17,7 @@ mod credential;
 mod data;
 mod invite;
 mod key;
+mod log;
 mod manager;
 mod proof;
 mod revoke;
@@ -98,6 +100,7 @@ enum Command {
     Audit(audit::Args),
     Webhook(webhook::Args),
     Witness(witness::Args),
+    Log(log::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
     Backup(backup::BackupArgs),
@@ -139,6 +142,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => audit::run(global, args),
         Command::Webhook(args) => webhook::run(global, args),
         Command::Witness(args) => witness::run(global, args),
+        Command::Log(args) => log::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
         Command::Backup(args) => backup::backup(global, args),

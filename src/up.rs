@@ -16,6 +16,7 @@ use keywitness_manager::{Config, Manager, SteadyClock, background::Background, h
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
+    log::VerifierKey,
     operation::ClientKey,
     wire::{AttestationState, CredentialRequest, HsmKeyStatus, JoinTokenRequest, KeyQuery, Role, Status},
 };
@@ -64,6 +65,12 @@ pub(crate) struct Args {
     /// How long a record lasts
     #[arg(long, default_value = "10m", value_name = "DURATION")]
     record_ttl: humantime::Duration,
+    /// Witness whose cosignatures of the log are taken, by its key; may be given again
+    #[arg(long, value_name = "KEY")]
+    witness: Vec<VerifierKey>,
+    /// Delete the log's openings behind a sealed state that is older
+    #[arg(long, value_name = "DURATION")]
+    log_retention: Option<humantime::Duration>,
     #[command(flatten)]
     verification: manager::Verification,
 }
@@ -111,6 +118,8 @@ fn start_manager(
 ) -> anyhow::Result<(http::Server, Background)> {
     let config = Config {
         record_ttl: args.record_ttl.as_secs(),
+        witnesses: args.witness.clone(),
+        opening_retention: args.log_retention.map_or(0, |retention| retention.as_secs()),
         ..Config::new(paths.manager(), Cluster::TRUST_DOMAIN.parse()?, Cluster::MANAGER.parse()?)
     };
     let listener = match TcpListener::bind(("127.0.0.1", args.port)) {

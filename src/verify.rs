@@ -40,12 +40,12 @@ enum What {
 struct TokenArgs {
     /// File with the token, or - for standard input
     file: PathBuf,
-    /// File with the manager's key set (/.well-known/jwks.json)
-    #[arg(long, value_name = "FILE")]
-    jwks: PathBuf,
-    /// The trust domain that the key set belongs to
-    #[arg(long)]
-    trust_domain: TrustDomain,
+    /// File with the manager's key set (/.well-known/jwks.json); the anchored keys of the bundle when left out
+    #[arg(long, value_name = "FILE", required_unless_present = "bundle")]
+    jwks: Option<PathBuf>,
+    /// The trust domain that the key set belongs to; that of the anchors when left out
+    #[arg(long, required_unless_present = "bundle")]
+    trust_domain: Option<TrustDomain>,
     /// Your own name, as the token's audience
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
@@ -55,6 +55,8 @@ struct TokenArgs {
     /// File with the status list that the token names: says whether it was revoked or suspended since
     #[arg(long, value_name = "FILE")]
     status_list: Option<PathBuf>,
+    #[command(flatten)]
+    beside: crate::bundle::Beside,
 }
 
 #[derive(clap::Args)]
@@ -82,15 +84,30 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 fn check_token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
     let text = String::from_utf8(data::read(&args.file)?).context("the token is not text")?;
-    let jwks = data::read(&args.jwks)?;
-    let keys = serde_json::from_slice(&jwks).with_context(|| format!("{} is no key set", args.jwks.display()))?;
-    let expected = Expected { trust_domain: &args.trust_domain, audience: &args.audience, nonce: args.nonce.as_ref() };
+    let beside = args.beside.read()?;
+    let keys = match (&args.jwks, &beside) {
+        (Some(path), _) => {
+            serde_json::from_slice(&data::read(path)?).with_context(|| format!("{} is no key set", path.display()))?
+        }
+        (None, Some((bundle, anchors))) => anchors.anchored(&bundle.keys),
+        (None, None) => anyhow::bail!("give the manager's key set with --jwks"),
+    };
+    let anchored = beside.as_ref().map(|(_, anchors)| &anchors.trust_domain);
+    let trust_domain = args.trust_domain.as_ref().or(anchored).context("give the --trust-domain")?;
+    let expected = Expected { trust_domain, audience: &args.audience, nonce: args.nonce.as_ref() };
     let verified = token::verify(text.trim(), &keys, &expected, data::now())?;
     if let Some(path) = &args.status_list {
         let list = String::from_utf8(data::read(path)?).context("the status list is not text")?;
         let (standing, _) = token::status(&verified, list.trim(), &keys, None, data::now())?;
         if standing != Standing::Active {
             return Err(output::No(format!("the token verifies, and what it speaks of is {standing} since")).into());
+        }
+    }
+    if let Some(beside) = &beside {
+        args.beside.verify(global, beside, text.trim(), &args.audience)?;
+        // Its findings are the answer.
+        if global.json {
+            return Ok(());
         }
     }
     if global.json {

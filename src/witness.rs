@@ -15,7 +15,11 @@ use keywitness_verifier::{
     wire::{ProblemKind, Seals},
 };
 
-use crate::{Global, ceremony, connection::Connection, data, output};
+use crate::{
+    Global, ceremony,
+    connection::{Connection, patiently},
+    data, output,
+};
 
 /// Follow a manager's log, check everything in it again, and cosign it (auditor).
 ///
@@ -31,8 +35,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
     /// The log's key, learned from its operator and not from the manager: `<origin>+<id>+<base64>`
-    #[arg(long, value_name = "KEY")]
-    log_key: VerifierKey,
+    #[arg(long, value_name = "KEY", required_unless_present = "show_key")]
+    log_key: Option<VerifierKey>,
     /// This witness's name
     #[arg(long, default_value = "witness.local/1")]
     name: String,
@@ -48,6 +52,9 @@ pub(crate) struct Args {
     /// Groth16 parameter files for many keys in one proof
     #[arg(long, value_name = "FILE")]
     groth16_many_parameters: Vec<PathBuf>,
+    /// Print this witness's key, made where there is none, and end
+    #[arg(long)]
+    show_key: bool,
     /// Cosign once, and end
     #[arg(long)]
     once: bool,
@@ -73,10 +80,10 @@ impl LogSource for Remote {
         self.0.consistency(from, to).map(|proof| proof.hashes).map_err(|error| error.to_string())
     }
     fn openings(&self, after: u64) -> Result<Vec<Opening>, String> {
-        self.0.openings(after).map_err(|error| error.to_string())
+        patiently(|| self.0.openings(after)).map_err(|error| error.to_string())
     }
     fn seals(&self) -> Result<Seals, String> {
-        self.0.seals().map_err(|error| error.to_string())
+        patiently(|| self.0.seals()).map_err(|error| error.to_string())
     }
     fn cosign(&self, note: &Note) -> Result<(), String> {
         self.0.cosign(note).map_err(|error| error.to_string())
@@ -91,13 +98,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let parent = key_file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = parent.map_or_else(|| PathBuf::from("."), PathBuf::from);
     let key = open_key(&directory, name, &args.name, Algorithm::CosignatureV1)?;
-    let (public, origin) = (key.verifier().to_string(), args.log_key.name().to_owned());
+    let public = key.verifier().to_string();
+    if args.show_key {
+        say!("{public}");
+        return Ok(());
+    }
+    let log_key = args.log_key.clone().context("--log-key is missing")?;
+    let origin = log_key.name().to_owned();
     let one = args.groth16_parameters.iter().map(|file| (Groth16Circuit::OneKey, file));
     let many = args.groth16_many_parameters.iter().map(|file| (Groth16Circuit::ManyKeys, file));
     let parameters = one.chain(many).map(|(circuit, file)| ceremony::read_parameters(global, circuit, file, None));
     let witness = Witness {
         key,
-        policy: CheckpointPolicy::log_alone(args.log_key.clone())?,
+        policy: CheckpointPolicy::log_alone(log_key)?,
         directory: args.state.clone(),
         checker: Checker::new(parameters.collect::<anyhow::Result<Vec<_>>>()?)?,
         accepted: Accepted::default(),

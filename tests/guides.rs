@@ -20,8 +20,9 @@ fn run(guide: &str) {
     let head = "set -eu\ntrap 'jobs -p | while read -r job; do kill \"$job\" 2>/dev/null || true; done' EXIT\n";
     write!(file, "{head}{}", script(guide)).unwrap();
     drop(file);
-    let output = Command::new("bash")
-        .arg("guide.sh")
+    // A guide that waits for something in vain ends as well.
+    let output = Command::new("timeout")
+        .args(["400", "bash", "guide.sh"])
         .current_dir(directory.path())
         .env("PATH", path)
         .env("HOME", directory.path())
@@ -35,4 +36,9 @@ fn run(guide: &str) {
 #[test]
 fn the_operators_guide_works() {
     run("operators-guide.md");
+}
+
+#[test]
+fn the_auditors_guide_works() {
+    run("auditors-guide.md");
 }

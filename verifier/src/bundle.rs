@@ -32,9 +32,8 @@ pub struct Bundle {
     pub token: String,
     /// The manager's key set.
     pub keys: JwkSet,
-    /// The status list that the token names, as it was at `as_of`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status_list: Option<String>,
+    /// The status list that the token names, as it was at `as_of`: signed after the token was issued, and not after `as_of`.
+    pub status_list: String,
     /// What the token rests on.
     pub entries: Vec<BundledEntry>,
 }

@@ -3,6 +3,9 @@
 //! `openings` holds one record after another: length of the opening (4 bytes, big endian), the first 8 bytes of its SHA-256, and
 //! the opening ([`Opening::to_bytes`]). The checksum tells damage from lies; against lies there is the checkpoint, which
 //! commits to every entry. The file only grows, and a record that a crash cut short is cut off when fetching goes on.
+//!
+//! Where the first openings are gone, `snapshot` holds the state that the log seals after some entry, and `openings` begins with the
+//! next. `consistency` then has the proof (JSON) that the log begins with the tree that its auditor knew.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,7 +16,10 @@ use std::{
 use keywitness_verifier::log::{MAX_OPENING, Opening};
 use sha2::{Digest as _, Sha256};
 
-use crate::ledger::log::Entry;
+use crate::ledger::{
+    log::Entry,
+    seal::{SNAPSHOT_HEADER, snapshot_sequence},
+};
 
 /// Longest record that is read, in bytes.
 const MAX_RECORD: usize = 2 * MAX_OPENING + 64;
@@ -37,6 +43,9 @@ pub enum ArchiveError {
     /// A record is damaged.
     #[error("entry {0} of the archive is damaged: its checksum is wrong; fetch it again into another directory")]
     Damaged(u64),
+    /// The snapshot is none.
+    #[error("the archive's snapshot is none: it does not begin as one; fetch it again into another directory")]
+    Snapshot,
     /// A record is no entry.
     #[error("entry {0} of the archive cannot be read: {1}")]
     Unreadable(u64, String),
@@ -74,14 +83,41 @@ impl Archive {
         self.0.join("checkpoint")
     }
 
-    /// Reads the entries from the first on.
+    /// The file with the sealed state that the openings begin after, where they do not begin with the first.
+    pub fn snapshot(&self) -> PathBuf {
+        self.0.join("snapshot")
+    }
+
+    /// The file with a consistency proof, as JSON.
+    pub fn consistency(&self) -> PathBuf {
+        self.0.join("consistency")
+    }
+
+    /// The number of the entry that the openings begin after: 0, or that of the snapshot.
+    ///
+    /// # Errors
+    /// [`ArchiveError::File`]; [`ArchiveError::Snapshot`].
+    pub fn base(&self) -> Result<u64, ArchiveError> {
+        let path = self.snapshot();
+        let mut header = Vec::with_capacity(SNAPSHOT_HEADER);
+        let read = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            opened => opened.and_then(|file| file.take(SNAPSHOT_HEADER as u64).read_to_end(&mut header)),
+        };
+        match read {
+            Err(error) => Err(ArchiveError::File { path, error }),
+            Ok(_) => snapshot_sequence(&header).filter(|sequence| *sequence > 0).ok_or(ArchiveError::Snapshot),
+        }
+    }
+
+    /// Reads the entries from the first on that the archive has.
     ///
     /// # Errors
     /// [`ArchiveError::File`]
     pub fn entries(&self) -> Result<Entries, ArchiveError> {
         let path = self.openings();
         let file = File::open(&path).map_err(|error| ArchiveError::File { path: path.clone(), error })?;
-        Ok(Entries { file: BufReader::with_capacity(1 << 20, file), path, sequence: 0, length: 0 })
+        Ok(Entries { file: BufReader::with_capacity(1 << 20, file), path, sequence: self.base()?, length: 0 })
     }
 
     /// Opens the openings to append to them, after cutting off a record that is not whole.

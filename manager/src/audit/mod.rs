@@ -6,6 +6,7 @@
 
 mod anchors;
 pub mod archive;
+mod base;
 pub mod bundle;
 mod divergence;
 mod progress;
@@ -15,12 +16,14 @@ mod run;
 pub(crate) mod scratch;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use anchors::{Anchors, thumbprint};
 pub use archive::{Archive, ArchiveError};
+pub use base::FromSeal;
 pub use divergence::{Divergence, Offence};
+pub use progress::newest;
 pub use proofs::Checker;
 pub use replay::{Accepted, Replayer};
 pub use run::{Audit, AuditError};

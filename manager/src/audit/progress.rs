@@ -15,6 +15,7 @@ use super::{
     replay::Replayer,
     scratch::Scratch,
     tally::Tally,
+    verify::SealEntry,
 };
 use crate::ledger::tables::{Rows, Table, Tables};
 
@@ -38,6 +39,11 @@ pub(crate) struct Progress {
     rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
     /// State roots that seals further on must name.
     pub(crate) roots: BTreeMap<u64, Digest>,
+}
+
+/// How large the largest checkpoint was that an audit with progress in this file has verified.
+pub fn newest(path: &Path) -> Option<u64> {
+    Progress::read(path).map(|progress| progress.newest.0)
 }
 
 impl Progress {
@@ -66,9 +72,9 @@ impl Progress {
 
     /// Whether every seal further on is of a state further on, of the state here, or of one whose root is known. While a seal was
     /// not in the archive yet, nobody knew that its root would be asked for.
-    pub(crate) fn knows(&self, seals: &BTreeMap<u64, u64>) -> bool {
-        let further = seals.iter().filter(|(entered, _)| **entered > self.sequence);
-        further.map(|(_, of)| of).all(|of| *of >= self.sequence || self.roots.contains_key(of))
+    pub(crate) fn knows(&self, seals: &[SealEntry]) -> bool {
+        let further = seals.iter().filter(|seal| seal.entry > self.sequence);
+        further.map(|seal| seal.sequence).all(|of| of >= self.sequence || self.roots.contains_key(&of))
     }
 
     /// The state.

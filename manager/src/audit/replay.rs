@@ -142,6 +142,29 @@ impl Replayer {
         })
     }
 
+    /// Whether the trust anchors accept the configuration of a state that an audit begins with.
+    ///
+    /// # Errors
+    /// [`Divergence`], as for the entry that put it in force.
+    pub(crate) fn accept_state(&self) -> Result<(), Box<Divergence>> {
+        let read = || Ok::<_, Fault>((State(&self.tables).head()?, State(&self.tables).configuration()?));
+        let place = |offence, expected, found| Divergence {
+            sequence: self.sequence().unwrap_or_default(),
+            at: State(&self.tables).head().unwrap_or_default().at,
+            command: "the sealed state".to_owned(),
+            offence,
+            expected,
+            found,
+        };
+        let unreadable = |fault: Fault| {
+            let expected = "a state that can be read".to_owned();
+            Box::new(place(Offence::Inapplicable, expected, fault.to_string()))
+        };
+        let (_, configuration) = read().map_err(unreadable)?;
+        let accuse = |offence, expected, found| Box::new(place(offence, expected, found));
+        self.accept(&Command::Configure(configuration), &accuse)
+    }
+
     /// Whether the trust anchors accept what a configuration puts in force.
     fn accept(
         &self,

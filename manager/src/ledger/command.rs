@@ -1,5 +1,7 @@
 //! What can be asked of the ledger, and what it answers.
 
+use std::cell::Cell;
+
 use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, Suite, Timestamp};
 use keywitness_verifier::{
     identity::{Audience, IdentityKey},
@@ -225,6 +227,7 @@ pub enum Command {
         /// Who asked.
         by: CredentialId,
         /// What for; not on behalf of another.
+        #[serde(deserialize_with = "nested")]
         command: Box<Command>,
     },
     /// Gives challenges, each for its own statement and keys, to an HSM that signed the request.
@@ -320,6 +323,26 @@ pub enum Command {
         /// Everything up to this event was delivered, or is not for it.
         through: u64,
     },
+}
+
+/// How deep commands are nested at most in what is read: archives come from strangers, and reading must not run out of
+/// stack. More than one level is refused by `apply`.
+const MAX_NESTED: usize = 4;
+
+fn nested<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<Command>, D::Error> {
+    thread_local!(static DEPTH: Cell<usize> = const { Cell::new(0) });
+    struct Level;
+    impl Drop for Level {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get().saturating_sub(1));
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _level = Level;
+    if DEPTH.get() > MAX_NESTED {
+        return Err(serde::de::Error::custom("commands are nested too deeply"));
+    }
+    Box::deserialize(from)
 }
 
 impl Command {

@@ -133,6 +133,15 @@ impl<R: Read> Reading<R> {
     }
 }
 
+/// Length of what [`snapshot_sequence`] reads, in bytes.
+pub(crate) const SNAPSHOT_HEADER: usize = MAGIC.len() + size_of::<u64>();
+
+/// The number of the command that a snapshot says it was made after, from its first [`SNAPSHOT_HEADER`] bytes.
+pub(crate) fn snapshot_sequence(header: &[u8]) -> Option<u64> {
+    let number = header.strip_prefix(MAGIC)?.first_chunk()?;
+    Some(u64::from_be_bytes(*number))
+}
+
 /// Reads a snapshot into empty tables, and gives its root: which the caller compares with one that a log's checkpoint
 /// commits to, before it believes a row.
 ///

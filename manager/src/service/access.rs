@@ -174,6 +174,14 @@ impl Manager {
         Ok(Caller { credential: id, name: credential.row.name, role, scope: Scope::of(credential.terms.clusters) })
     }
 
+    /// Spends one of a caller's requests for much at once: an overview, a bundle, a page of openings.
+    pub(super) fn spend_overview(&self, caller: &Caller) -> Result<(), Problem> {
+        match caller.source() {
+            Some(source) => self.limits.spend_overview(&source, self.clock.now()),
+            None => Ok(()),
+        }
+    }
+
     /// Submits what a caller asks for, in the caller's name.
     pub(super) fn submit_for(&self, caller: &Caller, command: Command) -> Result<Outcome, Problem> {
         self.submit(match caller.credential {

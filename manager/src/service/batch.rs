@@ -29,21 +29,24 @@ use crate::ledger::{ChallengesGiven, Command, Fault, Outcome, Verdict, state::St
 /// [`MAX_BATCH_BODY`]: keywitness_verifier::wire::MAX_BATCH_BODY
 const BATCHES: usize = 16;
 
+const BUSY: &str = "too many batches are being judged; send the same one again later";
+
 /// Most HSMs that the answers to one batch of questions speak of.
 const MAX_HSMS: usize = 65_536;
 
-/// A place among [`BATCHES`].
-struct Place<'a>(&'a AtomicUsize);
+/// A place among those that do the same work at once.
+pub(super) struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
-    fn take(taken: &'a AtomicUsize) -> Result<Self, Problem> {
-        let one_more = |taken: usize| (taken < BATCHES).then_some(taken + 1);
+    /// Takes one of so many places.
+    ///
+    /// # Errors
+    /// `unavailable`, saying why, where none is free.
+    pub(super) fn take(taken: &'a AtomicUsize, places: usize, why: &str) -> Result<Self, Problem> {
+        let one_more = |taken: usize| (taken < places).then_some(taken + 1);
         match taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
             Ok(_) => Ok(Self(taken)),
-            Err(_) => {
-                let why = "too many batches are being judged; send the same one again later";
-                Err(Problem::new(ProblemKind::Unavailable, why).after(1))
-            }
+            Err(_) => Err(Problem::new(ProblemKind::Unavailable, why).after(1)),
         }
     }
 }
@@ -93,7 +96,7 @@ impl Manager {
     pub fn attest_batch(&self, body: &[u8]) -> Result<AttestBatch, Problem> {
         let envelopes =
             split_envelopes(body).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
-        let _place = Place::take(&self.batches)?;
+        let _place = Place::take(&self.batches, BATCHES, BUSY)?;
         let read: Vec<_> = {
             let rows = self.ledger.view()?;
             let state = State(rows.as_ref());

@@ -4,23 +4,30 @@ use data_encoding::BASE64URL_NOPAD;
 use keywitness_verifier::{
     bundle::{Bundle, BundleRequest, BundledEntry, FORMAT},
     log::{Note, TlogProof},
-    token::{self, Claims, Expected},
+    token::{self, Claims, Expected, status::ENTRIES},
     wire::{Base64, Problem, ProblemKind},
 };
+use serde::Deserialize;
 
-use super::{Manager, access::Caller};
+use super::{Manager, access::Caller, batch::Place};
 use crate::{
     audit::bundle::{Missing, gather},
     ledger::{log::entries, merkle::Tree, state::State},
 };
+
+/// How many bundles are made at once: each looks through the log for what its token rests on.
+const AT_ONCE: usize = 4;
 
 impl Manager {
     /// Makes a bundle of a token that is in force. Client or auditor.
     ///
     /// # Errors
     /// `malformed` for what is no token of this manager in force; `forbidden` for a cluster out of the caller's scope;
-    /// `not-found` where the openings were deleted; `unavailable` where the log's checkpoint does not cover it yet.
+    /// `not-found` where the openings were deleted; `unavailable` where the log's checkpoint does not cover it yet, or too
+    /// many bundles are being made; `too-many-requests`.
     pub fn bundle(&self, caller: &Caller, request: &BundleRequest) -> Result<Bundle, Problem> {
+        self.spend_overview(caller)?;
+        let _place = Place::take(&self.bundling, AT_ONCE, "other bundles are being made; try again shortly")?;
         let rows = self.ledger.view()?;
         let now = self.now(State(rows.as_ref()))?;
         let claims = self.own_token(&request.token, now)?;
@@ -41,6 +48,9 @@ impl Manager {
             return Err(Problem::new(ProblemKind::Unavailable, why).after(30));
         }
         let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        let status_list = self.status_list_of(state, &claims)?;
+        let as_of = self.now(state)?;
         let bundled = |sequence: u64| {
             let gone = || Problem::new(ProblemKind::NotFound, format!("the opening of entry {sequence} was deleted"));
             let hashes = Tree(rows.as_ref()).inclusion(sequence - 1, covered)?.ok_or_else(gone)?;
@@ -50,7 +60,19 @@ impl Manager {
         };
         let entries = sequences.into_iter().map(bundled).collect::<Result<_, Problem>>()?;
         let (format, token, keys) = (FORMAT.to_owned(), request.token.clone(), self.jwks()?);
-        Ok(Bundle { format, as_of: now, token, keys, status_list: None, entries })
+        Ok(Bundle { format, as_of, token, keys, status_list, entries })
+    }
+
+    /// The list that says how a token stands, signed after the token was issued.
+    fn status_list_of(&self, state: State<'_>, claims: &Claims) -> Result<String, Problem> {
+        let named = claims.status.as_ref().and_then(|claim| {
+            let number = claim.status_list.uri.rsplit_once('/')?.1.parse().ok()?;
+            (self.status_list_uri(number) == claim.status_list.uri && claim.status_list.idx < ENTRIES).then_some(number)
+        });
+        let why =
+            "the token names no status list of this manager, whose address may have changed; ask for another token";
+        let number = named.ok_or_else(|| Problem::new(ProblemKind::Malformed, why))?;
+        self.status_list_in(state, number, None, claims.iat)
     }
 
     /// The claims of a token of this manager that is in force, whoever it was issued to.
@@ -67,8 +89,12 @@ impl Manager {
 
 /// Whom a token says that it is for; nothing of it is believed before the token is verified.
 fn audience(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct For {
+        aud: String,
+    }
     let body = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
-    Some(serde_json::from_slice::<Claims>(&body).ok()?.aud)
+    Some(serde_json::from_slice::<For>(&body).ok()?.aud)
 }
 
 fn proof(index: u64, hashes: Vec<keywitness_circuits::Digest>, checkpoint: &Note) -> String {

@@ -67,6 +67,8 @@ pub struct Manager {
     unauthenticated: AtomicU64,
     /// Batches of envelopes that are being judged.
     batches: AtomicUsize,
+    /// Bundles that are being made.
+    bundling: AtomicUsize,
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -116,6 +118,7 @@ impl Manager {
             status_lists: status_list::StatusLists::default(),
             unauthenticated: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
+            bundling: AtomicUsize::new(0),
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),

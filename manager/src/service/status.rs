@@ -188,9 +188,7 @@ impl Manager {
     /// # Errors
     /// Only where the ledger cannot be read.
     pub fn status(&self, caller: &Caller) -> Result<Status, Problem> {
-        if let Some(source) = caller.source() {
-            self.limits.spend_overview(&source, self.clock.now())?;
-        }
+        self.spend_overview(caller)?;
         let limited = if caller.scope().is_all() { self.limits.limited() } else { Vec::new() };
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());

@@ -42,7 +42,17 @@ impl Manager {
     /// `not-found` for a list that holds no entry; `malformed` for a time to come.
     pub fn status_list(&self, number: u64, time: Option<Timestamp>) -> Result<String, Problem> {
         let rows = self.ledger.view()?;
-        let state = State(rows.as_ref());
+        self.status_list_in(State(rows.as_ref()), number, time, Timestamp(0))
+    }
+
+    /// The same, of one view of the state; where no time is asked for, one that was signed at `since` or later.
+    pub(super) fn status_list_in(
+        &self,
+        state: State<'_>,
+        number: u64,
+        time: Option<Timestamp>,
+        since: Timestamp,
+    ) -> Result<String, Problem> {
         let (now, head) = (self.now(state)?, state.get::<StatusHead>(key::ONLY)?.unwrap_or_default());
         let lists = head.entries.div_ceil(ENTRIES).max(1);
         if number >= lists {
@@ -59,7 +69,9 @@ impl Manager {
             return self.sign_status_list(state, number, at);
         }
         let fresh = |signed: &&Signed| {
-            signed.revision == head.revision && now.since(signed.at) < self.config.status_ttl.div_ceil(2)
+            signed.revision == head.revision
+                && signed.at >= since
+                && now.since(signed.at) < self.config.status_ttl.div_ceil(2)
         };
         if let Some(list) = signed.get(&number).filter(fresh) {
             return Ok(list.jwt.clone());
@@ -103,7 +115,7 @@ impl Manager {
         Ok(StatusClaim { status_list: StatusReference { idx: row.index % ENTRIES, uri } })
     }
 
-    fn status_list_uri(&self, number: u64) -> String {
+    pub(super) fn status_list_uri(&self, number: u64) -> String {
         let base = self.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
         format!("{base}{}/{number}", path::STATUS_LISTS)
     }

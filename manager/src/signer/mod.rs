@@ -112,8 +112,15 @@ pub fn jws(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) fn sign_in_test(directory: &std::path::Path, claims: &impl Serialize) -> String {
+    sign_typed_in_test(directory, keywitness_verifier::token::TYPE, claims)
+}
+
+/// The same, of any type.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn sign_typed_in_test(directory: &std::path::Path, media_type: &str, claims: &impl Serialize) -> String {
     let signer = FileSigner::open(directory).unwrap();
     let key = signer.keys().into_iter().find(|key| key.algorithm == TokenAlgorithm::Es256);
     let key = key.unwrap_or_else(|| signer.make(TokenAlgorithm::Es256).unwrap());
-    jws(&signer, (&key.kid().unwrap(), TokenAlgorithm::Es256), keywitness_verifier::token::TYPE, claims).unwrap()
+    jws(&signer, (&key.kid().unwrap(), TokenAlgorithm::Es256), media_type, claims).unwrap()
 }

@@ -5,6 +5,9 @@
 //! log that does not begin with the one it knows gets no cosignature, and both checkpoints are kept as evidence.
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod lies;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -124,7 +127,12 @@ struct Known {
     note: Note,
     checkpoint: Checkpoint,
     state: Scratch,
+    /// Roots of states that are being sealed.
+    roots: Roots,
 }
+
+/// Roots over states by the numbers of the commands after which they are: seals further on must name them.
+type Roots = BTreeMap<u64, Digest>;
 
 impl Witness {
     /// Follows the log to its newest checkpoint, cosigns that, and on the way the one that another witness cosigned.
@@ -147,7 +155,7 @@ impl Witness {
         let known = self.known()?;
         let earlier = known.as_ref().map(|known| known.note.clone());
         let forked = |why: &str| self.evidence(earlier.as_ref(), &note, why, now);
-        let mut state = Scratch::default();
+        let (mut state, mut roots) = (Scratch::default(), Roots::default());
         if let Some(known) = known {
             let (before, after) = (&known.checkpoint, &checkpoint);
             if after.size < before.size {
@@ -160,9 +168,9 @@ impl Witness {
             if verify_consistency((before.size, &before.root), (after.size, &after.root), &proof).is_err() {
                 return Err(forked("it does not begin with the log as it was"));
             }
-            state = known.state;
+            (state, roots) = (known.state, known.roots);
         }
-        let state = self.replay(source, state, &checkpoint)?;
+        let (state, roots) = self.replay(source, state, roots, &checkpoint)?;
         let range = Tree(&state).range()?;
         if (range.size(), range.root()) != (checkpoint.size, checkpoint.root) {
             return Err(forked("its entries are not those that its checkpoint commits to"));
@@ -172,16 +180,23 @@ impl Witness {
             return Err(forked("its checkpoint names another seal of the state than its entries do"));
         }
         note.add(self.key.sign(note.text(), now));
-        self.save(&note, &checkpoint, &state)?;
+        self.save(&note, &checkpoint, (&state, &roots))?;
         source.cosign(&note).map_err(WitnessError::Source)?;
         Ok(checkpoint)
     }
 
     /// Replays the commands up to a checkpoint.
-    fn replay(&self, source: &dyn LogSource, state: Scratch, to: &Checkpoint) -> Result<Scratch, WitnessError> {
-        let announced = source.seals().map_err(WitnessError::Source)?;
-        let mut replayer = Replayer::resume(state, self.accepted.clone(), BTreeMap::new());
-        replayer.expect_seals(announced.seals.iter().map(|seal| seal.sequence).collect())?;
+    fn replay(
+        &self,
+        source: &dyn LogSource,
+        state: Scratch,
+        roots: Roots,
+        to: &Checkpoint,
+    ) -> Result<(Scratch, Roots), WitnessError> {
+        // After the checkpoint: one that is ordered behind the checkpoint may be of a state before it.
+        let Seals { seals, pending, .. } = source.seals().map_err(WitnessError::Source)?;
+        let mut replayer = Replayer::resume(state, self.accepted.clone(), roots);
+        replayer.expect_seals(seals.iter().map(|seal| seal.sequence).chain(pending).collect())?;
         let mut audit = Audit::new(&self.checker, replayer, Tally::default());
         loop {
             let after = audit.replayer().sequence()?;
@@ -204,7 +219,7 @@ impl Witness {
         }
         audit.settle()?;
         match audit.tally().unchecked() {
-            0 => Ok(audit.replayer().tables().clone()),
+            0 => Ok((audit.replayer().tables().clone(), audit.replayer().roots().clone())),
             unchecked => Err(WitnessError::Unchecked(unchecked)),
         }
     }
@@ -225,15 +240,28 @@ impl Witness {
         if (range.size(), range.root()) != (checkpoint.size, checkpoint.root) {
             return Err(failed(&path, &"it is not the state that the newest checkpoint is of"));
         }
-        Ok(Some(Known { note, checkpoint, state }))
+        let path = self.roots_path(checkpoint.size);
+        let text = files::read_if_there(&path).map_err(|error| failed(&path, &error))?;
+        let roots = text.map_or(Ok(Roots::default()), |text| serde_json::from_str(&text));
+        let roots = roots.map_err(|error| failed(&path, &error))?;
+        Ok(Some(Known { note, checkpoint, state, roots }))
     }
 
     fn state_path(&self, size: u64) -> PathBuf {
         self.directory.join(format!("{size}.state"))
     }
 
+    fn roots_path(&self, size: u64) -> PathBuf {
+        self.directory.join(format!("{size}.roots"))
+    }
+
     /// Keeps state, then checkpoint, so that whenever this is killed the checkpoint has its state.
-    fn save(&self, note: &Note, checkpoint: &Checkpoint, state: &Scratch) -> Result<(), WitnessError> {
+    fn save(
+        &self,
+        note: &Note,
+        checkpoint: &Checkpoint,
+        (state, roots): (&Scratch, &Roots),
+    ) -> Result<(), WitnessError> {
         let before = self.known()?.map(|known| known.checkpoint.size);
         let path = self.state_path(checkpoint.size);
         let failed = |why: &dyn std::fmt::Display| WitnessError::File { path: path.clone(), why: why.to_string() };
@@ -246,10 +274,16 @@ impl Witness {
             Ok(std::fs::rename(&draft, &path)?)
         };
         write().map_err(|error| failed(&error))?;
+        let kept = serde_json::to_vec(roots).map_err(|error| failed(&error))?;
+        write_whole(&self.roots_path(checkpoint.size), &kept).map_err(|error| failed(&error))?;
         let text = note.to_string();
         files::write_private(&self.directory, CHECKPOINT, text.as_bytes()).map_err(|error| failed(&error))?;
         match before.filter(|before| *before != checkpoint.size) {
-            Some(before) => std::fs::remove_file(self.state_path(before)).map_err(|error| failed(&error)),
+            Some(before) => [self.state_path(before), self.roots_path(before)]
+                .iter()
+                .filter(|path| path.exists())
+                .try_for_each(std::fs::remove_file)
+                .map_err(|error| failed(&error)),
             None => Ok(()),
         }
     }

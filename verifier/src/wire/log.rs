@@ -43,6 +43,10 @@ pub struct Seals {
     pub deleted_through: u64,
     /// Oldest first.
     pub seals: Vec<SealInfo>,
+    /// The number of the command whose state is being sealed now: it was given before any checkpoint of a larger tree, so
+    /// that whoever replays the log up to such a checkpoint knows to make this root too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u64>,
 }
 
 /// A root over the state after some command.

@@ -5,8 +5,8 @@ use keywitness_verifier::{
     bundle::Bundle,
     identity::IdentityKey,
     log::{Checkpoint, CheckpointPolicy, Opening, TlogProof, VerifierKey},
-    token::{self, Expected, KeyAttestation, ProvenStatement, VerifiedToken},
-    wire::{KeyRef, Record},
+    token::{self, Expected, KeyAttestation, ProvenStatement, TokenError, VerifiedToken},
+    wire::{KeyRef, Record, Standing},
 };
 
 use crate::{
@@ -58,6 +58,7 @@ impl Findings {
 pub fn check(bundle: &Bundle, question: &Question<'_>) -> Vec<Finding> {
     let mut findings = Findings::default();
     let Some(token) = findings.note("token", token_of(bundle, question)) else { return findings.0 };
+    findings.note("status", status_of(bundle, &token, question));
     let Some(log) = findings.note("log", log_of(bundle, question.anchors)) else { return findings.0 };
     let attestation = &token.appraisal().attestation;
     let hsm = findings.note("HSM's enrolment", enrolment(&log, attestation, &token.channel_key()));
@@ -83,6 +84,36 @@ fn token_of(bundle: &Bundle, question: &Question<'_>) -> Noted<VerifiedToken> {
     }
     let text = format!("signed by an anchored key, in force at {}: {} @{} in {hsm}", at.0, key.key, key.epoch);
     Ok((token, text))
+}
+
+/// How the token stood: by a list that was signed after the token was issued, and not after the time that is asked for.
+fn status_of(bundle: &Bundle, token: &VerifiedToken, question: &Question<'_>) -> Noted<()> {
+    let (at, issued) = (question.at, token.claims().iat);
+    let keys = question.anchors.anchored(&bundle.keys);
+    let looked_up = token::status(token, &bundle.status_list, &keys, None, at);
+    let (standing, list) = looked_up.map_err(|error| match error {
+        TokenError::UnknownKey(key) => format!("the status list is signed by key {key:?}, which is not anchored"),
+        TokenError::Signature => "the status list's signature does not verify".to_owned(),
+        TokenError::Expired(end) => format!("the status list expired at {}, and says nothing of {}", end.0, at.0),
+        TokenError::NotYet(made) => format!("the status list was made at {}, after {}", made.0, at.0),
+        other => other.to_string(),
+    })?;
+    if list.iat < issued {
+        return Err(format!(
+            "the status list was made at {}, before the token was issued at {}: it says nothing of it",
+            list.iat.0, issued.0
+        ));
+    }
+    if list.iat > at {
+        return Err(format!("the status list was made at {}, and says nothing of {} before that", list.iat.0, at.0));
+    }
+    match standing {
+        Standing::Active => {
+            let (from, to) = (list.iat.0, list.exp.0);
+            Ok(((), format!("neither revoked nor suspended, by the list {} of {from}, good until {to}", list.sub)))
+        }
+        standing => Err(format!("what the token speaks of was {standing} at {}", list.iat.0)),
+    }
 }
 
 /// The entries of a bundle, in its order, with their numbers: every one is in the log that the checkpoint commits to.
@@ -246,21 +277,28 @@ impl Claim<'_> {
         let context = &envelope.context;
         let found = self.log.iter().find_map(|(number, entry)| match (&entry.submission.command, &entry.outcome) {
             (Command::IssueChallenge { hsm, statement, keys, nonce, .. }, Outcome::Challenge(given))
-                if *nonce == context.challenge
-                    && *hsm == context.hsm
-                    && *statement == context.statement
-                    && keys.contains(self.key) =>
+                if *nonce == context.challenge && given.nonce == *nonce =>
             {
-                Some((*number, entry.at, given))
+                let asked = *hsm == context.hsm && *statement == context.statement && keys.contains(self.key);
+                let given = (given.not_before, given.not_after, given.expires_at);
+                asked.then_some((*number, entry.at, given))
+            }
+            (Command::IssueChallenges { hsm, items, seed, .. }, Outcome::Challenges(given)) if given.seed == *seed => {
+                let place = given.nonces().take(items.len()).position(|nonce| nonce == context.challenge)?;
+                let item = items.get(place)?;
+                let asked = *hsm == context.hsm && item.statement == context.statement && item.keys.contains(self.key);
+                let refused =
+                    given.refused.iter().any(|(_, _, items)| items.iter().any(|item| *item as usize == place));
+                (asked && !refused).then_some((*number, entry.at, (given.at, given.not_after, given.expires_at)))
             }
             _ => None,
         });
-        let (number, given_at, given) = found.ok_or("the bundle has no entry with the challenge")?;
-        let right = given.nonce == context.challenge
-            && (given.not_before, given.not_after) == (context.not_before, context.not_after)
+        let (number, given_at, (not_before, not_after, expires_at)) =
+            found.ok_or("the bundle has no entry with the challenge")?;
+        let right = (not_before, not_after) == (context.not_before, context.not_after)
             && self.enrolled < number
             && number < attested
-            && self.proven.proven_at < given.expires_at;
+            && self.proven.proven_at < expires_at;
         if !right {
             return Err(format!("the challenge of entry {number} is not one that the claim could answer"));
         }

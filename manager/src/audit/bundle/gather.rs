@@ -80,7 +80,13 @@ fn attested(rows: &dyn Rows, proven: &ProvenStatement) -> Result<[u64; 2], Missi
     let Command::Attest { envelope, .. } = &entry.submission.command else { return Err(CHALLENGE) };
     let nonce = Envelope::from_bytes(envelope).map_err(|_| CHALLENGE)?.context.challenge;
     let row: ChallengeRow = State(rows).challenge(&nonce)?.ok_or(CHALLENGE)?;
-    let given = |entry: &Entry| matches!(&entry.outcome, Outcome::Challenge(given) if given.nonce == nonce);
+    let given = |entry: &Entry| match (entry.submission.command.bare(), &entry.outcome) {
+        (_, Outcome::Challenge(given)) => given.nonce == nonce,
+        (Command::IssueChallenges { items, .. }, Outcome::Challenges(given)) => {
+            given.nonces().take(items.len()).any(|given| given == nonce)
+        }
+        _ => false,
+    };
     Ok([attested, at(rows, row.issued_at, given)?.ok_or(CHALLENGE)?.0])
 }
 

@@ -6,8 +6,13 @@ use keywitness_circuits::{Digest, Envelope, KeyAlgorithm, Nonce, Timestamp, code
 use keywitness_verifier::{
     bundle::{Bundle, BundleRequest, BundledEntry, FORMAT},
     log::{Algorithm, Checkpoint, CompactRange, Note, NoteKey, TlogProof, inclusion_proof, leaf_hash},
-    token::Claims,
-    wire::{Base64, KeyQuery, ProblemKind, TokenRequest},
+    token::{
+        Claims,
+        status::{STATUS_LIST_TYPE, StatusBits, StatusListClaims},
+    },
+    wire::{
+        Base64, ChallengeAnswer, ChallengeBatchRequest, ChallengeRequest, KeyQuery, ProblemKind, Standing, TokenRequest,
+    },
 };
 use proptest::prelude::*;
 
@@ -20,7 +25,7 @@ use crate::{
     },
     ledger::{Command, log::Entry},
     service::testing::{Caller, TestHsm, TestKey, World},
-    signer::sign_in_test,
+    signer::{sign_in_test, sign_typed_in_test},
 };
 
 const AUDIENCE: &str = "auditor";
@@ -87,7 +92,7 @@ impl Case {
             as_of: self.world.now(),
             token: self.token.clone(),
             keys: self.world.manager.jwks().unwrap(),
-            status_list: None,
+            status_list: self.world.manager.status_list(0, Some(self.world.now())).unwrap(),
             entries: proven(&self.log, &gathered.unwrap(), witnesses),
         }
     }
@@ -158,6 +163,148 @@ fn an_honest_bundle_holds_as_of_its_time_and_not_outside_it() {
     let (anchors, now) = (case.anchors(), bundle.as_of);
     refused(case.check_as(&bundle, &anchors, now.plus(3600)), "expired");
     refused(case.check_as(&bundle, &anchors, Timestamp(now.0 - 100)), "future");
+    // Before the status list was made, it shows nothing.
+    refused(case.check_as(&bundle, &anchors, Timestamp(now.0 - 1)), "says nothing of");
+    let question = Question { anchors: &anchors, checker: checker(), at: now, audience: "somebody else" };
+    let first = check(&bundle, &question).remove(0);
+    assert!(first.result.unwrap_err().contains("not for this audience"));
+}
+
+#[test]
+fn a_status_list_counts_only_where_it_is_the_tokens_own_and_of_its_time() {
+    type Change = fn(&mut StatusListClaims, &Claims, Timestamp);
+    let case = Case::new();
+    let (whole, token) = (case.bundle(), case.claims());
+    let at = whole.as_of;
+    let body = whole.status_list.split('.').nth(1).unwrap();
+    let honest: StatusListClaims =
+        serde_json::from_slice(&data_encoding::BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap();
+    let with = |status_list: String| case.check(&Bundle { status_list, ..whole.clone() });
+    let signed = |directory: &std::path::Path, change: Change| {
+        let mut claims = honest.clone();
+        change(&mut claims, &token, at);
+        with(sign_typed_in_test(directory, STATUS_LIST_TYPE, &claims))
+    };
+    let ours = case.world.directory.path();
+    signed(ours, |_, _, _| {}).unwrap();
+    fn standing(list: &mut StatusListClaims, token: &Claims, standing: Standing) {
+        let mut bits = StatusBits::default();
+        bits.set(token.status.as_ref().unwrap().status_list.idx, standing);
+        list.status_list = bits.compress().unwrap();
+    }
+    let changes: [(Change, &str); 9] = [
+        (|list, _, _| list.sub += "1", "not the one that the token names"),
+        (|list, _, _| list.iss = "urn:keywitness:acme.example:m2".to_owned(), "another manager's"),
+        (|list, token, _| list.iat = Timestamp(token.iat.0 - 1), "before the token was issued"),
+        (|list, _, at| list.exp = at, "the status list expired at"),
+        (|list, _, at| list.iat = at.plus(1), "says nothing of"),
+        (|list, _, at| list.iat = at.plus(100), "was made at"),
+        (|list, token, _| standing(list, token, Standing::Revoked), "was revoked at"),
+        (|list, token, _| standing(list, token, Standing::Suspended), "was suspended at"),
+        (|list, _, _| list.status_list.lst.0.clear(), "the status list"),
+    ];
+    for (change, words) in changes {
+        refused(signed(ours, change), words);
+    }
+    refused(signed(tempfile::tempdir().unwrap().path(), |_, _, _| {}), "which is not anchored");
+    refused(with(case.token.clone()), "its type is not");
+    refused(with(String::new()), "status: ");
+    // A bit of the list, with the signature as it was.
+    let mut parts: Vec<String> = whole.status_list.split('.').map(str::to_owned).collect();
+    let mut forged = honest.clone();
+    standing(&mut forged, &token, Standing::Revoked);
+    parts[1] = data_encoding::BASE64URL_NOPAD.encode(&serde_json::to_vec(&forged).unwrap());
+    refused(with(parts.join(".")), "signature does not verify");
+}
+
+#[test]
+fn a_bundle_made_after_a_revocation_says_so_whatever_list_was_signed_before() {
+    let case = Case::new();
+    let manager = &case.world.manager;
+    // A list that is kept, and was signed before the next token.
+    manager.status_list(0, None).unwrap();
+    case.world.advance(5);
+    let request = |token: &str| BundleRequest { token: token.to_owned(), cosignatures: 0 };
+    let make = |token: &str| manager.bundle(&Caller::in_process(), &request(token)).unwrap();
+    let anchors = Anchors { log: manager.log_key().log, witnesses: Vec::new(), cosignatures: 0, ..case.anchors() };
+    let newer = token(&case.world, &case.key);
+    let bundle = make(&newer);
+    case.check_as(&bundle, &anchors, bundle.as_of).unwrap();
+    case.world.revoke_hsm(&case.hsm);
+    let bundle = make(&newer);
+    refused(case.check_as(&bundle, &anchors, bundle.as_of), "was revoked at");
+}
+
+#[test]
+fn a_bundle_of_challenges_that_were_given_together_holds() {
+    let world = World::new();
+    let hsm = world.hsm("hsm-1", "eu");
+    let keys = [TestKey::ed25519("a", 1), TestKey::ed25519("b", 2)];
+    keys.iter().for_each(|key| hsm.enrol_key(&world, key).unwrap());
+    let items: Vec<_> = keys
+        .iter()
+        .map(|key| ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] })
+        .collect();
+    let given = world.manager.challenges(&hsm.call(&world), &ChallengeBatchRequest { items }).unwrap();
+    for (key, answer) in keys.iter().zip(given.items) {
+        let ChallengeAnswer::Challenge(challenge) = answer else { panic!() };
+        crate::service::testing::submit(&world, &hsm.answer(&world, "eu", key, &challenge)).unwrap();
+    }
+    let issued = keys.each_ref().map(|key| token(&world, key));
+    let (log, other, [_, key]) = (log_of(&world), TestHsm::new("hsm-2"), keys);
+    let case = Case { world, hsm, other, key, log, token: issued[1].clone() };
+    let bundle = case.bundle();
+    case.check(&bundle).unwrap();
+    // The same challenges do not hold for a claim that answered another of them.
+    let place = case.log.iter().position(|entry| entry.submission.command.name() == "issue-challenges").unwrap();
+    let mut lying = case;
+    let Command::IssueChallenges { items, .. } = &mut lying.log[place].submission.command else { panic!() };
+    items.swap(0, 1);
+    refused(lying.check(&lying.bundle()), "no entry with the challenge");
+}
+
+#[test]
+fn one_witness_is_one_witness_however_often_it_is_named() {
+    let case = Case::new();
+    refused(case.check(&case.bundle_cosigned_by(&[1, 1])), "1 of the witnesses have cosigned");
+    let mut anchors = case.anchors();
+    anchors.witnesses[1] = anchors.witnesses[0].clone();
+    let bundle = case.bundle_cosigned_by(&[1]);
+    refused(case.check_as(&bundle, &anchors, bundle.as_of), "two witnesses have the same key");
+    anchors.witnesses.truncate(1);
+    let text = serde_json::to_vec(&anchors).unwrap();
+    assert!(Anchors::from_json(&text).unwrap_err().contains("ask for 2 cosignatures, and name 1"));
+}
+
+#[test]
+fn another_proof_of_the_same_key_is_not_the_tokens() {
+    let mut case = Case::new();
+    case.world.advance(1);
+    case.hsm.attest(&case.world, "eu", &case.key).unwrap();
+    (case.log, case.token) = (log_of(&case.world), token(&case.world, &case.key));
+    let whole = case.bundle();
+    case.check(&whole).unwrap();
+    let attested: Vec<_> = (1_u64..)
+        .zip(&case.log)
+        .filter(|(_, entry)| entry.submission.command.name() == "attest")
+        .map(|(number, _)| number)
+        .collect();
+    let mut bundle = whole;
+    let place = bundle.entries.iter().position(|entry| opening_number(entry) == attested[1]).unwrap();
+    bundle.entries[place] = proven(&case.log, &attested[..1], &[1, 2]).remove(0);
+    refused(case.check(&bundle), "no entry with the attestation");
+}
+
+#[test]
+fn a_file_that_is_cut_or_too_long_is_no_bundle() {
+    let file = Case::new().bundle().to_file();
+    for length in (0..file.len()).step_by(97).chain([file.len() - 1]) {
+        let why = Bundle::from_file(&file[..length]).unwrap_err();
+        assert!(why.contains("no audit bundle") || why.contains("damaged"), "{why}");
+    }
+    let mut long = file;
+    long.resize(keywitness_verifier::bundle::MAX_BUNDLE + 1, b' ');
+    assert!(Bundle::from_file(&long).unwrap_err().contains("at most"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn lived(log: impl IntoIterator<Item = (Submission, Timestamp)>) -> Vec<Entry> {
     log.into_iter().map(&mut apply).collect()
 }
 
-pub(super) fn relived(log: &[Entry]) -> Vec<Entry> {
+pub(crate) fn relived(log: &[Entry]) -> Vec<Entry> {
     lived(log.iter().map(|entry| (entry.submission.clone(), entry.at)))
 }
 
@@ -205,4 +205,46 @@ fn it_is_another_manager_or_uses_another_verifying_key() {
     assert_eq!(offence(Accepted { audience: Some(other), ..right.clone() }), Some(Offence::Audience));
     let fewer = known[1..].to_vec();
     assert_eq!(offence(Accepted { verifying_keys: fewer, ..right }), Some(Offence::VerifyingKey));
+}
+
+/// Whoever's credential asked for it: what a command does is looked at all the same.
+#[test]
+fn it_hid_a_lie_behind_somebodys_request() {
+    use keywitness_verifier::wire::{CredentialRequest, Role, secret_digest};
+    let (world, hsm, _, key) = small();
+    let request = CredentialRequest::new("someone", Role::Operator);
+    let secret = world.manager.create_credential(&crate::service::testing::Caller::in_process(), &request).unwrap();
+    let by = keywitness_verifier::wire::CredentialId::of(&secret_digest(&secret.secret));
+    hsm.fail(&world, "eu", &key);
+    let (log, place) = changed(&log_of(&world), "attest", |command| {
+        let Command::Attest { verdict, .. } = command else { panic!() };
+        *verdict = Verdict::Proven;
+        *command = Command::OnBehalf { by, command: Box::new(command.clone()) };
+    });
+    assert!(matches!(log[place as usize - 1].outcome, Outcome::Recorded(_)));
+    caught(&log, Offence::AcceptedBadProof, place);
+    // So is what is sealed.
+    let mut log = log_of(&world);
+    let seal = Command::Seal { sequence: log.len() as u64, root: Digest([1; 32]) };
+    let submission = Submission {
+        salt: keywitness_circuits::Nonce([7; 32]),
+        command: Command::OnBehalf { by, command: Box::new(seal) },
+    };
+    log.push(Entry { submission, ..log.last().unwrap().clone() });
+    caught(&relived(&log), Offence::StateRoot, log.len() as u64);
+}
+
+/// Archives come from strangers: what is nested deeply is refused before it takes the stack.
+#[test]
+fn commands_within_commands_are_not_read() {
+    let by = keywitness_verifier::wire::CredentialId::of(&Digest([1; 32]));
+    let mut command = Command::Restored;
+    for depth in 1..8 {
+        command = Command::OnBehalf { by, command: Box::new(command) };
+        let bytes = postcard::to_stdvec(&command).unwrap();
+        assert_eq!(postcard::from_bytes::<Command>(&bytes).is_ok(), depth <= 4, "{depth}");
+    }
+    let once = postcard::to_stdvec(&command).unwrap();
+    let header = &once[..once.len() - postcard::to_stdvec(&Command::Restored).unwrap().len()];
+    assert!(postcard::from_bytes::<Command>(&header.repeat(50_000)).is_err());
 }

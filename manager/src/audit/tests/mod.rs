@@ -3,8 +3,9 @@
 
 mod archives;
 mod bundles;
-mod lies;
+pub(crate) mod lies;
 mod pace;
+mod seals;
 
 use std::sync::OnceLock;
 
@@ -17,17 +18,17 @@ use crate::{
     },
 };
 
-pub(super) fn checker() -> &'static Checker {
+pub(crate) fn checker() -> &'static Checker {
     static CHECKER: OnceLock<Checker> = OnceLock::new();
     CHECKER.get_or_init(|| Checker::new([]).unwrap())
 }
 
-pub(super) fn log_of(world: &World) -> Vec<Entry> {
+pub(crate) fn log_of(world: &World) -> Vec<Entry> {
     entries(world.store.view().unwrap().as_ref(), 0, usize::MAX).unwrap()
 }
 
 /// Audits a log from its beginning.
-pub(super) fn audit(log: &[Entry]) -> Result<Tally, Divergence> {
+pub(crate) fn audit(log: &[Entry]) -> Result<Tally, Divergence> {
     let mut audit = Audit::new(checker(), Replayer::new(Accepted::default()), Tally::default());
     match audit.advance(log).and_then(|()| audit.settle()) {
         Ok(()) => Ok(audit.tally().clone()),
@@ -37,7 +38,7 @@ pub(super) fn audit(log: &[Entry]) -> Result<Tally, Divergence> {
 }
 
 /// Two HSMs of a cluster, a key that both have, and an attestation of it.
-pub(super) fn small() -> (World, TestHsm, TestHsm, TestKey) {
+pub(crate) fn small() -> (World, TestHsm, TestHsm, TestKey) {
     let world = World::new();
     let (one, two) = (world.hsm("hsm-1", "eu"), world.hsm("hsm-2", "eu"));
     let key = TestKey::ed25519("k", 1);

@@ -42,6 +42,8 @@ pub(crate) struct TransparencyLog {
     signing: Mutex<()>,
     /// One seal is made at a time.
     sealing: Mutex<()>,
+    /// The command whose state is being sealed.
+    pending: Mutex<Option<u64>>,
 }
 
 impl TransparencyLog {
@@ -51,8 +53,8 @@ impl TransparencyLog {
         let policy = CheckpointPolicy::new(signer.key(), config.witnesses.clone(), 0)
             .map_err(|error| StartError::Refused(format!("witnesses: {error}")))?;
         let cosigned = Cosigned::open(&config.data_dir, &policy)?;
-        let (signing, sealing) = Default::default();
-        Ok(Self { signer: Box::new(signer), policy, cosigned: Mutex::new(cosigned), signing, sealing })
+        let (signing, sealing, pending) = Default::default();
+        Ok(Self { signer: Box::new(signer), policy, cosigned: Mutex::new(cosigned), signing, sealing, pending })
     }
 }
 
@@ -126,6 +128,7 @@ impl Manager {
     /// `not-found` where they were deleted: then an audit begins with a snapshot of the state.
     pub fn openings(&self, caller: &Caller, after: u64, limit: usize) -> Result<Vec<u8>, Problem> {
         caller.must_reach_everything()?;
+        self.spend_overview(caller)?;
         let rows = self.ledger.view()?;
         let deleted: Option<RetentionRow> = State(rows.as_ref()).get(key::ONLY)?;
         if let Some(RetentionRow { through }) = deleted

@@ -16,7 +16,7 @@ use keywitness_verifier::{
 use crate::{
     Manager, files,
     ledger::{
-        Command,
+        Command, Rows,
         seal::{SnapshotError, write_snapshot},
         state::{
             State, key,
@@ -49,11 +49,17 @@ impl Manager {
     pub fn seal(&self, caller: &Caller) -> Result<StateSeal, Problem> {
         caller.must_reach_everything()?;
         let _one = self.log.sealing.lock().unwrap_or_else(PoisonError::into_inner);
+        let sealed = self.seal_alone(caller);
+        *self.log.pending.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        sealed
+    }
+
+    fn seal_alone(&self, caller: &Caller) -> Result<StateSeal, Problem> {
         let directory = self.config.data_dir.join(SNAPSHOTS);
         files::private_directory(&directory).map_err(failed)?;
         let draft = directory.join(".draft");
         let seal = {
-            let rows = self.ledger.view()?;
+            let rows = self.view_to_seal()?;
             let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
             let mut out = BufWriter::with_capacity(1 << 16, file.map_err(failed)?);
             let seal = write_snapshot(rows.as_ref(), &mut out).map_err(|error| match error {
@@ -70,6 +76,15 @@ impl Manager {
         Ok(seal)
     }
 
+    /// The state as it is, after it was told that it will be sealed: no checkpoint of a larger tree is signed before.
+    fn view_to_seal(&self) -> Result<Box<dyn Rows>, Problem> {
+        let _no_checkpoint = self.log.signing.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.ledger.view()?;
+        let sequence = State(rows.as_ref()).head()?.sequence;
+        *self.log.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(sequence);
+        Ok(rows)
+    }
+
     /// Where the snapshot of a seal is, or would be.
     fn snapshot_path(&self, sequence: u64) -> PathBuf {
         self.config.data_dir.join(SNAPSHOTS).join(format!("{sequence}.state"))
@@ -80,7 +95,6 @@ impl Manager {
         let rows = self.ledger.view()?;
         let seals: Vec<SealRow> = State(rows.as_ref()).all(&[])?;
         let RetentionRow { through } = State(rows.as_ref()).get(key::ONLY)?.unwrap_or_default();
-        // Behind deleted openings, an audit begins here at the latest.
         // Behind deleted openings, an audit begins here at the latest.
         let needed = seals.iter().position(|seal| seal.sequence >= through).filter(|_| through > 0);
         let recent = seals.len().saturating_sub(KEPT);
@@ -101,6 +115,8 @@ impl Manager {
     /// Where the ledger cannot be read.
     pub fn seals(&self, caller: &Caller) -> Result<Seals, Problem> {
         caller.must_reach_everything()?;
+        // Before the view: what is pending no more is ordered in it.
+        let pending = *self.log.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let RetentionRow { through } = state.get(key::ONLY)?.unwrap_or_default();
@@ -109,7 +125,7 @@ impl Manager {
             let snapshot = self.snapshot_path(sequence).exists();
             SealInfo { sequence, root, ordered, at, snapshot }
         };
-        Ok(Seals { deleted_through: through, seals: seals.into_iter().map(info).collect() })
+        Ok(Seals { deleted_through: through, seals: seals.into_iter().map(info).collect(), pending })
     }
 
     /// A part of the snapshot of a seal, from byte `offset` on, of [`PART`] bytes at most; empty at its end. Auditor.
@@ -118,6 +134,7 @@ impl Manager {
     /// `not-found` where there is no such seal, or its snapshot is kept no more.
     pub fn snapshot(&self, caller: &Caller, sequence: u64, offset: u64) -> Result<Vec<u8>, Problem> {
         caller.must_reach_everything()?;
+        self.spend_overview(caller)?;
         let sealed: Option<SealRow> = State(self.ledger.view()?.as_ref()).get(&key::number(sequence))?;
         let read = || {
             let mut file = File::open(self.snapshot_path(sequence))?;

@@ -236,3 +236,38 @@ fn a_log_that_went_back_is_not_signed() {
     let manager = crate::Manager::open(config, crate::service::testing::parameters(), clock).unwrap();
     refused(manager.checkpoint(), ProblemKind::Internal);
 }
+
+#[test]
+fn whoever_asks_for_much_at_once_is_soon_told_to_wait() {
+    use keywitness_verifier::{
+        bundle::BundleRequest,
+        wire::{CredentialRequest, Role},
+    };
+    type Ask = fn(&World, &Caller, u64) -> Result<(), keywitness_verifier::wire::Problem>;
+    let world = World::with_config(|config| config.limits.overview = crate::limits::Budget::new(3, 1));
+    grow(&world, 5);
+    let seal = world.manager.seal(&me()).unwrap();
+    let asks: [Ask; 3] = [
+        |world, caller, _| world.manager.openings(caller, 0, 10).map(drop),
+        |world, caller, sequence| world.manager.snapshot(caller, sequence, 0).map(drop),
+        |world, caller, _| {
+            let request = BundleRequest { token: "x.y.z".to_owned(), cosignatures: 0 };
+            let answer = world.manager.bundle(caller, &request);
+            assert!(answer.is_err());
+            answer.map(drop).or_else(|problem| match problem.kind() {
+                Some(ProblemKind::Malformed) => Ok(()),
+                _ => Err(problem),
+            })
+        },
+    ];
+    for ask in asks {
+        // A caller of its own for each: they do not share a budget.
+        let made = world.manager.create_credential(&me(), &CredentialRequest::new("auditor", Role::Auditor)).unwrap();
+        let caller = world.manager.authorise(&made.secret, &[Role::Auditor]).unwrap();
+        for _ in 0..3 {
+            ask(&world, &caller, seal.sequence).unwrap();
+        }
+        let problem = refused(ask(&world, &caller, seal.sequence), ProblemKind::TooManyRequests);
+        assert!(problem.retry_after.is_some());
+    }
+}
