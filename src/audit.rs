@@ -235,7 +235,8 @@ fn verify(global: &Global, directory: &Path, anchors: &Path, args: &Options) -> 
         Err(VerifyError::Diverges(divergence)) => {
             let expired = archive.base()?;
             if global.json {
-                let told = serde_json::json!({ "verified": false, "divergence": divergence, "expired": expired });
+                let told =
+                    serde_json::json!({ "verified": false, "divergence": divergence, "not_verified_through": expired });
                 output::json(&told)?;
             } else if expired > 0 {
                 say!("{}", relied(expired, verified.cosigned().len()));
@@ -286,7 +287,7 @@ fn relied(expired: u64, cosigned: usize) -> String {
         count => format!("{count} witnesses, who replayed the log, have cosigned the checkpoint that commits to it"),
     };
     format!(
-        "entries 1 to {expired} have expired here and were NOT verified: this audit relies on the root of the state \
+        "entries 1 to {expired} are not in this archive and were NOT verified: this audit relies on the root of the state \
          after them; {by}"
     )
 }
@@ -320,9 +321,9 @@ fn summary(report: &Report, cosigned: usize) -> String {
     if let Some(FromSeal { sequence, root, entry, .. }) = report.from_seal {
         table.add_row([
             "began with".to_owned(),
-            format!("the state after entry {sequence}, root {root}, entry {entry}"),
+            format!("the state after entry {sequence}, root {root}, named by entry {entry}"),
         ]);
-        table.add_row(["expired".to_owned(), format!("entries 1 to {sequence}")]);
+        table.add_row(["not verified".to_owned(), format!("entries 1 to {sequence}")]);
     }
     table.add_row(["divergences".to_owned(), "none".to_owned()]);
     let table = table.trim_fmt();
