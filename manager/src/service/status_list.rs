@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, TryLockError},
 };
 
 use keywitness_circuits::{Digest, Timestamp};
@@ -22,9 +22,14 @@ use crate::ledger::{
     tables::Table,
 };
 
-/// Lists that were signed lately, by number.
+/// Lists that were signed lately, and who computes one.
 #[derive(Default)]
-pub(crate) struct StatusLists(Mutex<BTreeMap<u64, Signed>>);
+pub(crate) struct StatusLists {
+    /// By number.
+    newest: Mutex<BTreeMap<u64, Signed>>,
+    /// Held while a list of the past is computed.
+    past: Mutex<()>,
+}
 
 struct Signed {
     revision: u64,
@@ -36,10 +41,11 @@ impl Manager {
     /// A signed status list, as of now or of a time before. Anyone may know.
     ///
     /// A list is computed once for each revocation and each half of its life, by one caller at a time; further ones get
-    /// the same bytes. One as of a time before is computed each time.
+    /// the same bytes. One as of a time before is computed each time, for one caller at a time; nobody waits for that.
     ///
     /// # Errors
-    /// `not-found` for a list that holds no entry; `malformed` for a time to come.
+    /// `not-found` for a list that holds no entry; `malformed` for a time to come; `unavailable` for a time before while
+    /// another such list is computed.
     pub fn status_list(&self, number: u64, time: Option<Timestamp>) -> Result<String, Problem> {
         let rows = self.ledger.view()?;
         self.status_list_in(State(rows.as_ref()), number, time, Timestamp(0))
@@ -63,11 +69,18 @@ impl Manager {
             let why = format!("it is {} now: how things will stand, nobody knows", now.0);
             return Err(Problem::new(ProblemKind::Malformed, why));
         }
-        // One list is computed at a time: whoever asks for many pays for waiting.
-        let mut signed = self.status_lists.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = time {
+            let _one = match self.status_lists.past.try_lock() {
+                Ok(one) => one,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    let why = "another list of the past is being computed";
+                    return Err(Problem::new(ProblemKind::Unavailable, why).after(1));
+                }
+            };
             return self.sign_status_list(state, number, at);
         }
+        let mut signed = self.status_lists.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = |signed: &&Signed| {
             signed.revision == head.revision
                 && signed.at >= since
