@@ -1,6 +1,6 @@
 //! What an operator decides, and what is refused for the operator's sake.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, thread};
 
 use keywitness_circuits::{
     Digest, Error, Kind, ManagerId, Parameters, Suite, TrustDomain,
@@ -16,9 +16,8 @@ use keywitness_verifier::{
 
 use crate::{
     error::StartError,
-    http::{self, ConnectionsConfig},
     ledger::{Configuration, fraud::policy::FraudPolicy},
-    limits::LimitsConfig,
+    limits::{ConnectionsConfig, LimitsConfig},
     outbox::WebhooksConfig,
     store,
     tls::{TlsConfig, TlsMode},
@@ -29,6 +28,11 @@ pub const OPERATOR_CREDENTIAL: &str = "operator.credential";
 
 /// Proofs that may wait to be checked, for each thread that serves connections.
 pub(crate) const VERIFY_QUEUE_OF_WORKER: usize = 128;
+
+/// How many threads serve connections: as many as there are cores, but 2 to 8.
+pub(crate) fn workers() -> usize {
+    thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
 
 /// A manager's configuration. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -114,7 +118,7 @@ impl Config {
             limits: LimitsConfig::default(),
             connections: ConnectionsConfig::default(),
             verify_threads: EngineConfig::default().threads,
-            verify_queue: http::workers() * VERIFY_QUEUE_OF_WORKER,
+            verify_queue: workers() * VERIFY_QUEUE_OF_WORKER,
             store_cache: store::CACHE,
             keep_backups: 7,
         }

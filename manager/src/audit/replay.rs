@@ -251,6 +251,3 @@ fn inapplicable(entry: &Entry, sequence: u64, fault: &Fault) -> Box<Divergence> 
         found: fault.to_string(),
     })
 }
-
-/// Tables that hold the log itself: the replay reads it from the archive, and keeps no second copy.
-pub(crate) const LOG: [Table; 4] = [Table::Commands, Table::Leaves, Table::Events, Table::Subtrees];

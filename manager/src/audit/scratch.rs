@@ -2,7 +2,8 @@
 
 use crate::ledger::tables::{Fault, Memory, Rows, Table, Tables, Visit};
 
-use super::replay::LOG;
+/// Tables that hold the log itself: the replay reads it from the archive, and keeps no second copy.
+const LOG: [Table; 4] = [Table::Commands, Table::Leaves, Table::Events, Table::Subtrees];
 
 /// Tables in memory, but for those that hold the log itself: the archive has it, and no command reads it.
 #[derive(Clone, Debug, Default)]

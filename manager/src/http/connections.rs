@@ -30,29 +30,11 @@ use actix_web::{
 use keywitness_circuits::{HsmId, TrustDomain};
 
 use super::problem::Refusal;
-use crate::{Manager, limits::Source, tls};
-
-/// How many connections there may be, and how long one may lie idle.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnectionsConfig {
-    /// From one address; of IPv6, one /64.
-    pub each: usize,
-    /// In all.
-    pub all: usize,
-    /// How long a connection may be open while no request on it is being answered.
-    pub idle: Duration,
-    /// How long a stream's reader may take nothing of what waits for it.
-    pub stall: Duration,
-    /// Whether loopback counts as an address: a proxy in front connects from there for everybody.
-    pub loopback: bool,
-}
-
-impl Default for ConnectionsConfig {
-    /// 256 from one address, 4,096 in all, 30 seconds, and for readers of streams a minute.
-    fn default() -> Self {
-        Self { each: 256, all: 4096, idle: Duration::from_secs(30), stall: Duration::from_secs(60), loopback: false }
-    }
-}
+use crate::{
+    Manager,
+    limits::{ConnectionsConfig, Source},
+    tls,
+};
 
 /// An open connection.
 struct Entry {

@@ -15,11 +15,11 @@ use keywitness_verifier::{
 };
 use p256::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 
-use super::{ConnectionsConfig, tests::Api};
+use super::tests::Api;
 use crate::{
     config::Config,
     ledger::Table,
-    limits::{Budget, LimitsConfig},
+    limits::{Budget, ConnectionsConfig, LimitsConfig},
     service::testing::{TestHsm, TestKey, World, refused, submit},
     tls::TlsMode,
 };

@@ -32,9 +32,11 @@ use actix_web::{
 };
 
 use connections::Connections;
-pub use connections::ConnectionsConfig;
 
-use crate::{Manager, config::VERIFY_QUEUE_OF_WORKER};
+use crate::{
+    Manager,
+    config::{VERIFY_QUEUE_OF_WORKER, workers},
+};
 
 /// How long a client may take to send a request's head, or its body.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,11 +55,6 @@ const GRACE: u64 = 10;
 /// Twice the default room for proofs that wait to be checked: so many callers can meet in one batch, and who finds no
 /// room there is told so, rather than waiting here unheard.
 const BLOCKING_THREADS: usize = 2 * VERIFY_QUEUE_OF_WORKER;
-
-/// How many threads serve connections: as many as there are cores, but 2 to 8.
-pub(crate) fn workers() -> usize {
-    thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
-}
 
 /// A running server. Dropping it leaves the server running.
 pub struct Server {

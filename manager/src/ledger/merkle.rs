@@ -125,24 +125,3 @@ impl Tree<'_> {
         consistency_proof(old, new, |node| self.node(node))
     }
 }
-
-/// Makes entries and tree anew from the openings, all of which must be there: for data of a program that had no tree.
-///
-/// # Errors
-/// [`Fault`]; the caller undoes everything.
-pub fn rebuild(tables: &mut dyn Tables) -> Result<(), Fault> {
-    tables.remove(Table::Frontier, key::ONLY)?;
-    let mut after = 0;
-    loop {
-        let entries = super::log::entries(tables, after, 256)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        for entry in &entries {
-            after += 1;
-            let leaf = super::log::leaf(after, entry)?;
-            tables.put(Table::Leaves, &key::number(after), &leaf.0)?;
-            append(tables, after, &leaf)?;
-        }
-    }
-}
