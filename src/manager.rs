@@ -39,9 +39,9 @@ pub(crate) struct Args {
     /// Where to listen [default: 127.0.0.1:8470]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Suites in which a symmetric key must be proven [default: halo2-pasta,groth16-bn254]
+    /// Suites in which a symmetric key must be proven [default: halo2-pasta,groth16-bn254]; may be given again
     #[arg(long, value_name = "SUITES")]
-    suites: Option<String>,
+    suites: Vec<String>,
     /// Groth16 parameter file; DATA/groth16-parameters when left out, made for development where there is none
     #[arg(long, value_name = "FILE")]
     groth16_parameters: Option<String>,
@@ -84,7 +84,7 @@ impl Args {
     fn flags(&self) -> Vec<(String, String)> {
         let switch = |on: bool| on.then(|| "true".to_owned());
         let count = |count: Option<NonZeroUsize>| count.map(|count| count.to_string());
-        let pins = Some(self.pin_parameters.join(",")).filter(|pins| !pins.is_empty());
+        let several = |values: &[String]| Some(values.join(",")).filter(|values| !values.is_empty());
         let given = [
             ("manager.trust-domain", self.trust_domain.clone()),
             ("manager.id", self.manager_id.clone()),
@@ -93,15 +93,15 @@ impl Args {
             ("records.ttl", self.record_ttl.clone()),
             ("records.challenge-ttl", self.challenge_ttl.clone()),
             ("tokens.ttl", self.token_ttl.clone()),
-            ("verification.suites", self.suites.clone()),
+            ("verification.suites", several(&self.suites)),
             ("verification.groth16-parameters", self.groth16_parameters.clone()),
             ("verification.groth16-many-parameters", self.groth16_many_parameters.clone()),
-            ("verification.pin-parameters", pins),
+            ("verification.pin-parameters", several(&self.pin_parameters)),
             ("verification.allow-development-parameters", switch(self.allow_development_parameters)),
             ("verification.threads", count(self.verification.verify_threads)),
             ("verification.queue", count(self.verification.verify_queue)),
             ("tls.mode", self.tls.tls.clone()),
-            ("tls.names", Some(self.tls.tls_name.join(",")).filter(|names| !names.is_empty())),
+            ("tls.names", several(&self.tls.tls_name)),
             ("tls.certificate", self.tls.tls_certificate.clone()),
             ("tls.key", self.tls.tls_key.clone()),
             ("tls.client-ca", self.tls.tls_client_ca.clone()),

@@ -304,7 +304,7 @@ fn bad_input_is_told_from_a_no() {
             "off",
         ],
     );
-    assert_eq!(exit, 4);
+    assert_eq!(exit, 2);
     assert!(words.contains("plain HTTP"), "{words}");
     for command in [
         "up",

@@ -233,7 +233,7 @@ fn an_identity_cannot_be_taken_over() {
 
 #[test]
 fn fraud_is_seen_across_clusters_and_within_one() {
-    let manager = Manager::start(&[]);
+    let manager = Manager::start(&["--set", "fraud.rules=drift.grace=0"]);
     let a = Hsm::enrol(&manager, "payments", "hsm-a");
     let b = Hsm::enrol(&manager, "payments", "hsm-b");
     let c = Hsm::enrol(&manager, "archive", "hsm-c");

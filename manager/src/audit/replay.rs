@@ -18,7 +18,7 @@ use crate::{
         log::{Entry, execute},
         seal::state_root,
         state::{HsmRow, SharingRow, State, key},
-        tables::{Fault, Table},
+        tables::Fault,
     },
     service::verdict_of_complaint,
 };
