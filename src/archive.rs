@@ -36,7 +36,6 @@ pub(crate) fn fetch(global: &Global, client: &ManagerClient, out: &Path, wanted:
     if !archive.openings().exists() && (wanted.from_seal || seals.deleted_through > 0) {
         let seal = choose(&seals, &checkpoint, wanted.from_seal)?;
         snapshot(global, client, &archive, &seal)?;
-        link(global, client, &archive, &seal, &checkpoint)?;
         if !global.json {
             say!(
                 "fetched the state after entry {}, which entry {} seals with root {}: what came before is not fetched, \
@@ -68,6 +67,7 @@ pub(crate) fn fetch(global: &Global, client: &ManagerClient, out: &Path, wanted:
         bar.set_position(appender.sequence());
     }
     bar.finish_and_clear();
+    link(global, client, &archive, &checkpoint)?;
     archive::write_whole(&archive.checkpoint(), note.to_string().as_bytes())?;
     let (size, root, base) = (checkpoint.size, checkpoint.root, archive.base()?);
     if global.json {
@@ -115,17 +115,15 @@ fn snapshot(global: &Global, client: &ManagerClient, archive: &Archive, seal: &S
     std::fs::rename(&draft, &path).with_context(failed)
 }
 
-/// Keeps a proof that the log begins with the tree that this auditor verified before, if that ends before the seal.
-fn link(
-    global: &Global,
-    client: &ManagerClient,
-    archive: &Archive,
-    seal: &SealInfo,
-    checkpoint: &Checkpoint,
-) -> anyhow::Result<()> {
+/// Keeps a proof that the log begins with the tree that this auditor verified before, if that ends before the archive begins.
+fn link(global: &Global, client: &ManagerClient, archive: &Archive, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    let base = archive.base()?;
+    if base == 0 {
+        return Ok(());
+    }
     let info = client.trust_domain()?;
     let before = newest(&progress_file(global, &info.trust_domain, &info.manager)?);
-    if let Some(before) = before.filter(|before| (1..seal.sequence).contains(before)) {
+    if let Some(before) = before.filter(|before| (1..base).contains(before)) {
         let proof = client.consistency(before, checkpoint.size)?;
         archive::write_whole(&archive.consistency(), &serde_json::to_vec(&proof)?)?;
     }
