@@ -33,6 +33,11 @@ pub(crate) fn fetch(global: &Global, client: &ManagerClient, out: &Path, wanted:
     };
     let checkpoint: Checkpoint = note.text().parse()?;
     let seals = patiently(|| client.seals())?;
+    anyhow::ensure!(
+        !wanted.from_seal || !archive.openings().exists() || archive.base()? > 0,
+        "{} begins with the log's first entry already; fetch into another directory to begin with a sealed state",
+        out.display()
+    );
     if !archive.openings().exists() && (wanted.from_seal || seals.deleted_through > 0) {
         let seal = choose(&seals, &checkpoint, wanted.from_seal)?;
         snapshot(global, client, &archive, &seal)?;
