@@ -1,7 +1,9 @@
 //! The API over real HTTP: who may call what, and that every refusal is a problem document.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod flood;
 mod operations;
+mod streams;
 
 use std::{
     io::{Read, Write},

@@ -31,6 +31,9 @@ const ROUND: Duration = Duration::from_secs(5);
 /// After how many events that are not for a webhook that is noted: until then a restart looks at them once more.
 const SKIPPED: u64 = 10_000;
 
+/// Longest body, in bytes, before what can be asked for is left out. A signer signs twice as much at most.
+const LONGEST: usize = 64 * 1024;
+
 /// An event that was looked at.
 struct Looked {
     number: u64,
@@ -132,7 +135,17 @@ impl Manager {
         (timestamp, data): (Timestamp, NotificationData),
     ) -> Result<Vec<u8>, Problem> {
         let (trust_domain, manager) = (self.audience().trust_domain.clone(), self.audience().manager.clone());
-        json(&Notification { kind, timestamp, trust_domain, manager, webhook: webhook.to_owned(), data })
+        let mut message = Notification { kind, timestamp, trust_domain, manager, webhook: webhook.to_owned(), data };
+        let mut body = json(&message)?;
+        // Whoever is told may ask for the rest by number.
+        let shorter: [fn(&mut NotificationData); 2] = [|data| data.event = None, without_evidence];
+        for shorten in shorter {
+            if body.len() > LONGEST && message.data.alert.is_some() {
+                shorten(&mut message.data);
+                body = json(&message)?;
+            }
+        }
+        Ok(body)
     }
 
     /// The key that signs for webhooks now: the one that signs tokens by EdDSA, which whoever checks finds in the key set.
@@ -209,6 +222,12 @@ impl Manager {
         let message = self.signed(id, self.body(name, NotificationKind::Test, data)?)?;
         let error = sink.endpoint.post(&message).err().map(|refusal| refusal.why);
         Ok(WebhookTest { delivered: error.is_none(), error })
+    }
+}
+
+fn without_evidence(data: &mut NotificationData) {
+    if let Some(alert) = &mut data.alert {
+        alert.evidence.clear();
     }
 }
 

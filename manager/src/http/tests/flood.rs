@@ -1,0 +1,163 @@
+//! Wrong proofs in masses, among good ones, over real connections.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use keywitness_circuits::{Envelope, HsmId, Timestamp};
+use keywitness_verifier::{
+    client::{ClientError, HsmSigner, ManagerClient},
+    identity::Audience,
+    wire::{
+        AlertQuery, AttestationState, ChallengeRequest, KeyQuery, ProblemKind, Rule, Subject, TokenRequest,
+        TokenResponse,
+    },
+};
+
+use super::Api;
+use crate::{
+    limits::{Budget, LimitsConfig},
+    service::testing::{Caller, TestHsm, TestKey, World},
+};
+
+/// An HSM over HTTP.
+struct Remote<'a> {
+    world: &'a World,
+    hsm: &'a TestHsm,
+    client: ManagerClient,
+}
+
+impl HsmSigner for Remote<'_> {
+    fn audience(&self) -> &Audience {
+        self.world.manager.audience()
+    }
+    fn hsm(&self) -> &HsmId {
+        &self.hsm.id
+    }
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.hsm.sign(message)
+    }
+    fn now(&self) -> Timestamp {
+        self.world.now()
+    }
+}
+
+impl<'a> Remote<'a> {
+    fn new(api: &'a Api, hsm: &'a TestHsm) -> Self {
+        let client = ManagerClient::new(&format!("http://{}", api.server.address())).unwrap();
+        Self { world: &api.world, hsm, client }
+    }
+
+    /// Asks for a challenge and answers it, with one bit of the proof flipped or with none. The identity signature is right.
+    fn attest(&self, key: &TestKey, flip: Option<u64>) -> Result<(), ClientError> {
+        let request = ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] };
+        let challenge = self.client.challenge(self, &request)?;
+        let right = self.hsm.answer(self.world, "eu", key, &challenge);
+        let envelope = match flip {
+            None => right,
+            Some(bit) => {
+                let mut proof = right.proof;
+                let at = usize::try_from(bit).unwrap() % (8 * proof.len());
+                proof[at / 8] ^= 1 << (at % 8);
+                Envelope::seal(right.context, right.instance, proof, |message| self.hsm.sign(message))
+            }
+        };
+        self.client.attest(&envelope).map(drop)
+    }
+}
+
+/// So many attempts of one HSM with wrong proofs, on several connections at once, while others attest.
+fn flood(limits: LimitsConfig, attempts: u64) {
+    let api = Api::of(World::with_config(|config| config.limits = limits));
+    let (world, key) = (&api.world, TestKey::ed25519("k", 1));
+    let bad = world.hsm("bad", "eu");
+    let good = ["good-1", "good-2", "good-3"].map(|name| world.hsm(name, "eu"));
+    for hsm in good.iter().chain([&bad]) {
+        hsm.enrol_key(world, &key).unwrap();
+        hsm.attest(world, "eu", &key).unwrap();
+    }
+    let (begun, wrong, slowed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let remote = Remote::new(&api, &bad);
+                loop {
+                    let number = begun.fetch_add(1, Ordering::SeqCst);
+                    if number >= attempts {
+                        return;
+                    }
+                    let error = remote.attest(&key, Some(number * 7)).unwrap_err();
+                    match error.problem_kind() {
+                        Some(ProblemKind::ProofRefused) => wrong.fetch_add(1, Ordering::SeqCst),
+                        Some(ProblemKind::TooManyRequests) => {
+                            assert!(error.retry_after().is_some_and(|seconds| seconds > 0), "{error}");
+                            slowed.fetch_add(1, Ordering::SeqCst)
+                        }
+                        _ => panic!("{error}"),
+                    };
+                }
+            });
+        }
+        for hsm in &good {
+            let (api, begun, key) = (&api, &begun, &key);
+            scope.spawn(move || {
+                let remote = Remote::new(api, hsm);
+                // All the time while that goes on, as slowly as an agent may.
+                for part in 0..40 {
+                    while begun.load(Ordering::SeqCst) < part * attempts / 40 {
+                        thread::yield_now();
+                    }
+                    remote.attest(key, None).unwrap();
+                }
+            });
+        }
+    });
+    let (wrong, slowed) = (wrong.into_inner(), slowed.into_inner());
+    assert_eq!(wrong + slowed, attempts);
+    assert!(wrong >= 20 && slowed > attempts / 4, "{wrong} were checked, and {slowed} turned away");
+    // The source is named, once among those who ask too often, and by alerts that are about nobody else.
+    let caller = Caller::in_process();
+    let status = world.manager.status(&caller).unwrap();
+    assert_eq!(status.limited.len(), 1);
+    assert_eq!((status.limited[0].caller.as_str(), status.limited[0].refused), ("HSM bad", slowed));
+    let alerts = world.manager.alerts(&caller, &AlertQuery::default()).unwrap().alerts;
+    assert_eq!(alerts.len(), 1);
+    assert_eq!((alerts[0].rule, &alerts[0].subject), (Rule::RepeatedFailures, &Subject::Hsm(bad.id.clone())));
+    // Nobody else's standing moved.
+    let query =
+        |hsm: &TestHsm| KeyQuery { key: key.key.key.clone(), cluster: None, hsm: Some(hsm.id.clone()), max_age: None };
+    let state = |hsm: &TestHsm| world.manager.attested(&caller, &query(hsm)).unwrap().hsms[0].state;
+    assert_eq!(state(&bad), AttestationState::Failing);
+    for hsm in &good {
+        assert_eq!(state(hsm), AttestationState::Attested);
+        let request = TokenRequest {
+            query: query(hsm),
+            audience: "shop".to_owned(),
+            nonce: keywitness_circuits::Nonce::random(),
+            form: Default::default(),
+        };
+        let _token: TokenResponse = api
+            .bearer(
+                &api.credential(keywitness_verifier::wire::Role::Client),
+                "POST",
+                keywitness_verifier::wire::path::TOKENS,
+                &request,
+            )
+            .json();
+    }
+    assert!(world.manager.readiness().ready);
+}
+
+#[test]
+fn a_thousand_wrong_proofs_slow_and_name_their_source_and_move_nobody_else() {
+    // Few enough that a slow machine does not give the source time to recover.
+    flood(LimitsConfig { hsm: Budget::new(10_000, 100), ..LimitsConfig::default() }, 1_000);
+}
+
+/// With the limits that a manager begins with.
+#[test]
+#[ignore = "takes half a minute"]
+fn ten_thousand_wrong_proofs_slow_and_name_their_source_and_move_nobody_else() {
+    flood(LimitsConfig::default(), 10_000);
+}
