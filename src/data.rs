@@ -32,6 +32,9 @@ impl Data<'_> {
     pub(crate) fn manager(&self) -> PathBuf {
         self.0.join("manager")
     }
+    pub(crate) fn signer(&self) -> PathBuf {
+        self.0.join(keywitness_manager::settings::SIGNER)
+    }
     pub(crate) fn manager_settings(&self) -> PathBuf {
         self.0.join("manager.toml")
     }
@@ -84,6 +87,13 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<fs::File> {
 /// Whether some process holds a lock file.
 pub(crate) fn is_locked(path: &Path) -> bool {
     fs::File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
+}
+
+/// Opens a file that only its owner can read, to be written later, when this process may make none here any more.
+pub(crate) fn open_private(path: &Path) -> anyhow::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let options = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    options.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Writes a file that only its owner can read, whole or not at all.

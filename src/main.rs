@@ -23,6 +23,7 @@ mod proof;
 mod revoke;
 mod sharing;
 mod sign;
+mod signer;
 mod status;
 mod store;
 mod token;
@@ -101,6 +102,7 @@ enum Command {
     Webhook(webhook::Args),
     Witness(witness::Args),
     Log(log::Args),
+    Signer(signer::Args),
     Proof(proof::Args),
     Ceremony(ceremony::Args),
     Backup(backup::BackupArgs),
@@ -143,6 +145,7 @@ fn main() -> ExitCode {
         Command::Webhook(args) => webhook::run(global, args),
         Command::Witness(args) => witness::run(global, args),
         Command::Log(args) => log::run(global, args),
+        Command::Signer(args) => signer::run(global, args),
         Command::Proof(args) => proof::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
         Command::Backup(args) => backup::backup(global, args),

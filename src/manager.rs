@@ -1,6 +1,7 @@
 //! `keywitness manager`: the service that checks proofs, keeps records and issues tokens.
 
 use std::{
+    io::Write,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
     path::PathBuf,
@@ -15,12 +16,12 @@ use keywitness_circuits::{
 };
 use keywitness_manager::{Config, Manager, Settings, SteadyClock, http, settings::LogFormat};
 
-use crate::{Global, ceremony, config, data, output};
+use crate::{Global, ceremony, config, data, output, signer};
 
 /// Run a manager: it checks proofs, keeps records, issues tokens.
 ///
-/// At first start it makes its token key, its database and an operator credential in DATA/manager. It listens on
-/// loopback; beyond it, it speaks TLS with a certificate of its own authority (DATA/manager/manager.ca.pem), and refuses
+/// At first start it makes the keys of its tokens and log in DATA/signer, which are used by a process of their own that it
+/// starts (`keywitness signer --help`), and its database and an operator credential in DATA/manager. It listens on loopback; beyond it, it speaks TLS with a certificate of its own authority (DATA/manager/manager.ca.pem), and refuses
 /// Groth16 parameters that one party made.
 ///
 /// Every setting can be in a file (`keywitness config example` prints one); these flags and the environment go before it.
@@ -174,6 +175,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let paths = data::Data(&global.data);
     let _lock = data::lock(&paths.manager_lock())?;
     let mut config = settings.config()?;
+    let mut address_file = data::open_private(&paths.manager_address())?;
+    develop_parameters(global, &settings, &config)?;
+    // Before this process has a second thread.
+    let signer = signer::of_manager(global, &settings, &config)?;
     let parameters = parameters(global, &settings, &config)?;
     config.check_bind(settings.listen, &parameters)?;
     let trust_domain = config.trust_domain.clone();
@@ -183,7 +188,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
     let listening = reachable(listener.local_addr()?, secure);
     config.public_url.get_or_insert(listening);
-    let manager = Arc::new(Manager::open(config, parameters, Arc::new(SteadyClock::default()))?);
+    let clock = Arc::new(SteadyClock::default());
+    let manager = Arc::new(Manager::open_with_signer(config, parameters, clock, signer)?);
     let operator = manager.operator_credential_path();
     let background = manager.background()?;
     let stop = keywitness_prover::Stop::new();
@@ -191,7 +197,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let authority = manager.authority().path().to_owned();
     let server = http::serve(Arc::clone(&manager), listener)?;
     let address = reachable(server.address(), server.is_secure());
-    data::write_private(&paths.manager_address(), &address)?;
+    let written = address_file.set_len(0).and_then(|()| address_file.write_all(address.as_bytes()));
+    written.with_context(|| format!("cannot write {}", paths.manager_address().display()))?;
     if global.json {
         let document = serde_json::json!({ "address": address, "operator_credential": operator, "ca": authority });
         output::json(&document)?;
@@ -223,6 +230,23 @@ fn tell_service_manager(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
+/// Makes development parameters, where they are wanted and there are none: in threads that end with it.
+fn develop_parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<()> {
+    let wanted = config.suites.contains(&Suite::Groth16Bn254) && settings.groth16_parameters.is_none();
+    if !wanted || data::Data(&global.data).parameters().exists() {
+        return Ok(());
+    }
+    if !settings.listen.ip().is_loopback() && !config.allow_development_parameters {
+        anyhow::bail!(
+            "there are no Groth16 parameters here, and whoever makes them alone could forge proofs: require only halo2 \
+             (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
+             --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
+        );
+    }
+    rayon::ThreadPoolBuilder::new().build()?.install(|| groth16(global, None))?;
+    Ok(())
+}
+
 /// The parameters that the settings name.
 fn parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<Parameters> {
     let parameters = Parameters::transparent();
@@ -231,14 +255,6 @@ fn parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::
     }
     let paths = data::Data(&global.data);
     let file = settings.groth16_parameters.as_deref();
-    let missing = file.is_none() && !paths.parameters().exists();
-    if missing && !settings.listen.ip().is_loopback() && !config.allow_development_parameters {
-        anyhow::bail!(
-            "there are no Groth16 parameters here, and whoever makes them alone could forge proofs: require only halo2 \
-             (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
-             --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
-        );
-    }
     let parameters = parameters.with_groth16(groth16(global, file)?);
     let shared = paths.parameters_of(Groth16Circuit::ManyKeys);
     match settings.groth16_many_parameters.clone().or_else(|| shared.exists().then_some(shared)) {

@@ -12,7 +12,7 @@ use anyhow::Context;
 use data_encoding::BASE64URL_NOPAD;
 use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::{KeyAlgorithm, Parameters, Timestamp};
-use keywitness_manager::{Config, Manager, SteadyClock, background::Background, http};
+use keywitness_manager::{Config, Manager, SteadyClock, background::Background, http, signer};
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
@@ -120,6 +120,7 @@ fn start_manager(
         record_ttl: args.record_ttl.as_secs(),
         witnesses: args.witness.clone(),
         opening_retention: args.log_retention.map_or(0, |retention| retention.as_secs()),
+        signer_dir: Some(paths.signer()),
         ..Config::new(paths.manager(), Cluster::TRUST_DOMAIN.parse()?, Cluster::MANAGER.parse()?)
     };
     let listener = match TcpListener::bind(("127.0.0.1", args.port)) {
@@ -132,6 +133,7 @@ fn start_manager(
     };
     let config = Config { public_url: Some(crate::manager::reachable(listener.local_addr()?, false)), ..config };
     let clock = Arc::new(SteadyClock::default());
+    signer::adopt(&config.data_dir, &paths.signer())?;
     let manager = Arc::new(Manager::open(args.verification.apply(config), parameters, clock)?);
     let background = manager.background()?;
     Ok((http::serve(manager, listener)?, background))

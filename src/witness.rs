@@ -6,7 +6,7 @@ use anyhow::Context;
 use keywitness_circuits::{Digest, params::Groth16Circuit};
 use keywitness_manager::{
     audit::{Accepted, Checker},
-    log_signer::open_key,
+    signer::note_key,
     witness::{LogSource, Witness, WitnessError},
 };
 use keywitness_verifier::{
@@ -97,7 +97,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let name = key_file.file_name().and_then(|name| name.to_str()).context("--key-file names no file")?;
     let parent = key_file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = parent.map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let key = open_key(&directory, name, &args.name, Algorithm::CosignatureV1)?;
+    let key = note_key(&directory, name, &args.name, Algorithm::CosignatureV1)?;
     let public = key.verifier().to_string();
     if args.show_key {
         say!("{public}");

@@ -9,6 +9,7 @@ mod guides;
 mod packaging;
 mod program;
 mod shares;
+mod signer;
 mod snarkjs;
 mod soundness;
 mod statements;

@@ -3,8 +3,11 @@
 use std::fs;
 
 use keywitness_circuits::{Digest, Kind, Nonce, TrustDomain};
-use keywitness_manager::signer::Signer;
-use keywitness_verifier::token::{self, ChannelJwk, Claims, Expected, PROFILE};
+use keywitness_manager::signer::{Signer, Spec, jws};
+use keywitness_verifier::{
+    token::{self, ChannelJwk, Claims, Expected, PROFILE, TYPE},
+    wire::TokenAlgorithm,
+};
 use serde_json::json;
 
 use crate::{
@@ -19,7 +22,9 @@ fn issued(world: &World) -> (String, Vec<u8>) {
     if let Some((token, keys)) = kept.filter(|(token, keys): &(String, Vec<u8>)| accepted(token, keys)) {
         return (token, keys);
     }
-    let signer = Signer::open(&world.directory).unwrap();
+    let spec = Spec { directory: world.directory.clone(), origin: "acme.example/m1".to_owned(), pkcs11: None };
+    let signer = spec.open().unwrap();
+    let public = signer.make(TokenAlgorithm::Es256).unwrap();
     let attestation = json!({
         "trust_domain": "acme.example", "manager": "m1", "cluster": "eu", "hsm": "hsm-1", "enrolment": 1,
         "key": { "key": "signing", "epoch": 1 }, "algorithm": "ristretto255", "residence": "not-evidenced",
@@ -39,7 +44,8 @@ fn issued(world: &World) -> (String, Vec<u8>) {
         } },
     });
     let claims: Claims = serde_json::from_value(claims).unwrap();
-    let issued = (signer.sign(&claims).unwrap(), serde_json::to_vec(&signer.jwks()).unwrap());
+    let token = jws(&signer, (&public.kid().unwrap(), TokenAlgorithm::Es256), TYPE, &claims).unwrap();
+    let issued = (token, serde_json::to_vec(&json!({ "keys": [public.jwk().unwrap()] })).unwrap());
     fs::write(path, serde_json::to_vec(&issued).unwrap()).unwrap();
     issued
 }

@@ -10,7 +10,7 @@ use keywitness_circuits::{
 use keywitness_verifier::{
     engine::EngineConfig,
     identity::Audience,
-    log::VerifierKey,
+    log::{Checkpoint, VerifierKey},
     wire::{MAX_RECORD_TTL, StatementInfo},
 };
 
@@ -19,6 +19,7 @@ use crate::{
     ledger::{Configuration, fraud::policy::FraudPolicy},
     limits::{ConnectionsConfig, LimitsConfig},
     outbox::WebhooksConfig,
+    signer::{Pkcs11Config, Spec},
     store,
     tls::{TlsConfig, TlsMode},
 };
@@ -88,6 +89,10 @@ pub struct Config {
     pub store_cache: usize,
     /// How many backups are kept in the data directory.
     pub keep_backups: usize,
+    /// Where the signer's key files are, and what it signed last; the data directory where it is left out.
+    pub signer_dir: Option<PathBuf>,
+    /// The PKCS#11 token that holds the signer's keys; files where it is left out.
+    pub pkcs11: Option<Pkcs11Config>,
 }
 
 impl Config {
@@ -121,12 +126,23 @@ impl Config {
             verify_queue: workers() * VERIFY_QUEUE_OF_WORKER,
             store_cache: store::CACHE,
             keep_backups: 7,
+            signer_dir: None,
+            pkcs11: None,
         }
     }
 
     /// The verification engine's part.
     pub(crate) fn engine(&self) -> EngineConfig {
         EngineConfig { threads: self.verify_threads, queue: self.verify_queue, ..EngineConfig::default() }
+    }
+
+    /// Where the signer's keys are, and whose log they sign.
+    pub fn signer(&self) -> Spec {
+        Spec {
+            directory: self.signer_dir.clone().unwrap_or_else(|| self.data_dir.clone()),
+            origin: Checkpoint::origin_of(&self.audience()),
+            pkcs11: self.pkcs11.clone(),
+        }
     }
 
     /// Whom requests and claims must be for.

@@ -12,7 +12,6 @@ mod files;
 pub mod http;
 pub mod ledger;
 pub mod limits;
-pub mod log_signer;
 pub mod metrics;
 pub mod outbox;
 pub mod service;

@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     outbox::Outbox,
     service::{Manager, log::TransparencyLog, token_key::first_keys},
-    signer::{FileSigner, Signer, SignerError},
+    signer::{Signer, SignerError},
     store::{self, Redb},
     tls::Authority,
 };
@@ -34,11 +34,29 @@ impl Manager {
     /// # Errors
     /// [`StartError`], which says what to do.
     pub fn open(config: Config, parameters: Parameters, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let store = Self::store(&config)?;
+        Self::over(store, config, parameters, clock)
+    }
+
+    /// As [`Self::open`], with a signer that is elsewhere: in a process of its own.
+    ///
+    /// # Errors
+    /// [`StartError`]; also where it signs another log.
+    pub fn open_with_signer(
+        config: Config,
+        parameters: Parameters,
+        clock: Arc<dyn Clock>,
+        signer: Box<dyn Signer>,
+    ) -> Result<Self, StartError> {
+        let store = Self::store(&config)?;
+        Self::with_signer(store, config, parameters, clock, signer)
+    }
+
+    fn store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
         let directory = config.data_dir.clone();
         let file = |error| StartError::File { path: directory.clone(), error };
         files::private_directory(&directory).map_err(file)?;
-        let store = Redb::open_with(&directory.join(store::FILE), config.store_cache)?;
-        Self::over(Arc::new(store), config, parameters, clock)
+        Ok(Arc::new(Redb::open_with(&directory.join(store::FILE), config.store_cache)?))
     }
 
     /// Opens a manager over a store that is open already.
@@ -48,20 +66,31 @@ impl Manager {
         parameters: Parameters,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        let signer = config.signer().open().map_err(refused)?;
+        Self::with_signer(store, config, parameters, clock, Box::new(signer))
+    }
+
+    /// As [`Self::over`], with a signer that is elsewhere.
+    fn with_signer(
+        store: Arc<dyn Store>,
+        config: Config,
+        parameters: Parameters,
+        clock: Arc<dyn Clock>,
+        signer: Box<dyn Signer>,
+    ) -> Result<Self, StartError> {
         let configuration = config.configuration(&parameters)?;
-        let signer = FileSigner::open(&config.data_dir).map_err(refused)?;
-        let log = TransparencyLog::open(&config)?;
+        let log = TransparencyLog::open(&config, signer.as_ref())?;
         let authority = Authority::open(&config.data_dir, &config.trust_domain, clock.now())?;
         let outbox = Outbox::open(&config.webhooks)?;
         let metrics = Metrics::new().map_err(|error| StartError::Refused(error.to_string()))?;
         let metrics = Arc::new(metrics);
         let ledger = Embedded::observed(store, Arc::clone(&clock), Arc::<Metrics>::clone(&metrics))?;
         configure(&ledger, &configuration)?;
-        first_keys(&ledger, &signer, config.token_ttl.max(config.status_ttl))?;
+        first_keys(&ledger, signer.as_ref(), config.token_ttl.max(config.status_ttl))?;
         first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
             .map_err(|error| StartError::Refused(error.to_string()))?;
-        let parts: (Box<dyn Signer>, _, _) = (Box::new(signer), log, metrics);
+        let parts = (signer, log, metrics);
         let outward = (Arc::new(authority), outbox);
         Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, outward))
     }

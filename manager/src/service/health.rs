@@ -40,6 +40,7 @@ impl Manager {
                 "checking a proof went wrong inside; restart the manager",
             ),
             check("signer", self.jwks().is_ok_and(|jwks| !jwks.keys.is_empty()), "no key signs tokens"),
+            check("signing", self.signer.keys().is_ok(), "the signer does not answer; look at its log"),
             check("clock", !late, "the machine's clock went back: it is behind the newest entry of the log"),
         ];
         Readiness { ready: checks.iter().all(|check| check.ok), checks }

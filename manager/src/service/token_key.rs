@@ -22,7 +22,13 @@ pub(crate) const JWKS_MAX_AGE: u64 = 300;
 impl From<SignerError> for Problem {
     fn from(error: SignerError) -> Self {
         tracing::error!(%error, "nothing was signed");
-        Self::new(ProblemKind::Unavailable, "the manager cannot sign now; its log has the reason")
+        match error {
+            // What is refused once is refused again.
+            SignerError::Refused(_) | SignerError::Fork { .. } => {
+                Self::new(ProblemKind::Internal, "the signer refused; the manager's log has the reason")
+            }
+            _ => Self::new(ProblemKind::Unavailable, "the manager cannot sign now; its log has the reason"),
+        }
     }
 }
 
@@ -99,7 +105,7 @@ fn add(public: &PublicKey, overlap: u64, life: u64) -> Result<Command, SignerErr
 pub(crate) fn first_keys(ledger: &dyn Ledger, signer: &dyn Signer, life: u64) -> Result<(), Problem> {
     for algorithm in TokenAlgorithm::ALL {
         let known = State(ledger.view()?.as_ref()).token_keys()?;
-        let held = signer.keys();
+        let held = signer.keys()?;
         let here = |row: &&TokenKeyRow| held.iter().any(|key| key.bytes == row.public);
         if known.iter().filter(here).any(|row| row.algorithm == algorithm && row.signs_until.is_none()) {
             continue;

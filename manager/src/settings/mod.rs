@@ -20,7 +20,7 @@ use self::{
     source::Layers,
     table::{Lens, Setting, TABLE},
 };
-use crate::{Config, StartError};
+use crate::{Config, StartError, signer::Pkcs11Config};
 
 /// What the names of variables begin with that set something: the section and the name follow, in capitals.
 pub const ENVIRONMENT: &str = "KEYWITNESS_MANAGER_";
@@ -58,6 +58,40 @@ impl FromStr for LogFormat {
     }
 }
 
+/// Where the signer runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SignerMode {
+    /// In a process of its own, which the manager starts.
+    #[default]
+    Process,
+    /// In the manager's process.
+    InProcess,
+    /// Elsewhere, as another user: it is called at a socket.
+    Socket,
+}
+
+impl fmt::Display for SignerMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Process => "process",
+            Self::InProcess => "in-process",
+            Self::Socket => "socket",
+        })
+    }
+}
+
+impl FromStr for SignerMode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "process" => Ok(Self::Process),
+            "in-process" => Ok(Self::InProcess),
+            "socket" => Ok(Self::Socket),
+            _ => Err(format!("{text:?} is no place for a signer: use process, in-process or socket")),
+        }
+    }
+}
+
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -67,6 +101,12 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// How long to serve on, while not ready, before stopping, in seconds.
     pub drain: u64,
+    /// Where the signer runs.
+    pub signer: SignerMode,
+    /// Where a signer listens that another user runs.
+    pub signer_socket: PathBuf,
+    /// The PKCS#11 token that holds the signer's keys; none where no library is named.
+    pkcs11: Pkcs11Config,
     /// Groth16 parameters; those of the data directory where there are none.
     pub groth16_parameters: Option<PathBuf>,
     /// The same for proofs of many keys.
@@ -110,6 +150,9 @@ impl Settings {
             config: Config::new(data_dir, name(UNSET), manager),
             listen: SocketAddr::from(([127, 0, 0, 1], 8470)),
             drain: 0,
+            signer: SignerMode::Process,
+            signer_socket: PathBuf::new(),
+            pkcs11: Pkcs11Config::default(),
             groth16_parameters: None,
             groth16_many_parameters: None,
             log_format: LogFormat::Text,
@@ -161,7 +204,29 @@ impl Settings {
     /// [`StartError::Refused`] where no trust domain is set.
     pub fn config(&self) -> Result<Config, StartError> {
         let trust_domain = self.trust_domain.clone().ok_or_else(|| StartError::Refused(NO_TRUST_DOMAIN.to_owned()))?;
-        Ok(Config { trust_domain, ..self.config.clone() })
+        let config = self.config.clone();
+        let signer_dir = config.signer_dir.clone().or_else(|| Some(config.data_dir.with_file_name(SIGNER)));
+        let pkcs11 = (!self.pkcs11.module.as_os_str().is_empty()).then(|| self.pkcs11.clone());
+        Ok(Config { trust_domain, signer_dir, pkcs11, ..config })
+    }
+
+    fn nonsense_of_signer(&self) -> Vec<String> {
+        let Pkcs11Config { module, token, pin_file, .. } = &self.pkcs11;
+        let socket = !self.signer_socket.as_os_str().is_empty();
+        let named = [!module.as_os_str().is_empty(), !token.is_empty(), !pin_file.as_os_str().is_empty()];
+        let within = self.config.signer_dir.as_ref().is_some_and(|path| path.starts_with(&self.config.data_dir));
+        let rules = [
+            (socket != (self.signer == SignerMode::Socket), "signer: give socket with mode socket, and only then"),
+            (
+                named.contains(&true) && named.contains(&false),
+                "signer: give pkcs11-module, pkcs11-token and pkcs11-pin-file, or none of them",
+            ),
+            (
+                within && self.signer == SignerMode::Process,
+                "signer: directory must be outside the manager's own, which the manager can read",
+            ),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned()).collect()
     }
 
     /// What makes no sense, though each value can be read.
@@ -184,11 +249,15 @@ impl Settings {
                 complaints.push(about(setting, format!("{}: {error}", path.display())));
             }
         }
-        let nonsense = self.config.nonsense().into_iter().chain(self.config.check_exposure(self.listen).err());
+        let nonsense = self.config.nonsense().into_iter().chain(self.nonsense_of_signer());
+        let nonsense = nonsense.into_iter().chain(self.config.check_exposure(self.listen).err());
         complaints.extend(nonsense.map(|why| Complaint { source: Source::Together, setting: None, why }));
         complaints
     }
 }
+
+/// Name of the directory of the signer, beside the manager's.
+pub const SIGNER: &str = "signer";
 
 const NO_TRUST_DOMAIN: &str = "it is not set: name everything this manager speaks for, such as acme.example";
 

@@ -10,7 +10,7 @@ use keywitness_verifier::log::VerifierKey;
 
 use keywitness_verifier::wire::Rule;
 
-use super::{LogFormat, Settings};
+use super::{LogFormat, Settings, SignerMode};
 use crate::outbox::WebhooksConfig;
 
 /// One setting.
@@ -257,6 +257,106 @@ pub(super) const TABLE: &[Setting] = &[
         "status-ttl",
         "How long a status list lasts: within that time whoever checks one sees a revocation.",
         Lens::Seconds(|settings| &mut settings.config.status_ttl),
+    ),
+    row(
+        "signer",
+        "mode",
+        "Where the keys of tokens and of the log are used: process (one of its own, which the manager starts), in-process, \
+         or socket (one that another user runs, with keywitness signer --listen).",
+        Lens::Text(
+            |settings, text| parsed::<SignerMode>(text).map(|mode| settings.signer = mode),
+            |settings| settings.signer.to_string(),
+        ),
+    ),
+    row(
+        "signer",
+        "socket",
+        "Where that signer listens.",
+        Lens::Text(
+            |settings, text| {
+                settings.signer_socket = text.into();
+                Ok(())
+            },
+            |settings| settings.signer_socket.display().to_string(),
+        ),
+    ),
+    row(
+        "signer",
+        "directory",
+        "Where the signer keeps its key files, and what it signed last; DATA/signer when empty.",
+        Lens::Text(
+            |settings, text| {
+                settings.config.signer_dir = Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+                Ok(())
+            },
+            |settings| settings.config.signer_dir.as_deref().map(|path| path.display().to_string()).unwrap_or_default(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-module",
+        "The PKCS#11 library of the token that holds the signer's keys; they are in files when empty.",
+        Lens::Text(
+            |settings, text| {
+                settings.pkcs11.module = text.into();
+                Ok(())
+            },
+            |settings| settings.pkcs11.module.display().to_string(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-token",
+        "That token's label, or slot:NUMBER.",
+        Lens::Text(
+            |settings, text| {
+                settings.pkcs11.token = text.to_owned();
+                Ok(())
+            },
+            |settings| settings.pkcs11.token.clone(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-pin-file",
+        "The file with its user's PIN, which only the signer's user may read; best in the signer's directory.",
+        Lens::Text(
+            |settings, text| {
+                settings.pkcs11.pin_file = text.into();
+                Ok(())
+            },
+            |settings| settings.pkcs11.pin_file.display().to_string(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-paths",
+        "Files and directories that the library writes.",
+        Lens::List(
+            |settings, texts| {
+                settings.pkcs11.paths = texts.iter().map(PathBuf::from).collect();
+                Ok(())
+            },
+            |settings| settings.pkcs11.paths.iter().map(|path| path.display().to_string()).collect(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-environment",
+        "Names of the variables that the library reads, such as SOFTHSM2_CONF; no others reach the signer.",
+        Lens::List(
+            |settings, texts| {
+                settings.pkcs11.environment = texts.iter().map(|text| (*text).to_owned()).collect();
+                Ok(())
+            },
+            |settings| settings.pkcs11.environment.clone(),
+        ),
+    ),
+    row(
+        "signer",
+        "pkcs11-network",
+        "The library reaches its hardware over the network.",
+        Lens::Switch(|settings| &mut settings.pkcs11.network),
     ),
     row(
         "verification",

@@ -1,126 +1,127 @@
-//! What signs tokens and status lists: keys by name, behind one trait, so that no caller ever sees a private key.
+//! What signs for the manager: tokens and status lists, and the log's checkpoints.
+//!
+//! No caller sees a private key. The keys are in files ([`FileKeys`]) or in a PKCS#11 token ([`TokenKeys`]); a [`Guard`]
+//! in front of them signs nothing but what each key is for, and no log that is not a continuation of the one before.
+//! A guard runs in this process, or in one of its own ([`process`]), where a manager that was taken over cannot go round it.
 
+mod error;
 mod files;
+mod guard;
+mod jose;
+mod keys;
+mod log;
+mod pkcs11;
+pub mod process;
+mod secret;
+#[cfg(test)]
+pub(crate) mod tests;
 
-use std::fmt;
+use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
-use keywitness_verifier::wire::TokenAlgorithm;
-use serde::Serialize;
-use serde_json::json;
+use keywitness_circuits::Digest;
+use keywitness_verifier::{
+    log::{Checkpoint, Note, VerifierKey},
+    wire::TokenAlgorithm,
+};
+use serde::{Deserialize, Serialize};
 
-pub use files::{FILE, FileSigner};
+pub use error::SignerError;
+pub use files::{FILE, FileKeys, LOG_FILE, adopt};
+pub use guard::Guard;
+pub use jose::{PublicKey, TYPES, jws};
+pub use keys::Keys;
+pub use log::NEWEST;
+pub use pkcs11::{Pkcs11Config, TokenKeys};
+pub use secret::note_key;
 
-/// Why nothing was signed.
-#[derive(Debug, thiserror::Error)]
-pub enum SignerError {
-    /// It has no such key.
-    #[error(
-        "the signer has no key {0}: restore its file token-key-{0}.pem, or make another key (keywitness token-key rotate)"
-    )]
-    UnknownKey(String),
-    /// A key's file is no key that signs here.
-    #[error("{0} is no P-256 or Ed25519 key in PKCS#8; restore it, or remove it to make a new one")]
-    NoKey(String),
-    /// It cannot be reached, or a file cannot be read or written.
-    #[error("the signer failed: {0}")]
-    Failed(String),
-}
-
-/// A public key that signs tokens.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PublicKey {
-    /// What it signs with.
-    pub algorithm: TokenAlgorithm,
-    /// For ES256 an uncompressed SEC1 point, for EdDSA the key's 32 bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl PublicKey {
-    /// The key as a JWK (RFC 7517), named by its thumbprint (RFC 7638).
-    ///
-    /// # Errors
-    /// [`SignerError::Failed`] for bytes that are no such key.
-    pub fn jwk(&self) -> Result<Jwk, SignerError> {
-        let failed = |error: &dyn fmt::Display| SignerError::Failed(format!("a public key cannot be written: {error}"));
-        let text = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
-        let mut members = match (self.algorithm, self.bytes.as_slice()) {
-            (TokenAlgorithm::Es256, [4, point @ ..]) if point.len() == 64 => {
-                let (x, y) = point.split_at(32);
-                json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y) })
-            }
-            (TokenAlgorithm::EdDsa, x) if x.len() == 32 => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(x) }),
-            _ => return Err(failed(&"it has another length")),
-        };
-        let bare: Jwk = serde_json::from_value(members.clone()).map_err(|error| failed(&error))?;
-        let kid = bare.thumbprint(ThumbprintHash::SHA256).map_err(|error| failed(&error))?;
-        for (name, value) in [("kid", kid), ("use", "sig".to_owned()), ("alg", self.algorithm.to_string())] {
-            if let Some(members) = members.as_object_mut() {
-                members.insert(name.to_owned(), value.into());
-            }
-        }
-        serde_json::from_value(members).map_err(|error| failed(&error))
-    }
-
-    /// The key's name: its thumbprint.
-    ///
-    /// # Errors
-    /// As [`Self::jwk`].
-    pub fn kid(&self) -> Result<String, SignerError> {
-        let missing = || SignerError::Failed("a key has no name".to_owned());
-        self.jwk()?.common.key_id.ok_or_else(missing)
-    }
-}
-
-/// Whatever holds the private keys. Signs with one of them, by name; they never leave it.
+/// Whatever signs for the manager.
 pub trait Signer: Send + Sync {
-    /// The keys that it holds.
-    fn keys(&self) -> Vec<PublicKey>;
-
-    /// Makes a key, and keeps it so that it survives a loss of power.
+    /// The keys that sign tokens.
     ///
     /// # Errors
-    /// [`SignerError::Failed`]
+    /// [`SignerError`]
+    fn keys(&self) -> Result<Vec<PublicKey>, SignerError>;
+
+    /// Makes a key that signs tokens, and keeps it so that it survives a loss of power.
+    ///
+    /// # Errors
+    /// [`SignerError`]
     fn make(&self, algorithm: TokenAlgorithm) -> Result<PublicKey, SignerError>;
 
-    /// Signs a message: 64 bytes, R and S of ECDSA (RFC 7518, section 3.4) or an Ed25519 signature.
+    /// Signs with a token key: the signing input of a JWS (RFC 7515, section 5.1) of one of [`TYPES`] whose header names this key,
+    /// or, with an EdDSA key, a message to a webhook. 64 bytes: R and S of ECDSA (RFC 7518, section 3.4) or an Ed25519 signature.
     ///
     /// # Errors
     /// [`SignerError`]
     fn sign(&self, kid: &str, message: &[u8]) -> Result<[u8; 64], SignerError>;
+
+    /// The key that signs the log's checkpoints.
+    fn log_key(&self) -> VerifierKey;
+
+    /// The checkpoint that was signed last.
+    ///
+    /// # Errors
+    /// [`SignerError`]
+    fn newest(&self) -> Result<Option<Note>, SignerError>;
+
+    /// Signs a checkpoint, with a proof that its tree begins with that of [`Self::newest`].
+    ///
+    /// # Errors
+    /// [`SignerError`]; [`SignerError::Fork`] where it does not.
+    fn sign_checkpoint(&self, checkpoint: &Checkpoint, consistency: &[Digest]) -> Result<Note, SignerError>;
 }
 
-/// A compact JWS (RFC 7515, section 7.1).
-///
-/// # Errors
-/// [`SignerError`]
-pub fn jws(
-    signer: &dyn Signer,
-    (kid, algorithm): (&str, TokenAlgorithm),
-    media_type: &str,
-    claims: &impl Serialize,
-) -> Result<String, SignerError> {
-    let header = json!({ "typ": media_type, "alg": algorithm.to_string(), "kid": kid }).to_string();
-    let claims = serde_json::to_vec(claims).map_err(|error| SignerError::Failed(error.to_string()))?;
-    let signed = format!("{}.{}", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(&claims));
-    let signature = signer.sign(kid, signed.as_bytes())?;
-    Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
+/// Where keys are, and whose log they sign.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Where key files are, and what was signed last.
+    pub directory: PathBuf,
+    /// The log's origin.
+    pub origin: String,
+    /// The token that holds the keys; files where there is none.
+    pub pkcs11: Option<Pkcs11Config>,
 }
 
-/// Signs whatever a test asks for, with the ES256 key of a directory; made where there is none.
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(crate) fn sign_in_test(directory: &std::path::Path, claims: &impl Serialize) -> String {
-    sign_typed_in_test(directory, keywitness_verifier::token::TYPE, claims)
+impl Spec {
+    /// The same, for a process that works in another directory.
+    ///
+    /// # Errors
+    /// [`SignerError::Failed`] where this process's own directory is unknown.
+    pub fn absolute(mut self) -> Result<Self, SignerError> {
+        let absolute = |path: &mut PathBuf| {
+            *path = std::path::absolute(&*path).map_err(at(path))?;
+            Ok::<_, SignerError>(())
+        };
+        absolute(&mut self.directory)?;
+        if let Some(config) = &mut self.pkcs11 {
+            absolute(&mut config.module)?;
+            absolute(&mut config.pin_file)?;
+            config.paths.iter_mut().try_for_each(absolute)?;
+        }
+        Ok(self)
+    }
+
+    /// Opens the keys, in this process.
+    ///
+    /// # Errors
+    /// [`SignerError`], which says what to do.
+    pub fn open(&self) -> Result<Guard, SignerError> {
+        let keys: Box<dyn Keys> = match &self.pkcs11 {
+            Some(config) => Box::new(TokenKeys::open(config, &self.origin)?),
+            None => Box::new(FileKeys::open(&self.directory)?),
+        };
+        Guard::open(keys, &self.directory, &self.origin)
+    }
+
+    /// Opens a PKCS#11 token's library, which wants files and perhaps the network, before this process gives those up.
+    fn keys_of_token(&self) -> Result<Option<Box<dyn Keys>>, SignerError> {
+        let open = |config| TokenKeys::open(config, &self.origin);
+        Ok(self.pkcs11.as_ref().map(open).transpose()?.map(|keys| Box::new(keys) as Box<dyn Keys>))
+    }
 }
 
-/// The same, of any type.
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(crate) fn sign_typed_in_test(directory: &std::path::Path, media_type: &str, claims: &impl Serialize) -> String {
-    let signer = FileSigner::open(directory).unwrap();
-    let key = signer.keys().into_iter().find(|key| key.algorithm == TokenAlgorithm::Es256);
-    let key = key.unwrap_or_else(|| signer.make(TokenAlgorithm::Es256).unwrap());
-    jws(&signer, (&key.kid().unwrap(), TokenAlgorithm::Es256), media_type, claims).unwrap()
+/// A path and what failed there.
+fn at(path: &Path) -> impl Fn(std::io::Error) -> SignerError {
+    move |error| SignerError::Failed(format!("{}: {error}", path.display()))
 }

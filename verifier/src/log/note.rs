@@ -101,6 +101,17 @@ impl VerifierKey {
         [a, b, c, d]
     }
 
+    /// A signature by this key's secret half, made elsewhere, over the text of a note.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a witness's key, whose signatures have a time.
+    pub fn signature(&self, bytes: &[u8; 64]) -> Result<NoteSignature, Error> {
+        match self.algorithm {
+            Algorithm::Ed25519 => Ok(NoteSignature { name: self.name.clone(), id: self.id(), bytes: bytes.to_vec() }),
+            Algorithm::CosignatureV1 => Err(wrong("a cosignature has a time")),
+        }
+    }
+
     fn checks(&self, text: &str, signature: &NoteSignature) -> Option<Option<Timestamp>> {
         let (time, bytes) = match self.algorithm {
             Algorithm::Ed25519 => (None, signature.bytes.as_slice()),

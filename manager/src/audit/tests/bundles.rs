@@ -25,7 +25,7 @@ use crate::{
     },
     ledger::{Command, log::Entry},
     service::testing::{Caller, TestHsm, TestKey, World},
-    signer::{sign_in_test, sign_typed_in_test},
+    signer::tests::{sign_in_test, sign_typed_in_test},
 };
 
 const AUDIENCE: &str = "auditor";

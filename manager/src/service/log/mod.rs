@@ -23,7 +23,7 @@ use crate::{
         state::{State, corrupt, decode, key, log::RetentionRow},
         tables::{Fault, Table},
     },
-    log_signer::{FileLogSigner, LogSigner},
+    signer::Signer,
 };
 use cosigned::Cosigned;
 
@@ -35,7 +35,6 @@ const PAGE_ROWS: usize = 4096;
 
 /// What the log has beside the ledger.
 pub(crate) struct TransparencyLog {
-    signer: Box<dyn LogSigner>,
     policy: CheckpointPolicy,
     cosigned: Mutex<Cosigned>,
     /// One checkpoint is made at a time, of a view that is newer than the one before.
@@ -47,14 +46,18 @@ pub(crate) struct TransparencyLog {
 }
 
 impl TransparencyLog {
-    pub(crate) fn open(config: &Config) -> Result<Self, StartError> {
+    pub(crate) fn open(config: &Config, signer: &dyn Signer) -> Result<Self, StartError> {
         let origin = Checkpoint::origin_of(&config.audience());
-        let signer = FileLogSigner::open(&config.data_dir, &origin)?;
-        let policy = CheckpointPolicy::new(signer.key(), config.witnesses.clone(), 0)
+        let key = signer.log_key();
+        if key.name() != origin {
+            let why = format!("the signer signs the log {}, not {origin}: give it the same settings", key.name());
+            return Err(StartError::Refused(why));
+        }
+        let policy = CheckpointPolicy::new(key, config.witnesses.clone(), 0)
             .map_err(|error| StartError::Refused(format!("witnesses: {error}")))?;
         let cosigned = Cosigned::open(&config.data_dir, &policy)?;
         let (signing, sealing, pending) = Default::default();
-        Ok(Self { signer: Box::new(signer), policy, cosigned: Mutex::new(cosigned), signing, sealing, pending })
+        Ok(Self { policy, cosigned: Mutex::new(cosigned), signing, sealing, pending })
     }
 }
 
@@ -62,7 +65,7 @@ impl Manager {
     /// The keys that sign for the log. Anyone may know; who relies on the log has learned them elsewhere.
     pub fn log_key(&self) -> LogKey {
         let keys = |keys: &[VerifierKey]| keys.iter().map(VerifierKey::to_string).collect();
-        LogKey { log: self.log.signer.key().to_string(), witnesses: keys(&self.config.witnesses) }
+        LogKey { log: self.signer.log_key().to_string(), witnesses: keys(&self.config.witnesses) }
     }
 
     /// The checkpoint of the newest durable command, signed. Anyone.
@@ -77,13 +80,13 @@ impl Manager {
         let seal = state.newest_seal()?.map(|seal| StateSeal { sequence: seal.sequence, root: seal.root });
         let origin = Checkpoint::origin_of(self.audience());
         let checkpoint = Checkpoint { origin, size: range.size(), root: range.root(), state: seal };
-        let before = self.log.signer.newest().map_or(0, |(newest, _)| newest.size);
+        let before = match self.signer.newest()? {
+            None => 0,
+            Some(note) => note.text().parse::<Checkpoint>().map_or(0, |newest| newest.size),
+        };
         // None where the log has shrunk: the signer finds out.
         let consistency = tree.consistency(before, checkpoint.size)?.unwrap_or_default();
-        self.log.signer.sign(&checkpoint, &consistency).map_err(|error| {
-            tracing::error!(%error, "no checkpoint was signed");
-            Problem::new(ProblemKind::Internal, "the log's signer refused; the manager's log has the reason")
-        })
+        Ok(self.signer.sign_checkpoint(&checkpoint, &consistency)?)
     }
 
     /// A tile. Anyone.

@@ -17,11 +17,11 @@ use crate::{
         seal::{read_snapshot, state_root},
         state::State,
     },
-    log_signer,
     service::{
         access::Caller,
         testing::{World, refused},
     },
+    signer,
 };
 
 fn witness(seed: u8) -> NoteKey {
@@ -228,7 +228,7 @@ fn a_log_that_went_back_is_not_signed() {
     world.manager.checkpoint().unwrap();
     let restored = tempfile::tempdir().unwrap();
     std::fs::copy(&copy, restored.path().join(crate::store::FILE)).unwrap();
-    for name in [log_signer::FILE, log_signer::NEWEST, crate::OPERATOR_CREDENTIAL] {
+    for name in [signer::LOG_FILE, signer::NEWEST, crate::OPERATOR_CREDENTIAL] {
         std::fs::copy(world.directory.path().join(name), restored.path().join(name)).unwrap();
     }
     let config = Config { data_dir: restored.path().to_owned(), ..world.manager.config().clone() };

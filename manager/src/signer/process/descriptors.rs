@@ -1,0 +1,25 @@
+//! The descriptors that a process of the signer has: standard ones, and what it opens itself.
+//!
+//! This module holds the only unsafe code of the crate.
+#![allow(unsafe_code)]
+
+use std::{fs::File, io, os::unix::net::UnixStream};
+
+/// Closes what was inherited beyond standard input, output and error. The first thing that a process does.
+pub(super) fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let numbers: Vec<_> = numbers.filter(|number| *number > 2).collect();
+    for number in numbers {
+        // SAFETY: the process has opened nothing yet that it goes on to use, so nobody owns these; the listing's own, which is
+        // among them, is closed by now, and closing a number that is not open does nothing.
+        unsafe { rustix::io::close(number) };
+    }
+}
+
+/// The control socket, which was standard input; that is `/dev/null` from now on.
+pub(super) fn take_stdin() -> io::Result<UnixStream> {
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(UnixStream::from(control))
+}
