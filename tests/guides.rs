@@ -42,3 +42,8 @@ fn the_operators_guide_works() {
 fn the_auditors_guide_works() {
     run("auditors-guide.md");
 }
+
+#[test]
+fn the_guide_to_fraud_works() {
+    run("fraud.md");
+}
