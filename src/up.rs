@@ -92,6 +92,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if !global.json {
         say!("manager of {} at {address}, {} HSMs in cluster {CLUSTER}", Cluster::TRUST_DOMAIN, hsms.len());
         say!("look at {address}/#{}", people.viewer_secret);
+        say!("its API: {address}/docs; measurements: {address}/metrics, for {}", paths.viewer_credential().display());
     }
 
     let result = show(global, args, &people, &hsms, started, &stop);

@@ -7,7 +7,10 @@ use keywitness_manager::{
     ledger::Store,
     store::{FILE, Redb, backup},
 };
-use keywitness_verifier::wire::{Challenge, ProblemKind, Record};
+use keywitness_verifier::{
+    log::{CheckpointPolicy, VerifiedCheckpoint, verify_consistency},
+    wire::{Challenge, ProblemKind, Record},
+};
 
 use crate::support::{Hsm, Key, Manager, problem};
 
@@ -43,20 +46,39 @@ fn attest_until_it_dies(hsm: &Hsm) -> Vec<Attempt> {
     }
 }
 
+/// The newest checkpoint that the manager published, under the key that it had at first.
+fn published(manager: &Manager, policy: &CheckpointPolicy) -> VerifiedCheckpoint {
+    policy.verify(&manager.anonymous().checkpoint().unwrap()).unwrap()
+}
+
+/// What was published before is the beginning of what is published now.
+fn check_prefix(manager: &Manager, old: &VerifiedCheckpoint, new: &VerifiedCheckpoint) {
+    let (old, new) = (old.tree(), new.tree());
+    let proof = manager.anonymous().consistency(old.0, new.0).unwrap();
+    verify_consistency(old, new, &proof.hashes).unwrap();
+}
+
 fn kill_while_busy(kills: u64) {
     let mut manager = Manager::start(&[]);
     let mut hsms = ["hsm-a", "hsm-b", "hsm-c"].map(|name| Hsm::enrol(&manager, "payments", name));
     hsms.iter().for_each(|hsm| hsm.enrol_key(&KEY));
+    let policy = CheckpointPolicy::log_alone(manager.anonymous().log_key().unwrap().log.parse().unwrap()).unwrap();
+    let first = published(&manager, &policy);
     let mut told = [Vec::new(), Vec::new(), Vec::new()];
     for kill in 0..kills {
         let attempts = thread::scope(|scope| {
             let busy = hsms.each_ref().map(|hsm| scope.spawn(|| attest_until_it_dies(hsm)));
             // Another moment each time, in the middle of whatever goes on.
             thread::sleep(Duration::from_millis(20 + kill * 13 % 97));
+            let before = published(&manager, &policy);
             manager.kill();
-            busy.map(|thread| thread.join().unwrap())
+            (busy.map(|thread| thread.join().unwrap()), before)
         });
+        let (attempts, before) = attempts;
         manager.restart();
+        let after = published(&manager, &policy);
+        check_prefix(&manager, &before, &after);
+        check_prefix(&manager, &first, &after);
         for ((hsm, attempts), told) in hsms.iter_mut().zip(attempts).zip(&mut told) {
             hsm.client = manager.anonymous();
             for attempt in attempts.into_iter().rev().take(4) {

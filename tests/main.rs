@@ -2,9 +2,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod agreement;
+mod api;
 mod ceremony;
 mod crash;
 mod docs;
+mod faults;
 mod guides;
 mod packaging;
 mod program;

@@ -61,6 +61,11 @@ impl Running {
         Self::spawn(program(data, arguments))
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn spawn(mut command: Command) -> Self {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
@@ -96,22 +101,42 @@ pub(crate) struct Manager {
     _directory: tempfile::TempDir,
     process: Running,
     flags: Vec<String>,
+    /// What starts the program in its stead, with its command line: nothing, or a shell's words.
+    shell: Option<String>,
 }
 
 impl Manager {
     pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_by(None, flags)
+    }
+
+    /// Starts it by a line of the shell, where `"$@"` stands for the command line.
+    pub(crate) fn start_by(shell: Option<String>, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().to_owned();
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let process = Self::launch(&data, &flags);
-        Self { data, _directory: directory, process, flags }
+        let process = Self::launch(&data, &flags, shell.as_deref());
+        Self { data, _directory: directory, process, flags, shell }
     }
 
-    fn launch(data: &Path, flags: &[String]) -> Running {
+    /// The process id of the manager.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn launch(data: &Path, flags: &[String], shell: Option<&str>) -> Running {
         let _ = std::fs::remove_file(data.join("manager.address"));
         let fixed = ["manager", "--listen", "127.0.0.1:0", "--trust-domain", "acme.example", "--suites", "halo2-pasta"];
         let arguments: Vec<&str> = fixed.into_iter().chain(flags.iter().map(String::as_str)).collect();
-        let mut process = Running::start(data, &arguments);
+        let command = program(data, &arguments);
+        let mut process = Running::spawn(match shell {
+            None => command,
+            Some(line) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", line, "sh"]).arg(command.get_program()).args(command.get_args());
+                shell
+            }
+        });
         eventually("the manager's address", || {
             assert!(process.is_running(), "the manager ended");
             std::fs::read_to_string(data.join("manager.address")).ok().filter(|text| text.contains("http"))
@@ -132,7 +157,7 @@ impl Manager {
 
     /// Starts again what was killed.
     pub(crate) fn restart(&mut self) {
-        self.process = Self::launch(&self.data, &self.flags);
+        self.process = Self::launch(&self.data, &self.flags, self.shell.as_deref());
     }
 
     pub(crate) fn anonymous(&self) -> ManagerClient {

@@ -57,6 +57,7 @@ struct Scraped {
     ready: IntGauge,
     webhook_behind: IntGaugeVec,
     webhook_failures: IntGaugeVec,
+    clock_held: IntGauge,
 }
 
 /// What a scrape reads of the manager.
@@ -66,6 +67,7 @@ pub(crate) struct Reading {
     pub(crate) unauthenticated: u64,
     pub(crate) ready: bool,
     pub(crate) webhooks: Vec<WebhookHealth>,
+    pub(crate) clock_held: bool,
 }
 
 /// Makes metrics and registers them.
@@ -148,6 +150,8 @@ impl Metrics {
                     "Latest failures in a row.",
                     &["webhook"],
                 )?,
+                clock_held: make
+                    .gauge("keywitness_clock_held", "Whether the machine's clock stepped, and is not followed.")?,
             },
             registry: make.0,
         })
@@ -192,7 +196,7 @@ impl Metrics {
     /// # Errors
     /// Where it cannot be encoded.
     pub(crate) fn text(&self, reading: &Reading) -> prometheus::Result<String> {
-        let Reading { head, engine, unauthenticated, ready, webhooks } = reading;
+        let Reading { head, engine, unauthenticated, ready, clock_held, webhooks } = reading;
         let scraped = &self.scraped;
         let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         gauge(&scraped.events, head.events);
@@ -207,6 +211,7 @@ impl Metrics {
             gauge(&scraped.webhook_behind.with_label_values(&name), webhook.behind);
             gauge(&scraped.webhook_failures.with_label_values(&name), webhook.failures.into());
         }
+        gauge(&scraped.clock_held, u64::from(*clock_held));
         // Two scrapes at once may both add: what is read never falls, and so the counter is only ever brought up to it.
         let counter = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
         counter(&scraped.proofs, engine.proofs);
@@ -263,6 +268,7 @@ mod tests {
             unauthenticated,
             ready: true,
             webhooks: Vec::new(),
+            clock_held: false,
         };
         metrics.text(&reading(5)).unwrap();
         let text = metrics.text(&reading(4)).unwrap();

@@ -31,8 +31,11 @@ pub(super) async fn body_of(payload: Payload, cap: usize) -> Result<Bytes, Refus
     timeout(PATIENCE, payload.to_bytes_limited(cap)).await.map_err(slow)?.map_err(large)?.map_err(broken)
 }
 
-/// Reads a JSON body.
+/// Reads a JSON body: an object. Derived deserialisation would take a list of its members, too.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::new(ProblemKind::Malformed, "the body: send a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::new(ProblemKind::Malformed, format!("the body: {error}")))
 }
 

@@ -138,6 +138,7 @@ fn a_flood_without_valid_signatures_changes_no_table_and_is_slowed_by_address_al
     let after_challenge = tables(&api);
     let envelope = stranger.answer(world, "eu", &key, &challenge).to_bytes();
     let (mut refused, mut slowed) = (0, 0);
+    let begun = std::time::Instant::now();
     for n in 0..300 {
         let answer = match n % 3 {
             0 => api.call("POST", path::ATTESTATIONS, None, &envelope),
@@ -153,7 +154,9 @@ fn a_flood_without_valid_signatures_changes_no_table_and_is_slowed_by_address_al
             status => panic!("{status}"),
         }
     }
-    assert!((20..=60).contains(&refused) && slowed >= 240, "{refused} {slowed}");
+    // The budget for 40 mistakes, and one for each second that it took.
+    let most = 45 + begun.elapsed().as_secs();
+    assert!((20..=most).contains(&refused) && slowed == 300 - refused, "{refused} {slowed}");
     assert_ne!(before, after_challenge);
     assert_eq!(after_challenge, tables(&api));
     assert!(world.alerts().is_empty());

@@ -1,6 +1,7 @@
 //! The API over real HTTP: who may call what, and that every refusal is a problem document.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod described;
 mod flood;
 mod operations;
 mod streams;
@@ -52,6 +53,8 @@ impl Response {
 pub(super) struct Api {
     pub(super) world: World,
     pub(super) server: Server,
+    /// Every answer in JSON so far, with the name of its schema.
+    answers: Mutex<Vec<(String, serde_json::Value)>>,
 }
 
 impl Api {
@@ -61,11 +64,16 @@ impl Api {
 
     pub(super) fn of(world: World) -> Self {
         let server = serve(Arc::clone(&world.manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-        Self { world, server }
+        Self { world, server, answers: Mutex::default() }
     }
 
     pub(super) fn call(&self, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
-        send(self.server.address(), method, target, authorization, body)
+        let response = send(self.server.address(), method, target, authorization, body);
+        if let Some(schema) = described::check(method, target, &response) {
+            let value = serde_json::from_slice(&response.body).unwrap();
+            self.answers.lock().unwrap().push((schema, value));
+        }
+        response
     }
 
     pub(super) fn bearer(&self, secret: &str, method: &str, target: &str, body: &impl Serialize) -> Response {
@@ -183,6 +191,8 @@ fn every_path_lets_in_exactly_whom_it_documents() {
         ("POST", "/v1/webhooks/none/test", &[Role::Operator]),
     ];
     for &(method, target, allowed) in guarded {
+        let named = allowed.iter().map(ToString::to_string).collect::<std::collections::BTreeSet<_>>();
+        assert!(named.iter().map(String::as_str).eq(described::roles(method, target)), "{method} {target}");
         api.call(method, target, None, b"{}").refused(ProblemKind::Unauthenticated);
         api.call(method, target, Some("Bearer kw_operator_x"), b"{}").refused(ProblemKind::Unauthenticated);
         for (role, secret) in &secrets {
@@ -228,6 +238,11 @@ fn every_refusal_is_a_problem_document() {
     api.call("GET", "/nothing", None, b"").refused(ProblemKind::NotFound);
     api.call("DELETE", path::TOKENS, None, b"").refused(ProblemKind::MethodNotAllowed);
     api.call("POST", path::HSMS, None, b"{").refused(ProblemKind::Malformed);
+    for list in [&b"[]"[..], b" [\"seen\"]", b"\"seen\"", b"null", b""] {
+        let bearer = format!("Bearer {operator}");
+        let refused = api.call("POST", "/v1/alerts/1/acknowledgement", Some(&bearer), list);
+        refused.refused(ProblemKind::Malformed);
+    }
     api.bearer(&operator, "POST", path::REVOCATIONS, &serde_json::json!({"target": 1})).refused(ProblemKind::Malformed);
     api.bearer(&operator, "GET", path::ATTESTED, &()).refused(ProblemKind::Malformed);
     api.bearer(&operator, "GET", &format!("{}?after=x", path::EVENTS), &()).refused(ProblemKind::Malformed);

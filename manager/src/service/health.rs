@@ -27,6 +27,12 @@ impl Manager {
         };
         let head = self.ledger.view().and_then(|rows| State(rows.as_ref()).head());
         let late = head.as_ref().is_ok_and(|head| self.clock.now().0.saturating_add(CLOCK_SLACK) < head.at.0);
+        let late = check("clock", !late, "the machine's clock went back: it is behind the newest entry of the log");
+        // A manager whose clock stepped goes on by the time since boot, and serves as before: no outage, but a word.
+        let clock = match self.clock.trouble() {
+            Some(detail) if late.ok => Check { detail, ..late },
+            _ => late,
+        };
         let checks = vec![
             check("running", !self.draining.load(Ordering::Acquire), "the manager is stopping"),
             check(
@@ -41,7 +47,7 @@ impl Manager {
             ),
             check("signer", self.jwks().is_ok_and(|jwks| !jwks.keys.is_empty()), "no key signs tokens"),
             check("signing", self.signer.keys().is_ok(), "the signer does not answer; look at its log"),
-            check("clock", !late, "the machine's clock went back: it is behind the newest entry of the log"),
+            clock,
         ];
         Readiness { ready: checks.iter().all(|check| check.ok), checks }
     }
@@ -65,6 +71,7 @@ impl Manager {
             engine: self.engine.stats(),
             unauthenticated: self.unauthenticated(),
             ready: self.readiness().ready,
+            clock_held: self.clock.trouble().is_some(),
         };
         self.metrics.text(&reading).map_err(|error| {
             tracing::error!(%error, "measurements cannot be encoded");

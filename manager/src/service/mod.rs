@@ -162,11 +162,6 @@ impl Manager {
         }
     }
 
-    /// What an operator should look into before all else; none while nothing is wrong.
-    pub fn trouble(&self) -> Option<String> {
-        self.clock.trouble()
-    }
-
     /// Whether changes can be made.
     pub fn alive(&self) -> bool {
         self.ledger.alive()

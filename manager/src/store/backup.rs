@@ -8,6 +8,7 @@ use std::{
     io,
     ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -178,7 +179,10 @@ pub fn restore(from: &Path, to: &Path, now: Timestamp, progress: &mut Progress<'
         return Err(Fault::Storage(format!("{} {why}", to.display())));
     }
     let draft = draft(to)?;
-    let restored = renew(from, &draft, now, progress).and_then(|summary| publish(&draft, to).map(|()| summary));
+    // redb panics at what it does not expect in a file.
+    let renewed = catch_unwind(AssertUnwindSafe(|| renew(from, &draft, now, progress)));
+    let renewed = renewed.unwrap_or_else(|_| Err(damaged(from)));
+    let restored = renewed.and_then(|summary| publish(&draft, to).map(|()| summary));
     if restored.is_err() {
         let _left = fs::remove_file(&draft);
     }
@@ -186,9 +190,16 @@ pub fn restore(from: &Path, to: &Path, now: Timestamp, progress: &mut Progress<'
     Ok(Backup { file: to.display().to_string(), ..summary })
 }
 
+fn damaged(backup: &Path) -> Fault {
+    Fault::Storage(format!("{} is damaged: take another backup", backup.display()))
+}
+
 fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>) -> Result<Backup, Fault> {
     let bytes = fs::copy(from, draft).map_err(failed(from))?;
     let store = Redb::over(draft, CACHE)?;
+    if !store.check_integrity()? {
+        return Err(damaged(from));
+    }
     let rows = check(store.view()?.as_ref(), progress)?;
     let salt = Nonce::random();
     store.write(&mut |tables| {
@@ -270,6 +281,48 @@ mod tests {
         }
         fs::write(file, whole.get(..whole.len() / 2).unwrap()).unwrap();
         assert!(restore(file, &to, world.now(), &mut |_| ()).is_err() && !to.exists());
+    }
+
+    /// One byte of the file is wrong: either nothing rests on it, or the backup is refused.
+    #[test]
+    fn wherever_a_backup_is_damaged_it_is_refused_or_whole() {
+        let world = World::new();
+        let hsm = world.hsm("hsm-1", "eu");
+        hsm.enrol_key(&world, &TestKey::ed25519("k", 1)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let backup = write(world.store.view().unwrap().as_ref(), directory.path(), &mut |_| ()).unwrap();
+        let (file, to) = (Path::new(&backup.file), directory.path().join(FILE));
+        let whole = fs::read(file).unwrap();
+        let restored = || {
+            let restored = restore(file, &to, world.now(), &mut |_| ());
+            assert!(!draft_of(&to).exists() && to.exists() == restored.is_ok());
+            restored.is_ok().then(|| {
+                let rows = all(Redb::open(&to).unwrap().view().unwrap().as_ref());
+                fs::remove_file(&to).unwrap();
+                rows
+            })
+        };
+        // The restoration itself is a command, with another salt each time: its tables differ.
+        let (expected, again) = (restored().unwrap(), restored().unwrap());
+        let alike: Vec<bool> = expected.iter().zip(&again).map(|(one, other)| one == other).collect();
+        assert!(alike.iter().filter(|alike| !**alike).count() < 6);
+        let mut refused = 0;
+        for at in (0..whole.len()).step_by(1021) {
+            let mut bytes = whole.clone();
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 0x41;
+            }
+            fs::write(file, &bytes).unwrap();
+            match restored() {
+                None => refused += 1,
+                Some(rows) => {
+                    let same =
+                        rows.iter().zip(&expected).zip(&alike).all(|((row, other), alike)| !alike || row == other);
+                    assert!(same, "byte {at}");
+                }
+            }
+        }
+        assert!(refused > 5, "{refused}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     fs::{self, File, OpenOptions, rename},
     io,
     os::unix::fs::OpenOptionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -180,7 +181,10 @@ impl Redb {
         *database = None;
         let mut builder = Builder::new();
         builder.set_cache_size(self.cache);
-        *database = Some(self.medium.open(&builder).map_err(|error| match error {
+        // redb panics at what it does not expect in a file.
+        let opened = catch_unwind(AssertUnwindSafe(|| self.medium.open(&builder)));
+        let opened = opened.map_err(|_| Fault::Storage(format!("{} is damaged: restore a backup", self.name)))?;
+        *database = Some(opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
             }
@@ -189,15 +193,14 @@ impl Redb {
         Ok(())
     }
 
-    /// Reads everything, and compares it with its checksums.
-    fn check_integrity(&self) -> Result<(), Fault> {
+    /// Reads everything, and compares it with its checksums. Whether nothing had to be repaired.
+    fn check_integrity(&self) -> Result<bool, Fault> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = database.as_mut()
-            && !database.check_integrity().map_err(failed)?
-        {
+        let intact = database.as_mut().map_or(Ok(true), |database| database.check_integrity().map_err(failed))?;
+        if !intact {
             tracing::warn!("the store was repaired");
         }
-        Ok(())
+        Ok(intact)
     }
 
     /// The schema that the data has; none in a database that was just made.

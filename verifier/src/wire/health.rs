@@ -18,6 +18,6 @@ pub struct Check {
     pub name: String,
     /// Whether it is well.
     pub ok: bool,
-    /// What is wrong and what to do; empty where it is well.
+    /// What is wrong and what to do. Where it is well, empty, or what to look into all the same.
     pub detail: String,
 }

@@ -12,8 +12,10 @@ use actix_web::HttpResponse;
 use keywitness_verifier::wire::ProblemKind;
 use serde_json::{Map, Value, json};
 
-use self::operations::{OPERATIONS, Operation};
-pub(super) use self::page::page;
+pub(super) use self::{
+    operations::{OPERATIONS, Operation},
+    page::page,
+};
 use super::problem::PROBLEM_TYPE;
 
 const SCHEMAS: &str = include_str!("schemas.json");
@@ -48,11 +50,11 @@ pub(super) fn reads(method: &str, path: &str, media: Option<&str>) -> bool {
 
 /// Who may call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Who {
+pub(in crate::http) enum Who {
     /// Anyone.
     Anyone,
     /// Holders of a credential with one of these roles.
-    Roles(&'static str),
+    Roles(&'static [&'static str]),
     /// An HSM that signs the request.
     Hsm,
     /// Whoever can make the body: it says itself who is allowed.
@@ -61,7 +63,7 @@ pub(super) enum Who {
 
 /// What travels in a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Media {
+pub(in crate::http) enum Media {
     Nothing,
     /// JSON, with the name of its schema.
     Json(&'static str),
@@ -91,7 +93,7 @@ fn reference(name: &str) -> Value {
 }
 
 /// The whole document.
-fn describe() -> Value {
+pub(super) fn describe() -> Value {
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for operation in OPERATIONS {
         paths.entry(operation.template()).or_default().insert(operation.method.to_lowercase(), described(operation));
@@ -133,20 +135,22 @@ fn describe() -> Value {
     })
 }
 
-fn described(operation: &Operation) -> Value {
+/// One operation's part of it.
+pub(super) fn described(operation: &Operation) -> Value {
     let mut entry = json!({
         "summary": operation.summary,
         "operationId": operation.id(),
         "tags": [operation.tag],
         "description": match operation.who {
             Who::Anyone => "Anyone.".to_owned(),
-            Who::Roles(roles) => format!("Credential with role {roles}."),
+            Who::Roles(roles) => format!("Credential with role {}.", roles.join(" or ")),
             Who::Hsm => "An enrolled HSM, which signs the request.".to_owned(),
             Who::Body => "Whoever can make the body: what it carries says who that is.".to_owned(),
         },
         "security": match operation.who {
             Who::Anyone | Who::Body => json!([]),
-            Who::Roles(_) => json!([{ "bearer": [] }]),
+            // Each role is an alternative (OpenAPI 3.1, section 4.8.30: the names of roles).
+            Who::Roles(roles) => roles.iter().map(|role| json!({ "bearer": [role] })).collect(),
             Who::Hsm => json!([{ "hsm": [] }]),
         },
         "responses": responses(operation),

@@ -9,30 +9,30 @@ use super::{Media, Who};
 
 /// A parameter of a path or a query.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parameter {
-    pub(super) name: &'static str,
+pub(in crate::http) struct Parameter {
+    pub(in crate::http) name: &'static str,
     /// `path` or `query`.
-    pub(super) place: &'static str,
-    pub(super) required: bool,
-    pub(super) doc: &'static str,
+    pub(in crate::http) place: &'static str,
+    pub(in crate::http) required: bool,
+    pub(in crate::http) doc: &'static str,
     /// Name of its schema.
-    pub(super) schema: &'static str,
+    pub(in crate::http) schema: &'static str,
 }
 
 /// One operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operation {
-    pub(super) method: &'static str,
-    pub(super) path: &'static str,
-    pub(super) tag: &'static str,
-    pub(super) summary: &'static str,
-    pub(super) who: Who,
-    pub(super) parameters: &'static [Parameter],
-    pub(super) takes: Media,
-    pub(super) status: u16,
-    pub(super) gives: Media,
+pub(in crate::http) struct Operation {
+    pub(in crate::http) method: &'static str,
+    pub(in crate::http) path: &'static str,
+    pub(in crate::http) tag: &'static str,
+    pub(in crate::http) summary: &'static str,
+    pub(in crate::http) who: Who,
+    pub(in crate::http) parameters: &'static [Parameter],
+    pub(in crate::http) takes: Media,
+    pub(in crate::http) status: u16,
+    pub(in crate::http) gives: Media,
     /// Another status with a document of its own: status, schema, when.
-    pub(super) otherwise: Option<(u16, &'static str, &'static str)>,
+    pub(in crate::http) otherwise: Option<(u16, &'static str, &'static str)>,
     problems: &'static [ProblemKind],
 }
 
@@ -65,24 +65,24 @@ impl Operation {
     }
 
     /// The path without the patterns of its parts, which OpenAPI does not have.
-    pub(super) fn template(&self) -> String {
+    pub(in crate::http) fn template(&self) -> String {
         self.path.replace(":.*}", "}")
     }
 
     /// A name for generated clients.
-    pub(super) fn id(&self) -> String {
+    pub(in crate::http) fn id(&self) -> String {
         let words = self.path.split(|sign: char| !sign.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         std::iter::once(self.method.to_lowercase()).chain(words.map(str::to_owned)).collect::<Vec<_>>().join("_")
     }
 
     /// Whether this operation answers with such a problem: its own ones, and what follows from who calls and what travels.
-    pub(super) fn refuses_with(&self, kind: ProblemKind) -> bool {
+    pub(in crate::http) fn refuses_with(&self, kind: ProblemKind) -> bool {
         use ProblemKind as P;
         let reads = self.takes != Media::Nothing;
         let signed = self.who == Who::Hsm;
         match kind {
             P::TooManyRequests | P::Internal | P::Unavailable => true,
-            P::Malformed => reads || signed || !self.parameters.is_empty(),
+            P::Malformed => reads || signed || !self.parameters.is_empty() || self.problems.contains(&kind),
             P::TooLarge => reads || signed,
             P::UnsupportedMediaType => reads,
             P::Unauthenticated => signed || matches!(self.who, Who::Roles(_)) || self.problems.contains(&kind),
@@ -112,12 +112,12 @@ const fn part(name: &'static str, schema: &'static str, doc: &'static str) -> Pa
     Parameter { name, place: "path", required: true, doc, schema }
 }
 
-const AUDITOR: Who = Who::Roles("auditor");
-const OPERATOR_OR_AUDITOR: Who = Who::Roles("operator or auditor");
-const OPERATOR: Who = Who::Roles("operator");
-const CLIENT: Who = Who::Roles("client");
-const WATCHERS: Who = Who::Roles("operator, viewer or auditor");
-const ANY_ROLE: Who = Who::Roles("operator, client, viewer or auditor");
+const AUDITOR: Who = Who::Roles(&["auditor"]);
+const OPERATOR_OR_AUDITOR: Who = Who::Roles(&["operator", "auditor"]);
+const OPERATOR: Who = Who::Roles(&["operator"]);
+const CLIENT: Who = Who::Roles(&["client"]);
+const WATCHERS: Who = Who::Roles(&["operator", "viewer", "auditor"]);
+const ANY_ROLE: Who = Who::Roles(&["operator", "client", "viewer", "auditor"]);
 
 /// Where a stream goes on (WHATWG HTML, section 9.2.4).
 const LAST_EVENT_ID: Parameter = Parameter {
@@ -171,7 +171,7 @@ const OF_KEYS: &[ProblemKind] = &[
 ];
 
 /// Every operation.
-pub(super) const OPERATIONS: &[Operation] = &[
+pub(in crate::http) const OPERATIONS: &[Operation] = &[
     get("/", Who::Anyone, "The dashboard").gives(Media::Html),
     get("/docs", Who::Anyone, "This description, for people").gives(Media::Html),
     get(path::OPENAPI, Who::Anyone, "This description").gives(Media::Json("Document")),
@@ -303,8 +303,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ])
         .gives(Media::Bytes(BYTES))
         .refuses(&[ProblemKind::NotFound]),
-    post(path::RETENTION, OPERATOR, "Delete the openings that are old enough").gives(Media::Json("Retained")),
-    post(path::BUNDLES, Who::Roles("client or auditor"), "What proves a record without the manager")
+    post(path::RETENTION, OPERATOR, "Delete the openings that are old enough")
+        .gives(Media::Json("Retained"))
+        .refuses(&[ProblemKind::Malformed]),
+    post(path::BUNDLES, Who::Roles(&["client", "auditor"]), "What proves a record without the manager")
         .takes(Media::Json("BundleRequest"))
         .gives(Media::Json("Bundle"))
         .refuses(OF_KEYS),
