@@ -9,6 +9,7 @@
 
 mod custody;
 mod decoders;
+mod log;
 mod proofs;
 mod secrets;
 mod tokens;
@@ -41,6 +42,7 @@ fn targets(world: &'static World) -> Vec<Target> {
     targets.extend(custody::targets(world));
     targets.extend(proofs::targets(world));
     targets.extend(tokens::targets(world));
+    targets.extend(log::targets(world));
     targets.extend(secrets::targets(world));
     targets
 }
