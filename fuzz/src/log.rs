@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Display, path::Path, str::FromStr};
 
-use keywitness_circuits::{Digest, Nonce, Timestamp, codec::Canonical as _};
+use keywitness_circuits::{Digest, Nonce, codec::Canonical as _};
 use keywitness_manager::{
     Settings,
     audit::archive::entry_of,
@@ -43,7 +43,7 @@ fn small() -> Small {
     let openings = vec![opening(1), opening(2)];
     let mut range = CompactRange::default();
     for opening in &openings {
-        range.append(&leaf_hash(&opening.entry().0));
+        range.append(leaf_hash(&opening.entry().0), |_, _| ());
     }
     let state = Some(StateSeal { sequence: 1, root: Digest([9; 32]) });
     let checkpoint = Checkpoint { origin: ORIGIN.to_owned(), size: range.size(), root: range.root(), state };
