@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use keywitness_circuits::KeyAlgorithm;
-use keywitness_verifier::wire::{KeyQuery, RevocationTarget, RevokeRequest, Role, TokenRequest};
+use keywitness_verifier::wire::{KeyQuery, RevocationTarget, RevokeRequest, Role, TokenRequest, path};
 
 use crate::support::{Hsm, Key, Manager};
 
@@ -69,8 +69,8 @@ fn ask(examples: u32) {
         .env("KEYWITNESS_TEST_ACCESS", &file)
         .args(["-m", "schemathesis.cli", "--config-file", &format!("{peers}/schemathesis.toml"), "run"])
         .arg(format!("{}/v1/openapi.json", address.trim()))
-        // An answer that goes on for ten minutes.
-        .args(["--exclude-path", keywitness_verifier::wire::path::EVENT_STREAM])
+        // Answers that go on for ten minutes.
+        .args(["--exclude-path", path::EVENT_STREAM, "--exclude-path", path::ALERT_STREAM])
         .args(["--phases", "coverage,fuzzing", "--max-examples", &examples.to_string()])
         .args(["--generation-database", "none", "--request-timeout", "60", "--suppress-health-check", "all"])
         .args(["--warnings", "off", "--no-color", "--continue-on-failure"])
