@@ -16,7 +16,7 @@ use prometheus::{
 
 use crate::ledger::{Observe, state::Head};
 
-/// Media type of what [`Metrics::text`] gives.
+/// Media type of the measurements as text.
 pub const TEXT: &str = prometheus::TEXT_FORMAT;
 
 /// The methods that have a label of their own.

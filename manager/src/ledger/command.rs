@@ -238,7 +238,7 @@ pub enum Command {
         hsm: HsmId,
         /// What each claim will speak of.
         items: Vec<ChallengeRequest>,
-        /// Drawn before: all the challenges follow from it ([`super::apply::nonces`]).
+        /// Drawn before: all the challenges follow from it by a hash.
         seed: Nonce,
         /// The beacon of the next round, drawn before: used where a claim needs one and the round is over.
         beacon: Nonce,

@@ -1,6 +1,6 @@
 //! A root over the whole state, and the state as a stream of bytes that the root is the hash of.
 //!
-//! The stream: [`MAGIC`], the number of the command after which the state is (8 bytes), then every row of every state
+//! The stream: `MAGIC`, the number of the command after which the state is (8 bytes), then every row of every state
 //! table in the order of table codes and keys (table code, length of the key in 4 bytes, key, length of the value in 4
 //! bytes, value), and a byte 0xff. Numbers are big-endian. A snapshot is the stream and its SHA-256, which is the root.
 

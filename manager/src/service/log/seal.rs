@@ -128,7 +128,7 @@ impl Manager {
         Ok(Seals { deleted_through: through, seals: seals.into_iter().map(info).collect(), pending })
     }
 
-    /// A part of the snapshot of a seal, from byte `offset` on, of [`PART`] bytes at most; empty at its end. Auditor.
+    /// A part of the snapshot of a seal, from byte `offset` on, of 4 MiB at most; empty at its end. Auditor.
     ///
     /// # Errors
     /// `not-found` where there is no such seal, or its snapshot is kept no more.
