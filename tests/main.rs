@@ -19,3 +19,4 @@ mod support;
 mod takeover;
 mod token;
 mod vectors;
+mod webhooks;

@@ -92,7 +92,10 @@ impl Manager {
             .map_err(|error| StartError::Refused(error.to_string()))?;
         let parts = (signer, log, metrics);
         let outward = (Arc::new(authority), outbox);
-        Ok(Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, outward))
+        let manager = Self::new(config, configuration, (parameters, engine), Box::new(ledger), clock, parts, outward);
+        // One that is new begins here: whatever happens from now on is for it.
+        manager.place_new_webhooks()?;
+        Ok(manager)
     }
 }
 

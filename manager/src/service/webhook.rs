@@ -48,6 +48,25 @@ impl Manager {
         &self.outbox
     }
 
+    /// Notes where each webhook begins that was never seen: with what is yet to come.
+    ///
+    /// # Errors
+    /// Where the ledger failed.
+    pub(crate) fn place_new_webhooks(&self) -> Result<(), Problem> {
+        for sink in &self.outbox.sinks {
+            let webhook = sink.config.name.clone();
+            let (known, after) = {
+                let rows = self.ledger.view()?;
+                let state = State(rows.as_ref());
+                (state.get::<WebhookRow>(&key::webhook(&webhook))?.is_some(), state.head()?.events)
+            };
+            if !known {
+                self.submit(Command::PlaceWebhook { webhook, after })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends what waits for a webhook, in order, until something is refused, and notes how far that came. Does nothing
     /// while the latest refusal is recent. A webhook that was never seen begins with the events that are yet to come.
     /// Whether there may be more to send at once.
