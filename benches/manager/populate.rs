@@ -140,6 +140,7 @@ fn fill(tables: &mut dyn Tables, hsm: &Hsm, keys: &[(String, EdwardsPoint)], con
         let command = Command::EnrolKey {
             request: Digest(Nonce::random().0),
             hsm: hsm.id.clone(),
+            enrolment: 1,
             key: KeyRef { key: name.parse().unwrap(), epoch: 1 },
             attributes: attributes.clone(),
             instances: vec![instance.to_bytes()],
@@ -154,6 +155,7 @@ fn fill(tables: &mut dyn Tables, hsm: &Hsm, keys: &[(String, EdwardsPoint)], con
     let command = Command::IssueChallenges {
         request: Digest(Nonce::random().0),
         hsm: hsm.id.clone(),
+        enrolment: 1,
         items: keys.iter().map(ask).collect(),
         seed: Nonce::random(),
         beacon: Nonce::random(),

@@ -226,6 +226,7 @@ fn command_seeds(world: &World) -> Vec<Vec<u8>> {
         Command::EnrolKey {
             request,
             hsm: hsm.clone(),
+            enrolment: 1,
             key: key.clone(),
             attributes: attributes(),
             instances: vec![envelope.instance.clone()],
@@ -233,6 +234,7 @@ fn command_seeds(world: &World) -> Vec<Vec<u8>> {
         Command::IssueChallenge {
             request,
             hsm: hsm.clone(),
+            enrolment: 1,
             statement: Kind::KeyKnowledgeP256.name().to_owned(),
             keys: vec![key],
             nonce: Nonce([2; 32]),

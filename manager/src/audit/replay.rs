@@ -220,9 +220,10 @@ impl Replayer {
                     .and_then(|dealing| dealing.check(&dealer.identity_key).map_err(|error| error.to_string()));
                 Ok(checked.err().map(|error| (Offence::Dealing, "a refusal".to_owned(), error)))
             }
-            Command::Complain { hsm, sharing, complaint, verdict, .. } => {
+            Command::Complain { hsm, enrolment, sharing, complaint, verdict, .. } => {
                 let row: Option<SharingRow> = state.get(&key::sharing(&sharing.cluster, &sharing.key))?;
-                let (Some(row), Some(holder)) = (row, state.hsm(hsm)?) else { return Ok(None) };
+                let holder = state.hsm(hsm)?.filter(|row| row.revision == *enrolment);
+                let (Some(row), Some(holder)) = (row, holder) else { return Ok(None) };
                 let dealer: HsmRow = state.need(&key::hsm(&row.dealer))?;
                 let judge = |complaint: &Complaint, dealing: &Dealing| {
                     let verdict = complaint.judge(dealing, &dealer.identity_key, &holder.identity_key);

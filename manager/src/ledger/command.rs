@@ -102,6 +102,8 @@ pub enum Command {
         request: Digest,
         /// Who asks.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// The key at its epoch.
         key: KeyRef,
         /// What the store says about it.
@@ -115,6 +117,8 @@ pub enum Command {
         request: Digest,
         /// Who asks.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// Base URL.
         url: String,
     },
@@ -124,6 +128,8 @@ pub enum Command {
         request: Digest,
         /// Who asks.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// A P-256 public key, compressed SEC1.
         key: Vec<u8>,
     },
@@ -133,6 +139,8 @@ pub enum Command {
         request: Digest,
         /// The dealer.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// The dealing, canonically encoded.
         dealing: Vec<u8>,
     },
@@ -142,6 +150,8 @@ pub enum Command {
         request: Digest,
         /// Who complains.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// About a share of which sharing.
         sharing: SharingId,
         /// The complaint, canonically encoded.
@@ -155,6 +165,8 @@ pub enum Command {
         request: Digest,
         /// Who asks.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// Name of the statement kind.
         statement: String,
         /// What the claim will speak of.
@@ -236,6 +248,8 @@ pub enum Command {
         request: Digest,
         /// Who asks.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// What each claim will speak of.
         items: Vec<ChallengeRequest>,
         /// Drawn before: all the challenges follow from it by a hash.
@@ -303,6 +317,8 @@ pub enum Command {
         request: Digest,
         /// Who signed it.
         hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
         /// When, by its clock.
         created: Timestamp,
     },

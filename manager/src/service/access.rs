@@ -21,6 +21,7 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HsmCaller {
     hsm: HsmId,
+    enrolment: u32,
     request: Digest,
 }
 
@@ -28,6 +29,11 @@ impl HsmCaller {
     /// Who calls.
     pub const fn hsm(&self) -> &HsmId {
         &self.hsm
+    }
+
+    /// Under which enrolment of it: what it asks for comes to nothing once it was enrolled again.
+    pub const fn enrolment(&self) -> u32 {
+        self.enrolment
     }
 
     /// Digest of the signed request: the same for the same bytes sent again.
@@ -215,7 +221,7 @@ impl Manager {
                 "the request was made at {} by the HSM's clock, and it is {} by the manager's; set the HSM's clock",
                 auth.created.0, now.0
             );
-            self.report_skew(state, &auth.hsm, (auth.digest(&parts), auth.created));
+            self.report_skew(state, &hsm, (auth.digest(&parts), auth.created));
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
         // Whether it was answered before is forgotten, so it must be signed anew.
@@ -225,17 +231,21 @@ impl Manager {
             let why = "the request was made before this manager was restored from a backup; make it again";
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
-        Ok(HsmCaller { request: auth.digest(&parts), hsm: auth.hsm })
+        Ok(HsmCaller { request: auth.digest(&parts), enrolment: hsm.revision, hsm: auth.hsm })
     }
 
     /// Gives an HSM a client certificate for a TLS key. For that HSM.
     ///
     /// # Errors
-    /// `malformed` for anything but a P-256 key; `hsm-revoked`.
+    /// `malformed` for anything but a P-256 key; `hsm-revoked`; `unauthenticated` once it was enrolled again.
     pub fn certify(&self, caller: &HsmCaller, request: &CertificateRequest) -> Result<HsmCertificate, Problem> {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let hsm: HsmRow = state.need(&key::hsm(caller.hsm()))?;
+        if hsm.revision != caller.enrolment() {
+            let why = "this HSM was enrolled again since it signed this request";
+            return Err(self.reject(ProblemKind::Unauthenticated, why));
+        }
         if let Some(revocation) = state.revocation(&hsm, [])? {
             return Err(revocation::problem(&revocation));
         }

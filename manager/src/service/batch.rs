@@ -76,6 +76,7 @@ impl Manager {
         let command = Command::IssueChallenges {
             request: *caller.request(),
             hsm: caller.hsm().clone(),
+            enrolment: caller.enrolment(),
             items: request.items.clone(),
             seed: Nonce::random(),
             beacon: Nonce::random(),

@@ -19,6 +19,7 @@ impl Manager {
         let command = Command::IssueChallenge {
             request: *caller.request(),
             hsm: caller.hsm().clone(),
+            enrolment: caller.enrolment(),
             statement: request.statement.clone(),
             keys: request.keys.clone(),
             nonce: Nonce::random(),

@@ -103,6 +103,7 @@ impl Manager {
         let command = Command::EnrolKey {
             request: *caller.request(),
             hsm: caller.hsm().clone(),
+            enrolment: caller.enrolment(),
             key,
             attributes: request.attributes.clone(),
             instances: request.instances.iter().map(|instance| instance.0.clone()).collect(),
@@ -124,8 +125,8 @@ impl Manager {
             let why = "url must be http://host:port or https://host:port, without spaces, of at most 512 characters";
             return Err(Problem::new(ProblemKind::Malformed, why));
         }
-        let (request, hsm) = (*caller.request(), caller.hsm().clone());
-        self.done(Command::AnnounceChannel { request, hsm, url: url.clone() })
+        let (request, hsm, enrolment) = (*caller.request(), caller.hsm().clone(), caller.enrolment());
+        self.done(Command::AnnounceChannel { request, hsm, enrolment, url: url.clone() })
     }
 
     pub(super) fn done(&self, command: Command) -> Result<(), Problem> {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use keywitness_circuits::{Digest, HsmId, Timestamp};
+use keywitness_circuits::{Digest, Timestamp};
 use keywitness_verifier::wire::{
     AcknowledgeRequest, Alert, AlertPage, AlertQuery, AlertState, Migration, MigrationRequest, Migrations, Problem,
     ProblemKind,
@@ -16,7 +16,7 @@ use super::{
 use crate::ledger::{
     Command, Fault, Outcome, Table,
     fraud::{clock, silence},
-    state::{State, decode, fraud::FraudCounts, key},
+    state::{HsmRow, State, decode, fraud::FraudCounts, key},
 };
 
 /// Most alerts in one page.
@@ -166,15 +166,18 @@ impl Manager {
     }
 
     /// An HSM signed a request at a time that is too far from the manager's. A failure to note it changes no answer.
-    pub(super) fn report_skew(&self, state: State<'_>, hsm: &HsmId, (request, created): (Digest, Timestamp)) {
-        let news = self.now(state).and_then(|now| Ok(clock::is_news(state, hsm, created, now)?));
+    pub(super) fn report_skew(&self, state: State<'_>, hsm: &HsmRow, (request, created): (Digest, Timestamp)) {
+        let news = self.now(state).and_then(|now| Ok(clock::is_news(state, &hsm.hsm, created, now)?));
         let noted = match news {
             Ok(false) => return,
-            Ok(true) => self.submit(Command::ReportSkew { request, hsm: hsm.clone(), created }).map(drop),
+            Ok(true) => {
+                let (hsm, enrolment) = (hsm.hsm.clone(), hsm.revision);
+                self.submit(Command::ReportSkew { request, hsm, enrolment, created }).map(drop)
+            }
             Err(problem) => Err(problem),
         };
         if let Err(problem) = noted {
-            tracing::warn!(%hsm, %problem, "a clock that differs was not noted");
+            tracing::warn!(hsm = %hsm.hsm, %problem, "a clock that differs was not noted");
         }
     }
 }

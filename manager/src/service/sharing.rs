@@ -21,8 +21,8 @@ impl Manager {
     /// `malformed` for anything but a P-256 key; `hsm-revoked`.
     pub fn announce_sealing_key(&self, caller: &HsmCaller, request: &SealingKeyAnnouncement) -> Result<(), Problem> {
         let key = SealingKey::from_bytes(&request.key.0).map_err(malformed)?;
-        let (request, hsm) = (*caller.request(), caller.hsm().clone());
-        self.done(Command::AnnounceSealingKey { request, hsm, key: key.as_bytes().to_vec() })
+        let (request, hsm, enrolment) = (*caller.request(), caller.hsm().clone(), caller.enrolment());
+        self.done(Command::AnnounceSealingKey { request, hsm, enrolment, key: key.as_bytes().to_vec() })
     }
 
     /// Every HSM that can hold shares.
@@ -54,8 +54,9 @@ impl Manager {
             let dealer = hsm(State(rows.as_ref()), caller.hsm())?;
             dealing.check(&dealer.identity_key).map_err(malformed)?;
         }
-        let (hsm, bytes) = (caller.hsm().clone(), request.dealing.0.clone());
-        self.done(Command::EnrolSharing { request: *caller.request(), hsm, dealing: bytes })?;
+        let (request, bytes) = (*caller.request(), request.dealing.0.clone());
+        let (hsm, enrolment) = (caller.hsm().clone(), caller.enrolment());
+        self.done(Command::EnrolSharing { request, hsm, enrolment, dealing: bytes })?;
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let dealer: HsmRow = state.need(&key::hsm(caller.hsm()))?;
@@ -103,6 +104,7 @@ impl Manager {
         let command = Command::Complain {
             request: *caller.request(),
             hsm: caller.hsm().clone(),
+            enrolment: caller.enrolment(),
             sharing,
             complaint: request.complaint.0.clone(),
             verdict,

@@ -8,7 +8,7 @@ use keywitness_verifier::wire::{
     Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, RevocationTarget, Sighting, Standing,
 };
 
-use super::{Apply, RETENTION, challenge::revoked, refuse, revocation};
+use super::{Apply, RETENTION, challenge::revoked, refuse, revocation, unenrolled};
 use crate::ledger::{
     command::{Configuration, Outcome, Verdict},
     fraud::{self, policy::FraudPolicy},
@@ -250,9 +250,7 @@ impl Apply<'_> {
         enrolment: u32,
         verdict: &Verdict,
     ) -> Result<Outcome, Fault> {
-        let Some(hsm) = self.state().hsm(sender)?.filter(|hsm| hsm.revision == enrolment) else {
-            return Ok(refuse(ProblemKind::Unauthenticated, "this HSM is not enrolled"));
-        };
+        let Some(hsm) = self.enrolled(sender, enrolment)? else { return Ok(unenrolled()) };
         if let Some(OutcomeRow(outcome)) = self.state().get(&digest.0)? {
             return Ok(outcome);
         }

@@ -69,6 +69,11 @@ pub(crate) fn refuse(kind: ProblemKind, detail: impl Into<String>) -> Outcome {
     Outcome::Refused(Problem::new(kind, detail))
 }
 
+/// The refusal of what was signed under an enrolment that is not in force.
+fn unenrolled() -> Outcome {
+    refuse(ProblemKind::Unauthenticated, "this HSM is not enrolled, or was enrolled again since it signed this")
+}
+
 /// One command being applied.
 pub(in crate::ledger) struct Apply<'a> {
     tables: &'a mut dyn Tables,
@@ -106,23 +111,25 @@ impl Apply<'_> {
             Command::EnrolHsm { join_token, hsm, identity_key, channel_key } => {
                 self.enrol_hsm(join_token, hsm, identity_key, channel_key)
             }
-            Command::EnrolKey { request, hsm, key, attributes, instances } => {
-                self.once(request, hsm, |apply, hsm| apply.enrol_key(&hsm, key, attributes, instances))
+            Command::EnrolKey { request, hsm, enrolment, key, attributes, instances } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.enrol_key(&hsm, key, attributes, instances))
             }
-            Command::AnnounceChannel { request, hsm, url } => {
-                self.once(request, hsm, |apply, hsm| apply.announce_channel(hsm, url))
+            Command::AnnounceChannel { request, hsm, enrolment, url } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.announce_channel(hsm, url))
             }
-            Command::AnnounceSealingKey { request, hsm, key } => {
-                self.once(request, hsm, |apply, hsm| apply.announce_sealing_key(hsm, key))
+            Command::AnnounceSealingKey { request, hsm, enrolment, key } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.announce_sealing_key(hsm, key))
             }
-            Command::EnrolSharing { request, hsm, dealing } => {
-                self.once(request, hsm, |apply, hsm| apply.enrol_sharing(&hsm, dealing))
+            Command::EnrolSharing { request, hsm, enrolment, dealing } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.enrol_sharing(&hsm, dealing))
             }
-            Command::Complain { request, hsm, sharing, complaint, verdict } => {
-                self.once(request, hsm, |apply, hsm| apply.complain(&hsm, sharing, complaint, verdict))
+            Command::Complain { request, hsm, enrolment, sharing, complaint, verdict } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.complain(&hsm, sharing, complaint, verdict))
             }
-            Command::IssueChallenge { request, hsm, statement, keys, nonce, beacon } => {
-                self.once(request, hsm, |apply, hsm| apply.issue_challenge(&hsm, statement, keys, nonce, beacon))
+            Command::IssueChallenge { request, hsm, enrolment, statement, keys, nonce, beacon } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| {
+                    apply.issue_challenge(&hsm, statement, keys, nonce, beacon)
+                })
             }
             Command::Attest { envelope, digest, hsm, enrolment, verdict } => {
                 self.attest(envelope, digest, hsm, *enrolment, verdict)
@@ -133,8 +140,8 @@ impl Apply<'_> {
                 self.add_token_key(kid, *algorithm, public, (*overlap, *keep))
             }
             Command::Reinstate { target, reason, by } => self.reinstate(target, reason, by),
-            Command::IssueChallenges { request, hsm, items, seed, beacon } => {
-                self.once(request, hsm, |apply, hsm| apply.issue_challenges(&hsm, items, seed, beacon))
+            Command::IssueChallenges { request, hsm, enrolment, items, seed, beacon } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.issue_challenges(&hsm, items, seed, beacon))
             }
             Command::Seal { sequence, root } => self.seal(*sequence, root),
             Command::Prune { through } => self.prune(*through),
@@ -144,8 +151,8 @@ impl Apply<'_> {
                 self.declare_migration(what, (from, to), *valid_for, by)
             }
             Command::Tick { receiving_since } => silence::tick(self, *receiving_since),
-            Command::ReportSkew { request, hsm, created } => {
-                self.once(request, hsm, |apply, hsm| clock::skewed(apply, &hsm, request, *created))
+            Command::ReportSkew { request, hsm, enrolment, created } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| clock::skewed(apply, &hsm, request, *created))
             }
             Command::PlaceWebhook { webhook, after } => self.place_webhook(webhook, *after),
             Command::AdvanceWebhook { webhook, placed, through } => self.advance_webhook(webhook, (*placed, *through)),
@@ -188,20 +195,24 @@ impl Apply<'_> {
         Ok(Outcome::Done)
     }
 
+    /// The HSM, if the enrolment is in force under which its signature was verified: that was before the command was
+    /// ordered, and whoever has the identity of an enrolment that is over must not act under the next one.
+    pub(in crate::ledger) fn enrolled(&self, hsm: &HsmId, enrolment: u32) -> Result<Option<HsmRow>, Fault> {
+        Ok(self.state().hsm(hsm)?.filter(|hsm| hsm.revision == enrolment))
+    }
+
     /// Runs `action` for an HSM's signed request, unless the same request was answered before: then gives
     /// the recorded answer.
     fn once(
         &mut self,
         request: &Digest,
-        hsm: &HsmId,
+        (hsm, enrolment): (&HsmId, u32),
         action: impl FnOnce(&mut Self, HsmRow) -> Result<Outcome, Fault>,
     ) -> Result<Outcome, Fault> {
+        let Some(hsm) = self.enrolled(hsm, enrolment)? else { return Ok(unenrolled()) };
         if let Some(RequestRow(outcome)) = self.state().get(&request.0)? {
             return Ok(outcome);
         }
-        let Some(hsm) = self.state().hsm(hsm)? else {
-            return Ok(refuse(ProblemKind::Unauthenticated, "this HSM is not enrolled"));
-        };
         let outcome = action(self, hsm)?;
         self.put(&request.0, &RequestRow(outcome.clone()))?;
         self.forget_at(self.moment.at.plus(REQUEST_RETENTION), Table::Requests, &request.0)?;

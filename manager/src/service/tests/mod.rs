@@ -15,4 +15,5 @@ pub(crate) mod standing;
 pub(crate) mod statements;
 mod status;
 mod status_list;
+mod takeover;
 mod token;
