@@ -152,7 +152,11 @@ impl Apply<'_> {
             }
             Command::Tick { receiving_since } => silence::tick(self, *receiving_since),
             Command::ReportSkew { request, hsm, enrolment, created } => {
-                self.once(request, (hsm, *enrolment), |apply, hsm| clock::skewed(apply, &hsm, request, *created))
+                // Not `once`: this is no answer to the request, which may be in time yet.
+                match self.enrolled(hsm, *enrolment)? {
+                    Some(hsm) => clock::skewed(self, &hsm, request, *created),
+                    None => Ok(unenrolled()),
+                }
             }
             Command::PlaceWebhook { webhook, after } => self.place_webhook(webhook, *after),
             Command::AdvanceWebhook { webhook, placed, through } => self.advance_webhook(webhook, (*placed, *through)),

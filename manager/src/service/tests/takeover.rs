@@ -8,11 +8,12 @@ use keywitness_verifier::wire::{
 use crate::{
     ledger::{
         Command, Table,
+        log::entries,
         state::{SharingId, State},
         tables::Row,
     },
     service::{
-        access::HsmCaller,
+        access::{HsmCaller, SignedRequest},
         testing::{Caller, TestHsm, TestKey, World, refused},
     },
 };
@@ -133,4 +134,29 @@ fn a_thief_that_was_let_in_before_the_return_gets_nothing_after_it() {
     let view = world.store.view().unwrap();
     let row = State(view.as_ref()).hsm(&new.id).unwrap().unwrap();
     assert_eq!((row.revision, row.channel_url.as_deref()), (2, Some("https://new")));
+}
+
+#[test]
+fn a_request_that_came_too_early_is_done_when_its_time_has_come() {
+    let world = World::new();
+    let (hsm, key) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("k", 1));
+    let before = world.events().len();
+    world.advance(65);
+    let authorization = hsm.authorization(&world, "POST", "/", b"");
+    world.advance(-65);
+    let request = || SignedRequest { authorization: &authorization, method: "POST", path: "/", body: b"" };
+    refused(world.manager.authenticate(request()), ProblemKind::ClockSkew);
+    let skew = |command: &Command| matches!(command, Command::ReportSkew { .. });
+    let log = entries(world.store.view().unwrap().as_ref(), 0, usize::MAX).unwrap();
+    assert!(skew(&log.last().unwrap().submission.command), "its clock was noted");
+    world.advance(6);
+    let caller = world.manager.authenticate(request()).unwrap();
+    world.manager.enrol_key(&caller, &key.request()).unwrap();
+    let enrolled = || State(world.store.view().unwrap().as_ref()).newest_key(&hsm.id, &key.key.key).unwrap();
+    assert!(enrolled().is_some());
+    // And once only, like any other.
+    world.manager.enrol_key(&caller, &key.epoch(2, 2).request()).unwrap();
+    assert_eq!(enrolled().unwrap().key.epoch, 1);
+    hsm.attest(&world, "eu", &key).unwrap();
+    assert_eq!(world.events().len(), before);
 }
