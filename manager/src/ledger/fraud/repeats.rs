@@ -47,6 +47,9 @@ pub(in crate::ledger) fn revoked_attempt(
     let row = key::attempts(&revocation.target, hsm);
     let mut seen: RevokedAttempts = apply.state().get(&row)?.unwrap_or_default();
     let RevokedAttempts(window) = &mut seen;
+    // What was told, and counted, of an earlier revocation says nothing of this one.
+    window.raised = window.raised.filter(|raised| *raised > revocation.at);
+    window.seen.retain(|(at, _)| *at > revocation.at);
     if window.raised.is_some() {
         return Ok(());
     }

@@ -259,3 +259,23 @@ fn how_it_stood_at_any_time_is_remembered() {
     assert_eq!(episodes.len(), 3);
     assert_eq!(episodes[2].standing(1, world.now()), Standing::Revoked);
 }
+
+#[test]
+fn whoever_persists_after_a_second_revocation_is_told_again() {
+    let world = World::new();
+    let (mut hsm, key) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("k", 1));
+    hsm.enrol_key(&world, &key).unwrap();
+    let persists = |kind: &EventKind| matches!(kind, EventKind::RevokedPersists { .. });
+    for times in 1..=2 {
+        // Tried while the last revocation stood, or a moment after this one: neither counts.
+        world.revoke(RevocationTarget::Hsm(hsm.id.clone()));
+        world.advance(61);
+        for attempt in 1..=6 {
+            refused(hsm.challenge(&world, &key), ProblemKind::HsmRevoked);
+            let told = world.alerts().into_iter().filter(persists).count();
+            assert_eq!(told, if attempt < 5 { times - 1 } else { times }, "{times}: {attempt}");
+        }
+        hsm = TestHsm::new("hsm-1");
+        hsm.enrol(&world, &invite_again(&world, "hsm-1", "eu").unwrap()).unwrap();
+    }
+}
