@@ -285,14 +285,15 @@ impl Apply<'_> {
         Ok(outcome)
     }
 
-    /// Consumes a challenge, once: the first authenticated envelope that names it does, right or wrong.
+    /// Consumes a challenge, once: the first authenticated envelope of the HSM that it was given to does, right or wrong.
+    /// Whoever else knows the challenge takes nothing from that HSM.
     /// Returns until when the envelope's outcome is remembered: not less long than the challenge.
     fn consume(&mut self, nonce: &Nonce, by: &HsmId, envelope: &Digest) -> Result<Timestamp, Fault> {
         let now = self.moment.at;
         let Some(mut challenge) = self.state().challenge(nonce)? else {
             return Ok(now.plus(MAX_RECORD_TTL + RETENTION));
         };
-        if challenge.consumed.is_none() {
+        if challenge.hsm == *by && challenge.consumed.is_none() {
             challenge.consumed = Some(Consumption { by: by.clone(), envelope: *envelope });
             self.put(&nonce.0, &challenge)?;
         }
