@@ -327,7 +327,8 @@ pub struct FailureWindow(pub Window);
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RevokedAttempts(pub Window);
 
-/// A fingerprint that no key may have any more, under whatever name: the first revocation that hit it.
+/// A fingerprint that no key may have any more, under whatever name, everywhere or in one cluster: the first revocation
+/// that hit it there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RevokedFingerprint(pub Revocation);
 

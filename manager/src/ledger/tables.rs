@@ -114,7 +114,7 @@ tables! {
     Leaves = 21, "leaves";
     /// Number -> event, as JSON: the outbox.
     Events = 22, "events";
-    /// Fingerprint -> the revocation of a key that it is of.
+    /// Fingerprint, or fingerprint and cluster where nobody there had proven it -> the revocation of a key that it is of.
     RevokedFingerprints = 23, "revoked-fingerprints";
     /// One row: the beacon round that is open.
     Beacons = 24, "beacons";

@@ -107,7 +107,7 @@ impl Apply<'_> {
             Ok(instances) => instances,
             Err(problem) => return Ok(Outcome::Refused(problem)),
         };
-        if let Some(revocation) = self.state().revoked_material(&instances)? {
+        if let Some(revocation) = self.state().revoked_material(hsm, &instances)? {
             fraud::revoked_attempt(self, &hsm.hsm, &revocation)?;
             return Ok(Outcome::Refused(super::revocation::problem(&revocation)));
         }

@@ -183,7 +183,8 @@ impl Apply<'_> {
 }
 
 impl Apply<'_> {
-    /// A revoked key's material stays revoked under any other name, and in any other cluster.
+    /// A revoked key's material stays revoked under any other name: in every cluster, if its holder had proven it. What a
+    /// holder merely says that it has is its cluster's matter alone.
     fn revoke_material(&mut self, revocation: &Revocation) -> Result<(), Fault> {
         let RevocationTarget::Key { cluster, key: id } = &revocation.target else { return Ok(()) };
         for holder in self.state().all::<HolderRow>(&key::holders(id, Some(cluster)))? {
@@ -192,23 +193,27 @@ impl Apply<'_> {
                 |row: &KeyRow| row.key.key == *id || row.master.as_ref().is_some_and(|master| master.key == *id);
             let rows = self.state().all::<KeyRow>(&key::hsm(&holder.hsm))?;
             for row in rows.iter().filter(|row| falls(row)) {
-                self.revoke_fingerprints(revocation, row)?;
+                self.revoke_fingerprints(revocation, cluster, row)?;
             }
         }
         Ok(())
     }
 
-    fn revoke_fingerprints(&mut self, revocation: &Revocation, row: &KeyRow) -> Result<(), Fault> {
+    fn revoke_fingerprints(&mut self, revocation: &Revocation, cluster: &ClusterId, row: &KeyRow) -> Result<(), Fault> {
         for instance in &row.instances {
-            let place = key::fingerprint(&instance.fingerprint);
-            let known = self.state().get::<RevokedFingerprint>(&place)?.is_some();
+            let everywhere = key::fingerprint(&instance.fingerprint);
             let proven = self.state().get::<RecordRow>(&key::evidence(&row.hsm, &row.key, instance.kind))?;
-            // What it merely enrolled and only others ever proved is theirs: whoever enrols a copy of another's public
-            // key under a name must not have it revoked with that name.
-            let provers: Vec<SightingRow> = self.state().all(&place)?;
-            let theirs =
-                proven.is_none() && !provers.is_empty() && provers.iter().all(|seen| seen.sighting.hsm != row.hsm);
-            if !known && !theirs {
+            // What it merely enrolled and another HSM of its cluster proved is that one's: whoever enrols a copy of
+            // another's public key under a name must not have it revoked with that name.
+            let provers: Vec<SightingRow> = self.state().all(&everywhere)?;
+            let place = if proven.is_some() || provers.iter().any(|seen| seen.sighting.hsm == row.hsm) {
+                everywhere
+            } else if provers.iter().all(|seen| seen.sighting.cluster != *cluster) {
+                key::claimed(&instance.fingerprint, cluster)
+            } else {
+                continue;
+            };
+            if self.state().get::<RevokedFingerprint>(&place)?.is_none() {
                 self.put(&place, &RevokedFingerprint(revocation.clone()))?;
             }
         }

@@ -127,6 +127,13 @@ pub fn fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
     bytes
 }
 
+/// A fingerprint inside one cluster.
+pub fn claimed(claimed: &Fingerprint, cluster: &ClusterId) -> Vec<u8> {
+    let mut bytes = fingerprint(claimed);
+    bytes.extend_from_slice(&join(&[cluster.as_str()]));
+    bytes
+}
+
 /// A sighting.
 pub fn sighting(sighting: &Sighting) -> Vec<u8> {
     let mut bytes = fingerprint(&sighting.fingerprint);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{Digest, Fingerprint, HsmId, Suite, Timestamp};
+use keywitness_circuits::{ClusterId, Digest, Fingerprint, HsmId, Suite, Timestamp};
 use keywitness_verifier::wire::{KeyRef, Reason, Revocation, RevocationTarget, Standing};
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +69,8 @@ impl EpisodeRow {
 pub enum Ground {
     /// A target, at this enrolment where it is an HSM, or this epoch where it is a key; 0 otherwise.
     Target(RevocationTarget, u32),
-    /// A fingerprint, under whatever name.
-    Material(Fingerprint),
+    /// A fingerprint, under whatever name, in this cluster.
+    Material(Fingerprint, ClusterId),
 }
 
 impl Ground {
@@ -84,8 +84,8 @@ impl Ground {
         Self::Target(target, key.epoch)
     }
 
-    fn materials(instances: &[EnrolledInstance]) -> impl Iterator<Item = Self> {
-        instances.iter().map(|instance| Self::Material(instance.fingerprint))
+    fn materials(cluster: &ClusterId, instances: &[EnrolledInstance]) -> impl Iterator<Item = Self> {
+        instances.iter().map(|instance| Self::Material(instance.fingerprint, cluster.clone()))
     }
 }
 
@@ -93,7 +93,8 @@ impl Ground {
 #[derive(Default)]
 pub struct History {
     targets: BTreeMap<RevocationTarget, Vec<EpisodeRow>>,
-    material: BTreeMap<Fingerprint, Timestamp>,
+    /// Since when a fingerprint is revoked: in one cluster, or in every one.
+    material: BTreeMap<(Fingerprint, Option<ClusterId>), Timestamp>,
 }
 
 impl History {
@@ -111,9 +112,14 @@ impl History {
             let prefix = key::suite(suite);
             for (place, value) in state.0.range(super::Table::RevokedFingerprints, &prefix, &prefix, usize::MAX)? {
                 let RevokedFingerprint(revocation) = super::decode(super::Table::RevokedFingerprints, &value)?;
-                if let Some(bytes) = place.get(prefix.len()..).and_then(|bytes| bytes.try_into().ok()) {
-                    history.material.insert(Fingerprint { suite, bytes: Digest(bytes) }, revocation.at);
-                }
+                let Some((bytes, rest)) = place.get(prefix.len()..).and_then(|rest| rest.split_first_chunk()) else {
+                    continue;
+                };
+                let cluster = match revocation.target {
+                    RevocationTarget::Key { cluster, .. } if !rest.is_empty() => Some(cluster),
+                    _ => None,
+                };
+                history.material.insert((Fingerprint { suite, bytes: Digest(*bytes) }, cluster), revocation.at);
             }
         }
         Ok(history)
@@ -131,10 +137,11 @@ impl History {
                 let episodes = self.targets.get(target).into_iter().flatten();
                 episodes.map(|episode| episode.standing(*number, at)).max().unwrap_or_default()
             }
-            Ground::Material(found) => match self.material.get(found) {
-                Some(since) if *since <= at => Standing::Revoked,
-                _ => Standing::Active,
-            },
+            Ground::Material(found, cluster) => {
+                let places = [None, Some(cluster.clone())].map(|cluster| (*found, cluster));
+                let revoked = places.iter().any(|place| self.material.get(place).is_some_and(|since| *since <= at));
+                if revoked { Standing::Revoked } else { Standing::Active }
+            }
         };
         grounds.into_iter().map(of).max().unwrap_or_default()
     }
@@ -147,9 +154,14 @@ impl State<'_> {
             Ground::Target(target, number) => {
                 self.get::<BarRow>(&key::target(target))?.and_then(|bar| bar.hitting(*number))
             }
-            Ground::Material(fingerprint) => self
-                .get::<RevokedFingerprint>(&key::fingerprint(fingerprint))?
-                .map(|RevokedFingerprint(revocation)| revocation),
+            Ground::Material(fingerprint, cluster) => {
+                let everywhere = self.get::<RevokedFingerprint>(&key::fingerprint(fingerprint))?;
+                let row = match everywhere {
+                    Some(row) => Some(row),
+                    None => self.get(&key::claimed(fingerprint, cluster))?,
+                };
+                row.map(|RevokedFingerprint(revocation)| revocation)
+            }
         })
     }
 
@@ -174,13 +186,13 @@ impl State<'_> {
         self.bar(&Ground::Target(target.clone(), u32::MAX))
     }
 
-    /// The revocation that hits one of these instances' fingerprints: revoked material stays revoked under
-    /// any name and in any cluster.
+    /// The revocation that hits one of these instances' fingerprints in an HSM: revoked material stays revoked under
+    /// any name, and in any cluster once it was proven where it was revoked.
     ///
     /// # Errors
     /// [`Fault`]
-    pub fn revoked_material(&self, instances: &[EnrolledInstance]) -> Result<Option<Revocation>, Fault> {
-        self.worst(&Ground::materials(instances).collect::<Vec<_>>())
+    pub fn revoked_material(&self, hsm: &HsmRow, instances: &[EnrolledInstance]) -> Result<Option<Revocation>, Fault> {
+        self.worst(&Ground::materials(&hsm.cluster, instances).collect::<Vec<_>>())
     }
 
     /// The revocation or suspension that hits an HSM, its cluster, or one of `keys` in it.
@@ -213,7 +225,7 @@ impl State<'_> {
     pub fn grounds(&self, hsm: &HsmRow, row: &KeyRow) -> Result<Vec<Ground>, Fault> {
         let mut grounds = Vec::from(Ground::hsm(hsm));
         grounds.push(Ground::key(hsm, &row.key));
-        grounds.extend(Ground::materials(&row.instances));
+        grounds.extend(Ground::materials(&hsm.cluster, &row.instances));
         if let Some(SharingId { cluster, key }) = &row.sharing {
             let sharing = RevocationTarget::Sharing { cluster: cluster.clone(), key: key.clone() };
             let shared = RevocationTarget::Key { cluster: cluster.clone(), key: key.key.clone() };
@@ -223,7 +235,7 @@ impl State<'_> {
             // The shared key may have been revoked under another name.
             let SharingRow { dealer, .. } = self.need(&key::sharing(cluster, key))?;
             let shared: KeyRow = self.need(&key::epoch(&dealer, key))?;
-            grounds.extend(Ground::materials(&shared.instances));
+            grounds.extend(Ground::materials(cluster, &shared.instances));
         }
         // Whoever has the master key has every key that was ever derived from it. A master is derived from nothing.
         if let Some(master) = &row.master {

@@ -175,6 +175,7 @@ fn revoked_material_stays_revoked_under_any_name_and_in_any_cluster() {
     let pending = there.challenge(&world, &alias).unwrap();
     // The key was rotated since: its old epoch is revoked with it.
     here.enrol_key(&world, &key.epoch(2, 2)).unwrap();
+    here.attest(&world, "eu", &key.epoch(2, 2)).unwrap();
     revoke_key(&world, "eu", &key);
     assert_eq!(state_of(&world, &alias, &here), AttestationState::Revoked);
     refused(token(&world, KeyQuery { hsm: Some(here.id.clone()), ..query(&alias) }), ProblemKind::KeyRevoked);
@@ -201,6 +202,27 @@ fn a_copy_of_anothers_public_key_does_not_have_it_revoked() {
     revoke_key(&world, "us", &bait);
     assert_eq!(state_of(&world, &victim, &owner), AttestationState::Attested);
     assert_eq!(token(&world, query(&victim)).unwrap().hsm, owner.id);
+}
+
+#[test]
+fn what_nobody_proved_in_a_cluster_is_revoked_in_that_cluster_alone() {
+    let world = World::new();
+    // Enrolled, and not proven yet; nor does anybody else prove it before the copy is revoked.
+    let (owner, victim) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("ca", 1));
+    owner.enrol_key(&world, &victim).unwrap();
+    let (evil, bait, alias) = (world.hsm("evil", "us"), TestKey::ed25519("bait", 1), TestKey::ed25519("alias", 1));
+    evil.enrol_key(&world, &bait).unwrap();
+    revoke_key(&world, "us", &bait);
+    owner.attest(&world, "eu", &victim).unwrap();
+    assert_eq!(state_of(&world, &victim, &owner), AttestationState::Attested);
+    assert_eq!(token(&world, query(&victim)).unwrap().hsm, owner.id);
+    world.hsm("hsm-2", "eu").enrol_key(&world, &TestKey::ed25519("late", 1)).unwrap();
+    // Where it was claimed, it is gone under every name and in every HSM.
+    refused(evil.enrol_key(&world, &alias), ProblemKind::KeyRevoked);
+    refused(world.hsm("hsm-3", "us").enrol_key(&world, &alias), ProblemKind::KeyRevoked);
+    // Its owner's own revocation holds everywhere, since it was proven there.
+    revoke_key(&world, "eu", &victim);
+    refused(world.hsm("hsm-4", "asia").enrol_key(&world, &alias), ProblemKind::KeyRevoked);
 }
 
 #[test]
