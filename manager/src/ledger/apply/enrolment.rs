@@ -122,6 +122,7 @@ impl Apply<'_> {
                 row.instances.append(&mut instances);
                 row.instances.sort_by_key(|instance| instance.kind);
                 self.put(&key::epoch(&hsm.hsm, key), &row)?;
+                self.renew_status_entries_of(hsm, &row)?;
             }
             self.keep_status_entry(&configuration, hsm, &row)?;
             return Ok(Outcome::Done);

@@ -51,6 +51,19 @@ impl Apply<'_> {
         Ok(())
     }
 
+    /// Gives a key that has more instances than before a new entry, and every key that is derived from it: what they
+    /// rest on is written in the entry.
+    pub(super) fn renew_status_entries_of(&mut self, hsm: &HsmRow, changed: &KeyRow) -> Result<(), Fault> {
+        let configuration = self.state().configuration()?;
+        let rests = |row: &KeyRow| row.key == changed.key || row.master.as_ref() == Some(&changed.key);
+        let rows = self.state().all::<KeyRow>(&key::hsm(&hsm.hsm))?;
+        for row in rows.into_iter().filter(rests) {
+            let verifying_keys = verifying_keys(self.state(), &configuration, hsm, &row)?;
+            self.give_status_entry(hsm, &row, verifying_keys)?;
+        }
+        Ok(())
+    }
+
     /// Something was revoked, suspended or reinstated: status lists made before are out of date.
     pub(super) fn outdate_status_lists(&mut self) -> Result<(), Fault> {
         let mut head = self.status_head()?;

@@ -1,16 +1,19 @@
 //! Status lists and token keys, as a relying party sees them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use keywitness_circuits::{Nonce, Timestamp};
+use keywitness_circuits::{Nonce, Suite, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     token::{Expected, LEGACY_PROFILE, Profile, TokenError, VerifiedToken, status, verify},
     wire::{
-        JoinTokenRequest, KeyQuery, ProblemKind, Reason, ReinstateRequest, RevocationTarget, RevokeRequest, Standing,
-        TokenAlgorithm, TokenForm, TokenKeyState, TokenRequest,
+        Base64, JoinTokenRequest, KeyQuery, ProblemKind, Reason, ReinstateRequest, RevocationTarget, RevokeRequest,
+        Standing, TokenAlgorithm, TokenForm, TokenKeyState, TokenRequest,
     },
 };
 
-use crate::service::testing::{Caller, TestHsm, TestKey, World, refused, submit};
+use crate::{
+    ledger::state::{KeyRow, State, StatusEntryRow, StatusIndexRow, key},
+    service::testing::{Caller, TestHsm, TestKey, World, refused, submit},
+};
 
 fn token(world: &World, key: &TestKey, form: TokenForm) -> String {
     let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
@@ -81,6 +84,29 @@ fn a_list_says_at_once_and_for_any_time_before_how_a_token_stands() {
     refused(world.manager.status_list(0, Some(world.now().plus(1))), ProblemKind::Malformed);
     refused(world.manager.status_list(1, None), ProblemKind::NotFound);
     refused(world.manager.status_list(u64::MAX, None), ProblemKind::NotFound);
+}
+
+#[test]
+fn an_entry_rests_on_every_instance_of_its_key() {
+    let (mut world, halo2) = (World::new(), TestKey::aes256("aes", 7));
+    let (hsm, groth16) = (world.hsm("hsm-1", "eu"), halo2.in_suite(Suite::Groth16Bn254));
+    hsm.enrol_key(&world, &halo2).unwrap();
+    world = world.reopen_with(vec![Suite::Halo2Pasta, Suite::Groth16Bn254]);
+    // The key has an entry for the new suite's verifying key, before it has an instance in that suite.
+    hsm.attest(&world, "eu", &halo2).unwrap();
+    let mut request = halo2.request();
+    request.instances.push(Base64(groth16.instance().to_bytes()));
+    for _ in 0..2 {
+        world.manager.enrol_key(&hsm.call(&world), &request).unwrap();
+        let view = world.store.view().unwrap();
+        let (state, place) = (State(view.as_ref()), key::epoch(&hsm.id, &halo2.key));
+        let index = state.need::<StatusIndexRow>(&place).unwrap().index;
+        let entry: StatusEntryRow = state.need(&key::number(index)).unwrap();
+        let row: KeyRow = state.need(&place).unwrap();
+        let rests = state.grounds(&state.hsm(&hsm.id).unwrap().unwrap(), &row).unwrap();
+        assert_eq!((index, row.instances.len()), (2, 2), "one more entry, and no other when nothing is new");
+        assert!(rests.iter().all(|ground| entry.grounds.contains(ground)), "{entry:?}");
+    }
 }
 
 #[test]
