@@ -14,10 +14,10 @@ use crate::{Global, data};
 #[derive(clap::Args)]
 pub(crate) struct Address {
     /// The manager's address; that of the manager on this data directory when left out
-    #[arg(long, value_name = "URL", env = "KEYWITNESS_MANAGER")]
+    #[arg(long, global = true, value_name = "URL", env = "KEYWITNESS_MANAGER")]
     manager: Option<String>,
     /// File with the authority of the manager's certificate (its manager.ca.pem); public authorities when left out
-    #[arg(long, value_name = "FILE", env = "KEYWITNESS_CA")]
+    #[arg(long, global = true, value_name = "FILE", env = "KEYWITNESS_CA")]
     manager_ca: Option<PathBuf>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Connection {
     #[command(flatten)]
     address: Address,
     /// File with the bearer credential; the one that `keywitness up` made when left out
-    #[arg(long, value_name = "FILE", env = "KEYWITNESS_CREDENTIAL_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "KEYWITNESS_CREDENTIAL_FILE")]
     credential_file: Option<PathBuf>,
 }
 
@@ -84,7 +84,11 @@ impl Connection {
 
     fn secret(&self, default: PathBuf) -> anyhow::Result<String> {
         let path = self.credential_file.clone().unwrap_or(default);
-        data::read_line(&path).context("no credential: give --credential-file FILE")
+        let secret = data::read_line(&path).context("no credential: give --credential-file FILE")?;
+        // It goes into a header: what is none is told before it is sent.
+        let plain = secret.bytes().all(|byte| byte.is_ascii_graphic());
+        anyhow::ensure!(plain && !secret.is_empty(), "{} holds no credential: it is one line, kw_…", path.display());
+        Ok(secret)
     }
 }
 

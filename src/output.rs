@@ -58,7 +58,8 @@ pub(crate) fn fail(json: bool, error: &anyhow::Error) -> ExitCode {
         let document = serde_json::json!({ "error": format!("{error:#}"), "problem": problem });
         eprintln!("{document}");
     } else {
-        eprintln!("keywitness: {}", printable(&format!("{error:#}")));
+        let told = format!("{error:#}");
+        eprintln!("keywitness: {}{}", printable(&told), advice(&told));
     }
     let no = error.is::<No>() || error.is::<TokenError>() || error.is::<OperationError>() || error.is::<Refused>();
     match client {
@@ -66,6 +67,17 @@ pub(crate) fn fail(json: bool, error: &anyhow::Error) -> ExitCode {
         Some(ClientError::Unreachable(..)) => ExitCode::from(3),
         _ if no => ExitCode::from(1),
         _ => ExitCode::from(4),
+    }
+}
+
+/// What to do about a TLS failure, whose own words do not say.
+fn advice(told: &str) -> &'static str {
+    if told.contains("invalid peer certificate") {
+        "; --manager-ca FILE names the authority to trust (DATA/manager/manager.ca.pem of the manager)"
+    } else if told.contains("http parse fail") {
+        "; does the manager speak TLS there? Then its address begins with https://"
+    } else {
+        ""
     }
 }
 

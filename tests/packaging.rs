@@ -13,7 +13,7 @@ fn the_unit_is_hardened() {
     for line in [
         "Type=notify",
         "Restart=on-failure",
-        "DynamicUser=yes",
+        "User=keywitness",
         "StateDirectory=keywitness",
         "NoNewPrivileges=yes",
         "CapabilityBoundingSet=",

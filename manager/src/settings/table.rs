@@ -8,8 +8,6 @@ use std::path::PathBuf;
 use keywitness_circuits::{Digest, Suite};
 use keywitness_verifier::log::VerifierKey;
 
-use keywitness_verifier::wire::Rule;
-
 use super::{LogFormat, Settings, SignerMode};
 use crate::outbox::WebhooksConfig;
 
@@ -457,32 +455,8 @@ pub(super) const TABLE: &[Setting] = &[
     ),
     row(
         "fraud",
-        "failures",
-        "How many failures of one HSM within the window are a fraud event.",
-        Lens::Number(|settings| &mut settings.config.fraud.rule_mut(Rule::RepeatedFailures).threshold),
-    ),
-    row(
-        "fraud",
-        "failure-window",
-        "That window.",
-        Lens::Seconds(|settings| &mut settings.config.fraud.rule_mut(Rule::RepeatedFailures).window),
-    ),
-    row(
-        "fraud",
-        "revoked-grace",
-        "Attempts with something revoked are forgiven for this long after the revocation.",
-        Lens::Seconds(|settings| &mut settings.config.fraud.rule_mut(Rule::RevokedPersists).grace),
-    ),
-    row(
-        "fraud",
-        "revoked-attempts",
-        "How many attempts after that, within ten minutes, are a fraud event.",
-        Lens::Number(|settings| &mut settings.config.fraud.rule_mut(Rule::RevokedPersists).threshold),
-    ),
-    row(
-        "fraud",
         "rules",
-        "Changes of other fraud rules, each as RULE.FIELD=VALUE: drift.grace=3600, replay.action=quarantine, \
+        "Changes of fraud rules, each as RULE.FIELD=VALUE: drift.grace=3600, repeated-failures.threshold=10, replay.action=quarantine, \
          silent-hsm.enabled=false.",
         Lens::List(
             |settings, texts| texts.iter().try_for_each(|text| settings.config.fraud.change(text)),

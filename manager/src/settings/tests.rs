@@ -46,14 +46,14 @@ fn the_environment_goes_before_the_file_and_flags_before_both() {
     assert_eq!(source("records.challenge-ttl"), ("\"30s\"", "m.toml:5".to_owned()));
     assert_eq!(source("records.ttl"), ("\"30m\"", "KEYWITNESS_MANAGER_RECORDS_TTL".to_owned()));
     assert_eq!(source("tokens.ttl"), ("\"3m\"", "--set tokens.ttl".to_owned()));
-    assert_eq!(source("fraud.failures"), ("5", "default".to_owned()));
+    assert_eq!(source("limits.mistake"), ("50", "default".to_owned()));
 }
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once_with_its_line_and_the_nearest_name() {
     let file = "[manager]\ntrust-domian = \"a\"\n[recrods]\n[records]\nttl = 600\n[verification]\nthreads = \"many\"\n\
                 suites = [\"rot13\"]\n[listen]\nallow-plaintext = \"yes\"\naddress = \"here\"\n";
-    let wrong = load(file, &[("KEYWITNESS_MANAGER_TOKEN_TTL", "1m")], &[("fraud.failure", "1")]).unwrap_err();
+    let wrong = load(file, &[("KEYWITNESS_MANAGER_TOKEN_TTL", "1m")], &[("fraud.rule", "1")]).unwrap_err();
     for expected in [
         "m.toml:2: manager.trust-domian: there is no such setting; did you mean trust-domain?",
         "m.toml:3: recrods: there is no such section; did you mean records?",
@@ -63,7 +63,7 @@ fn everything_that_is_wrong_is_told_at_once_with_its_line_and_the_nearest_name()
         "m.toml:10: listen.allow-plaintext: this is true or false",
         "m.toml:11: listen.address: \"here\" is no address with a port, such as 127.0.0.1:8470 or [::]:8470",
         "KEYWITNESS_MANAGER_TOKEN_TTL: no setting has this variable; did you mean KEYWITNESS_MANAGER_TOKENS_TTL?",
-        "--set fraud.failure: there is no such setting; did you mean fraud.failures?",
+        "--set fraud.rule: there is no such setting; did you mean fraud.rules?",
     ] {
         assert!(wrong.iter().any(|told| told == expected), "{expected:?} is not in {wrong:#?}");
     }

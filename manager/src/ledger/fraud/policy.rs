@@ -105,7 +105,7 @@ impl FraudPolicy {
     }
 
     /// One rule's settings, to change them.
-    pub fn rule_mut(&mut self, rule: Rule) -> &mut RuleSettings {
+    fn rule_mut(&mut self, rule: Rule) -> &mut RuleSettings {
         self.0.entry(rule).or_insert_with(|| initial(rule))
     }
 
