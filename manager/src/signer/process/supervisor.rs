@@ -38,7 +38,12 @@ pub fn supervise(program: &Path, flags: &[&str], spec: &Spec) -> Result<(), Sign
             break;
         }
         wait = if begun.elapsed() > WELL { SHORTEST } else { wait };
-        tracing::error!(%status, ?wait, "the signer's worker ended; another is started");
+        // A worker ends well when the manager leaves, which is seen here a moment later.
+        if status.success() {
+            tracing::debug!(?wait, "the signer's worker ended; another is started");
+        } else {
+            tracing::error!(%status, ?wait, "the signer's worker ended; another is started");
+        }
         std::thread::sleep(wait);
         wait = (wait * 2).min(LONGEST);
     }
