@@ -87,6 +87,13 @@ fn a_derived_key_is_attested_with_its_master() {
         let daily = status(&manager, "hsm-1", "daily");
         assert_eq!((daily.state, daily.key.epoch), (AttestationState::Attested, epoch));
     }
+    // Rotated again and again before the agent tells the manager of either.
+    for _ in 0..2 {
+        hsm.run(&[&derive[..], &["--rotate"]].concat());
+    }
+    hsm.attest();
+    let daily = status(&manager, "hsm-1", "daily");
+    assert_eq!((daily.state, daily.key.epoch), (AttestationState::Attested, 4));
     assert!(manager.fraud().is_empty());
 }
 

@@ -232,9 +232,23 @@ impl Agent {
         {
             self.introduce(session, &master)?;
         }
-        let known = session.enrol_key(entry)?;
+        let known = match session.enrol_key(entry) {
+            // No epoch may be left out: the key was rotated before the manager was told of the epoch before.
+            Err(conflict) if conflict.problem() == Some(ProblemKind::KeyConflict) => {
+                self.introduce_before(session, entry).ok_or(conflict)?;
+                session.enrol_key(entry)?
+            }
+            answer => answer?,
+        };
         lock(&self.known_keys).insert(place, known.clone());
         Ok(known)
+    }
+
+    /// Tells the manager of the epoch before that of a key, if the store has it and the manager takes it.
+    fn introduce_before(&self, session: &Session<'_>, entry: &KeyEntry) -> Option<KnownKey> {
+        let before = KeyRef { epoch: entry.key.epoch.checked_sub(1)?, ..entry.key.clone() };
+        let before = self.store.keys().into_iter().find(|held| held.key == before)?;
+        self.introduce(session, &before).ok()
     }
 
     /// Takes what an answer tells about attestation and revocation, and forgets what a refusal calls in question.
