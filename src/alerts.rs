@@ -195,6 +195,9 @@ pub(crate) fn migration(global: &Global, args: &MigrationArgs) -> anyhow::Result
             if global.json {
                 return output::json(&migrations);
             }
+            if migrations.migrations.is_empty() {
+                say!("no migrations");
+            }
             migrations.migrations.iter().for_each(say_migration);
         }
     }

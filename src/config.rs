@@ -90,11 +90,15 @@ pub(crate) fn load(global: &Global, file: Option<PathBuf>, flags: &[(String, Str
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Check { file, over } => {
-            load(global, file.clone().or_else(named), &over.pairs())?;
+            let given = file.clone().or_else(named);
+            load(global, given.clone(), &over.pairs())?;
+            let file = given.unwrap_or_else(|| data::Data(&global.data).manager_settings());
             if global.json {
                 output::json(&serde_json::json!({ "problems": [] }))?;
+            } else if file.exists() {
+                say!("the settings of {} are sound", file.display());
             } else {
-                say!("the settings are sound");
+                say!("there is no {}: the defaults, the environment and flags are sound", file.display());
             }
         }
         Command::Show { file, over } => {

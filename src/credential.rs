@@ -1,7 +1,7 @@
 //! `keywitness credential`: what an operator hands to people and services, and takes back.
 
 use anyhow::Context;
-use keywitness_circuits::{ClusterId, Digest, Timestamp};
+use keywitness_circuits::{ClusterId, Digest};
 use keywitness_verifier::{
     operation::ClientKey,
     wire::{CredentialId, CredentialInfo, CredentialRequest, Role},
@@ -120,12 +120,9 @@ fn list(global: &Global, connection: &Connection) -> anyhow::Result<()> {
 }
 
 fn state(credential: &CredentialInfo) -> String {
-    let at = |time: Timestamp| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time.0))
-    };
     match (credential.withdrawn_at, credential.expires_at) {
-        (Some(when), _) => format!("withdrawn {}", at(when)),
-        (None, Some(when)) => format!("until {}", at(when)),
+        (Some(when), _) => format!("withdrawn {}", output::time(when)),
+        (None, Some(when)) => format!("until {}", output::time(when)),
         (None, None) => "until withdrawn".to_owned(),
     }
 }

@@ -38,7 +38,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     for key in keys {
         let state = serde_json::to_value(key.state)?;
-        say!("{} {} {}, signs from {}", key.kid, key.alg, state.as_str().unwrap_or_default(), key.signs_from.0);
+        say!(
+            "{} {} {}, signs from {}",
+            key.kid,
+            key.alg,
+            state.as_str().unwrap_or_default(),
+            output::time(key.signs_from)
+        );
     }
     Ok(())
 }
