@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod limits;
 pub mod metrics;
 pub mod outbox;
+mod places;
 pub mod service;
 pub mod settings;
 pub mod signer;

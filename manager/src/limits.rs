@@ -150,14 +150,17 @@ type Limiter = RateLimiter<Source, HashMapStateStore<Source>, MonotonicClock, No
 struct Pool {
     limiter: Limiter,
     clock: MonotonicClock,
+    burst: NonZeroU32,
     swept: Mutex<Option<Instant>>,
     hasher: RandomState,
 }
 
 impl Pool {
     fn new(budget: Budget) -> Self {
-        let quota = Quota::per_second(at_least_one(budget.rate)).allow_burst(at_least_one(budget.burst));
+        let burst = at_least_one(budget.burst);
+        let quota = Quota::per_second(at_least_one(budget.rate)).allow_burst(burst);
         Self {
+            burst,
             limiter: RateLimiter::hashmap_with_clock(quota, MonotonicClock),
             clock: MonotonicClock,
             swept: Mutex::default(),
@@ -166,10 +169,10 @@ impl Pool {
     }
 
     /// Spends `count`, and says how long to wait where they are not there. What costs more than the budget holds
-    /// takes all that is left.
+    /// costs all of it.
     fn spend(&self, source: &Source, count: NonZeroU32) -> Result<(), Duration> {
         let source = self.seat(source);
-        let wait = match self.limiter.check_key_n(&source, count) {
+        let wait = match self.limiter.check_key_n(&source, count.min(self.burst)) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(not_until)) => not_until.wait_time_from(self.clock.now()),
             Err(_) => Duration::from_secs(1),
@@ -249,19 +252,25 @@ impl Limits {
         self.overviews.spend(source, NonZeroU32::MIN).map_err(|wait| self.refuse(source, wait, now))
     }
 
-    /// Charges a mistake: what of its price the budget does not hold is let go, so that a caller who stops making them is
-    /// soon heard again.
-    pub fn mistake(&self, source: &Source) {
+    /// Charges a mistake, and says whether the budget held its whole price: what it does not hold is let go, so that a
+    /// caller who stops making them is soon heard again.
+    pub fn mistake(&self, source: &Source) -> bool {
         if self.exempt(source) {
-            return;
+            return true;
         }
-        let mut price = NonZeroU32::new(self.config.mistake);
+        let (mut price, mut whole) = (NonZeroU32::new(self.config.mistake), true);
         while let Some(cost) = price {
             if self.pool(source).spend(source, cost).is_ok() {
-                return;
+                break;
             }
-            price = NonZeroU32::new(cost.get() / 2);
+            (price, whole) = (NonZeroU32::new(cost.get() / 2), false);
         }
+        whole
+    }
+
+    /// What a caller who cannot pay for its mistakes is told, instead of looking at what else it sent.
+    pub fn too_many_mistakes(&self, source: &Source, now: Timestamp) -> Problem {
+        self.refuse(source, Duration::from_secs(1), now)
     }
 
     /// Who was turned away since the start, the most recent first; at most 64 of them.
@@ -275,7 +284,8 @@ impl Limits {
         rows
     }
 
-    fn exempt(&self, source: &Source) -> bool {
+    /// Whether nothing that concerns one caller alone is asked of this source.
+    pub(crate) fn exempt(&self, source: &Source) -> bool {
         matches!(source, Source::Address(address) if address.is_loopback() && !self.config.loopback)
     }
 

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::{PATIENCE, connections::Peer, observe::CallerKind, problem::Refusal};
 use crate::{
     Manager,
+    limits::Source,
     service::access::{Caller, HsmCaller, SignedRequest},
 };
 
@@ -102,6 +103,11 @@ pub(super) fn envelopes_of_peer(request: &HttpRequest, batch: &[u8]) -> Result<(
     }
     let envelopes = split_envelopes(batch).unwrap_or_default();
     envelopes.into_iter().try_for_each(|envelope| envelope_of_peer(request, envelope))
+}
+
+/// Whose budget a request spends, whoever makes it.
+pub(super) fn address(request: &HttpRequest) -> Option<Source> {
+    request.peer_addr().map(|address| Source::address(address.ip()))
 }
 
 fn peer(request: &HttpRequest) -> Option<&Arc<Peer>> {

@@ -180,6 +180,12 @@ impl Manager {
         Ok(Caller { credential: id, name: credential.row.name, role, scope: Scope::of(credential.terms.clusters) })
     }
 
+    /// Spends an HSM's budget for a request that asks about so many keys, of which one is paid already.
+    pub(super) fn spend_more(&self, caller: &HsmCaller, keys: usize) -> Result<(), Problem> {
+        let more = u32::try_from(keys).unwrap_or(u32::MAX).saturating_sub(1);
+        self.limits.spend(&Source::Hsm(caller.hsm.clone()), more, self.clock.now())
+    }
+
     /// Spends one of a caller's requests for much at once: an overview, a bundle, a page of openings.
     pub(super) fn spend_overview(&self, caller: &Caller) -> Result<(), Problem> {
         match caller.source() {

@@ -24,11 +24,12 @@ impl Manager {
     /// then checks everything else again, and consumes the challenge.
     ///
     /// # Errors
-    /// `malformed` and `unauthenticated`, `unknown-challenge` for what another manager asked for, and `unavailable` where
-    /// too many proofs wait, which change nothing; then, each of them recorded,
+    /// `malformed` and `unauthenticated`; `unknown-challenge` for what another manager asked for or what is long gone,
+    /// `challenge-consumed` where another HSM did that, `too-many-requests`, and `unavailable` where too many proofs wait:
+    /// these change nothing. Then, each of them recorded,
     /// `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`,
-    /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. The same
-    /// envelope sent again gets the same answer.
+    /// `unknown-statement`, `context-mismatch`, `hsm-revoked`, `key-revoked` and `proof-refused`. What is recorded costs
+    /// the HSM one request, and its mistakes more; the same envelope sent again gets the same answer, and costs it nothing.
     pub fn attest(&self, bytes: &[u8]) -> Result<AttestResponse, Problem> {
         // The view of the ledger ends before the proof waits for its turn: a long one keeps old pages alive.
         let incoming = self.read(State(self.ledger.view()?.as_ref()), bytes)?;
@@ -54,17 +55,18 @@ impl Manager {
             let why = "no enrolled HSM of that name signed this envelope";
             return Err(self.reject(ProblemKind::Unauthenticated, why));
         };
-        let source = Source::Hsm(hsm.hsm.clone());
-        self.limits.spend(&source, 1, self.clock.now())?;
         let digest = envelope.digest();
+        // Envelopes are public once they are recorded: whoever brings one again spends nothing of its HSM's.
         if let Some(OutcomeRow(outcome)) = state.get(&digest.0)? {
             return Ok(Incoming::Known(recorded(outcome)));
         }
         let wrong = examine(state, &hsm, &envelope, self.now(state)?)?.err();
-        if let Some(problem) = wrong.as_ref().and_then(Wrong::misdirected) {
+        if let Some(problem) = wrong.as_ref().and_then(Wrong::unwritten) {
             return Err(self.rejected(problem.clone()));
         }
-        if wrong.is_some() {
+        let source = Source::Hsm(hsm.hsm.clone());
+        self.limits.spend(&source, 1, self.clock.now())?;
+        if wrong.as_ref().is_some_and(Wrong::is_mistake) {
             self.limits.mistake(&source);
         }
         let sent = Sent { hsm, envelope, digest };

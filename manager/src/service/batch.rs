@@ -1,9 +1,6 @@
 //! Many challenges, envelopes or questions in one call. Each item comes to what it would have come to alone.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keywitness_circuits::{Kind, Nonce, context::MAX_KEYS};
 use keywitness_verifier::{
@@ -21,41 +18,28 @@ use super::{
     attest::{Incoming, Sent, recorded},
     unexpected,
 };
-use crate::ledger::{ChallengesGiven, Command, Fault, Outcome, Verdict, state::State};
+use crate::{
+    ledger::{ChallengesGiven, Command, Fault, Outcome, Verdict, state::State},
+    limits::Source,
+    places::Place,
+};
 
 /// How many batches of envelopes are judged at once; further ones are told to come back. With [`MAX_BATCH_BODY`] this
 /// bounds the memory that they take.
 ///
 /// [`MAX_BATCH_BODY`]: keywitness_verifier::wire::MAX_BATCH_BODY
-const BATCHES: usize = 16;
+pub(super) const BATCHES: usize = 16;
+
+/// How many of them one HSM's may be: that of the first envelope that is judged.
+const BATCHES_OF_HSM: usize = 4;
+
+/// How many of them may come from one address.
+const BATCHES_OF_ADDRESS: usize = 8;
 
 const BUSY: &str = "too many batches are being judged; send the same one again later";
 
 /// Most HSMs that the answers to one batch of questions speak of.
 const MAX_HSMS: usize = 65_536;
-
-/// A place among those that do the same work at once.
-pub(super) struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    /// Takes one of so many places.
-    ///
-    /// # Errors
-    /// `unavailable`, saying why, where none is free.
-    pub(super) fn take(taken: &'a AtomicUsize, places: usize, why: &str) -> Result<Self, Problem> {
-        let one_more = |taken: usize| (taken < places).then_some(taken + 1);
-        match taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Ok(Self(taken)),
-            Err(_) => Err(Problem::new(ProblemKind::Unavailable, why).after(1)),
-        }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 impl Manager {
     /// Gives single-use challenges, one for each item that [`Self::challenge`] would have given one. For an HSM; the same
@@ -63,7 +47,8 @@ impl Manager {
     ///
     /// # Errors
     /// `malformed` for no items, for items that name no key or more than 64, and where all of them together name more than
-    /// [`MAX_BATCH_KEYS`] keys; `hsm-revoked`. Everything else is an answer to one item.
+    /// [`MAX_BATCH_KEYS`] keys, or two items name the same key for the same statement; `too-many-requests`, for each key costs a request;
+    /// `hsm-revoked`. Everything else is an answer to one item.
     pub fn challenges(&self, caller: &HsmCaller, request: &ChallengeBatchRequest) -> Result<ChallengeBatch, Problem> {
         let malformed = |why: String| Err(Problem::new(ProblemKind::Malformed, why));
         if request.items.iter().any(|item| !(1..=MAX_KEYS).contains(&item.keys.len())) {
@@ -73,6 +58,12 @@ impl Manager {
         if !(1..=MAX_BATCH_KEYS).contains(&keys) {
             return malformed(format!("name 1 to {MAX_BATCH_KEYS} keys in all, not {keys}"));
         }
+        if asks_twice(request) {
+            return malformed(
+                "two items name the same key for the same statement; ask once, and answer that".to_owned(),
+            );
+        }
+        self.spend_more(caller, keys)?;
         let command = Command::IssueChallenges {
             request: *caller.request(),
             hsm: caller.hsm().clone(),
@@ -87,22 +78,73 @@ impl Manager {
         }
     }
 
-    /// Judges many envelopes, of one HSM or of several. Anyone may bring them: each is authenticated, judged and answered as
-    /// by [`Self::attest`], in this order. Their proofs are checked together, and they share as few writes to disk
-    /// as may be. One that is sent twice in a batch is judged once.
+    /// Judges many envelopes, of one HSM or of several, which came from an address if any. Anyone may bring them: each is
+    /// authenticated, judged and answered as by [`Self::attest`], in this order. Their proofs are checked together, and
+    /// they share as few writes to disk as may be. One that is sent twice in a batch is judged once.
+    ///
+    /// Each costs the address a request, of which the first is paid already, and each that cannot be read or
+    /// authenticated a mistake. An address that cannot pay for its mistakes is heard no further.
     ///
     /// # Errors
-    /// `malformed` for a body that is no batch; `unavailable` where too many batches are being judged. What else
-    /// [`Self::attest`] refuses is an answer to one envelope.
-    pub fn attest_batch(&self, body: &[u8]) -> Result<AttestBatch, Problem> {
+    /// `malformed` for a body that is no batch; `too-many-requests`; `unavailable` where too many batches are being judged.
+    /// What else [`Self::attest`] refuses is an answer to one envelope.
+    pub fn attest_batch(&self, from: Option<&Source>, body: &[u8]) -> Result<AttestBatch, Problem> {
         let envelopes =
             split_envelopes(body).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
-        let _place = Place::take(&self.batches, BATCHES, BUSY)?;
-        let read: Vec<_> = {
-            let rows = self.ledger.view()?;
-            let state = State(rows.as_ref());
-            envelopes.iter().map(|bytes| self.read(state, bytes)).collect()
+        if let Some(from) = from {
+            self.limits.spend(from, count(envelopes.len()).saturating_sub(1), self.clock.now())?;
+        }
+        let (different, which) = distinct(&envelopes);
+        let read = self.read_each(from, &different)?;
+        let _place = self.place_among_batches(from, &read)?;
+        let answers = self.judge(&different, read)?;
+        let items = which.into_iter().filter_map(|place| answers.get(place).cloned().map(Into::into)).collect();
+        Ok(AttestBatch { items })
+    }
+
+    /// Reads and authenticates envelopes, for as long as the address can pay for its mistakes.
+    fn read_each(&self, from: Option<&Source>, envelopes: &[&[u8]]) -> Result<Vec<Result<Incoming, Problem>>, Problem> {
+        let rows = self.ledger.view()?;
+        let (state, mut heard) = (State(rows.as_ref()), true);
+        let read = |bytes: &&[u8]| {
+            let Some(from) = from else { return self.read(state, bytes) };
+            if !heard {
+                return Err(self.limits.too_many_mistakes(from, self.clock.now()));
+            }
+            let incoming = self.read(state, bytes);
+            if let Err(problem) = &incoming
+                && matches!(problem.kind(), Some(ProblemKind::Malformed | ProblemKind::Unauthenticated))
+            {
+                heard = self.limits.mistake(from);
+            }
+            incoming
         };
+        Ok(envelopes.iter().map(read).collect())
+    }
+
+    /// A place among the batches that are being judged, if anything is left to be judged in this one.
+    fn place_among_batches(
+        &self,
+        from: Option<&Source>,
+        read: &[Result<Incoming, Problem>],
+    ) -> Result<Option<Place>, Problem> {
+        let first = read.iter().find_map(|incoming| match incoming {
+            Ok(Incoming::Right(sent) | Incoming::Wrong(sent)) => Some(Source::Hsm(sent.hsm.hsm.clone())),
+            Ok(Incoming::Known(_)) | Err(_) => None,
+        });
+        let Some(hsm) = first else { return Ok(None) };
+        let address = from.filter(|from| !self.limits.exempt(from)).cloned();
+        let by: Vec<_> =
+            [(hsm, BATCHES_OF_HSM)].into_iter().chain(address.map(|from| (from, BATCHES_OF_ADDRESS))).collect();
+        self.batches.take(&by, BUSY).map(Some)
+    }
+
+    /// Checks the proofs of envelopes that were read, and orders what they come to.
+    fn judge(
+        &self,
+        envelopes: &[&[u8]],
+        read: Vec<Result<Incoming, Problem>>,
+    ) -> Result<Vec<Result<Vec<Record>, Problem>>, Problem> {
         let mut verdicts = self.engine.verify_batch(read.iter().filter_map(claim_of).collect::<Vec<_>>());
         let mut commands = Vec::with_capacity(read.len());
         let mut judge = |incoming: Result<Incoming, Problem>, bytes: &[u8]| {
@@ -119,14 +161,14 @@ impl Manager {
             Ok(Judged::Ordered)
         };
         let judged: Vec<Result<Judged, Problem>> =
-            read.into_iter().zip(&envelopes).map(|(incoming, bytes)| judge(incoming, bytes)).collect();
+            read.into_iter().zip(envelopes).map(|(incoming, bytes)| judge(incoming, bytes)).collect();
         // One group, in the envelopes' order.
         let mut outcomes = self.ledger.submit_all(commands).into_iter();
         let mut answer = |judged: Result<Judged, Problem>| match judged? {
             Judged::Known(records) => Ok(records),
             Judged::Ordered => Ok(recorded(outcomes.next().unwrap_or(Err(Fault::Stopped))?)?.records),
         };
-        Ok(AttestBatch { items: judged.into_iter().map(|judged| answer(judged).into()).collect() })
+        Ok(judged.into_iter().map(|judged| answer(judged)).collect())
     }
 
     /// Whether many keys are attested, all of them at one time and in one state. For any role,
@@ -166,6 +208,33 @@ impl Manager {
         }
         Ok(AttestedBatch { now, keys })
     }
+}
+
+/// Whether two items are about the same key and statement. One that names a key twice by itself is refused alone.
+fn asks_twice(request: &ChallengeBatchRequest) -> bool {
+    let mut asked = BTreeSet::new();
+    request.items.iter().any(|item| {
+        let keys: BTreeSet<_> = item.keys.iter().collect();
+        !keys.into_iter().all(|key| asked.insert((&item.statement, key)))
+    })
+}
+
+/// The envelopes that differ, in order, and which of those each one is.
+fn distinct<'a>(envelopes: &[&'a [u8]]) -> (Vec<&'a [u8]>, Vec<usize>) {
+    let (mut different, mut places) = (Vec::with_capacity(envelopes.len()), HashMap::with_capacity(envelopes.len()));
+    let which = envelopes.iter().map(|bytes| {
+        *places.entry(*bytes).or_insert_with(|| {
+            different.push(*bytes);
+            different.len() - 1
+        })
+    });
+    let which = which.collect();
+    (different, which)
+}
+
+/// How many requests so many items cost.
+pub(super) fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
 }
 
 /// What became of an envelope before the group was ordered.

@@ -9,14 +9,17 @@ use keywitness_verifier::{
 };
 use serde::Deserialize;
 
-use super::{Manager, access::Caller, batch::Place};
+use super::{Manager, access::Caller};
 use crate::{
     audit::bundle::{Missing, gather},
     ledger::{log::entries, merkle::Tree, state::State},
 };
 
 /// How many bundles are made at once: each looks through the log for what its token rests on.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
+
+/// How many of them for one credential.
+const FOR_ONE: usize = 2;
 
 impl Manager {
     /// Makes a bundle of a token that is in force. Client or auditor.
@@ -27,7 +30,8 @@ impl Manager {
     /// many bundles are being made; `too-many-requests`.
     pub fn bundle(&self, caller: &Caller, request: &BundleRequest) -> Result<Bundle, Problem> {
         self.spend_overview(caller)?;
-        let _place = Place::take(&self.bundling, AT_ONCE, "other bundles are being made; try again shortly")?;
+        let by: Vec<_> = caller.source().map(|source| (source, FOR_ONE)).into_iter().collect();
+        let _place = self.bundling.take(&by, "other bundles are being made; try again shortly")?;
         let rows = self.ledger.view()?;
         let now = self.now(State(rows.as_ref()))?;
         let claims = self.own_token(&request.token, now)?;

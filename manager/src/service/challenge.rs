@@ -11,11 +11,12 @@ impl Manager {
     ///
     /// # Errors
     /// `unknown-statement`, `unknown-key`; `hsm-revoked` or `key-revoked`, where the attempt counts;
-    /// `malformed` for a number of keys that the statement does not take, and for a key that is named twice.
+    /// `too-many-requests`, for each key costs a request; `malformed` for a number of keys that the statement does not take, and for a key that is named twice.
     pub fn challenge(&self, caller: &HsmCaller, request: &ChallengeRequest) -> Result<Challenge, Problem> {
         if !(1..=MAX_KEYS).contains(&request.keys.len()) {
             return Err(Problem::new(ProblemKind::Malformed, format!("name 1 to {MAX_KEYS} keys")));
         }
+        self.spend_more(caller, request.keys.len())?;
         let command = Command::IssueChallenge {
             request: *caller.request(),
             hsm: caller.hsm().clone(),

@@ -31,7 +31,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -49,6 +49,7 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     outbox::Outbox,
+    places::Places,
     signer::Signer,
     tls::Authority,
 };
@@ -66,9 +67,9 @@ pub struct Manager {
     log: log::TransparencyLog,
     unauthenticated: AtomicU64,
     /// Batches of envelopes that are being judged.
-    batches: AtomicUsize,
+    batches: Places,
     /// Bundles that are being made.
-    bundling: AtomicUsize,
+    bundling: Places,
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -117,8 +118,8 @@ impl Manager {
             log,
             status_lists: status_list::StatusLists::default(),
             unauthenticated: AtomicU64::new(0),
-            batches: AtomicUsize::new(0),
-            bundling: AtomicUsize::new(0),
+            batches: Places::new(batch::BATCHES),
+            bundling: Places::new(bundle::AT_ONCE),
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),

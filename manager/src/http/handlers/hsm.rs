@@ -9,7 +9,7 @@ use keywitness_verifier::wire::MAX_BATCH_BODY;
 use super::{Answer, answer, done};
 use crate::{
     Manager,
-    http::auth::{body, body_of, envelope_of_peer, envelopes_of_peer, hsm, json, run},
+    http::auth::{address, body, body_of, envelope_of_peer, envelopes_of_peer, hsm, json, run},
 };
 
 /// Whoever holds a join token: enrols an HSM.
@@ -112,5 +112,6 @@ pub(in crate::http) async fn challenges(manager: Data<Manager>, request: HttpReq
 pub(in crate::http) async fn attest_batch(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let bytes = body_of(payload, MAX_BATCH_BODY).await?;
     envelopes_of_peer(&request, &bytes)?;
-    answer(&run(&manager, move |manager| manager.attest_batch(&bytes)).await?)
+    let from = address(&request);
+    answer(&run(&manager, move |manager| manager.attest_batch(from.as_ref(), &bytes)).await?)
 }

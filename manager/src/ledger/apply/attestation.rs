@@ -44,6 +44,8 @@ pub(crate) struct Wrong {
 enum Blame {
     /// Against nobody: there is no challenge that it could be about, or another HSM burned it.
     Nobody,
+    /// Against nobody, who is honest under the verifying key that was asked for. The challenge is consumed.
+    Honest,
     /// Against the sender.
     Sender,
     /// Shown, and counted against nobody: a slow network is honest.
@@ -60,6 +62,20 @@ impl Wrong {
     /// The refusal, if the envelope was never meant for this manager.
     pub(crate) fn misdirected(&self) -> Option<&Problem> {
         matches!(self.blame, Blame::Misdirected).then_some(&self.problem)
+    }
+
+    /// The refusal, if there is no open challenge that it concerns and nobody to blame: then nothing need be written, and
+    /// whoever holds the envelope, which may be anyone, gets the same answer each time.
+    pub(crate) fn unwritten(&self) -> Option<&Problem> {
+        matches!(self.blame, Blame::Misdirected | Blame::Nobody).then_some(&self.problem)
+    }
+
+    /// Whether the sender made a mistake, and not only bad luck.
+    pub(crate) const fn is_mistake(&self) -> bool {
+        match self.blame {
+            Blame::Sender | Blame::Replay { .. } | Blame::Revoked(_) => true,
+            Blame::Nobody | Blame::Honest | Blame::Late | Blame::Misdirected => false,
+        }
     }
 
     fn new(kind: ProblemKind, detail: impl Into<String>, blame: Blame) -> Self {
@@ -130,7 +146,7 @@ pub(crate) fn examine(
     }
     // Whoever proves under the verifying key that was asked for is honest.
     if let Some(revocation) = state.barred(&RevocationTarget::VerifyingKey(context.verifying_key))? {
-        return Ok(Err(Wrong { problem: revocation::problem(&revocation), blame: Blame::Nobody }));
+        return Ok(Err(Wrong { problem: revocation::problem(&revocation), blame: Blame::Honest }));
     }
     let shown = challenge.round.zip(tag);
     Ok(Ok(Sound { hsm: hsm.clone(), kind: challenge.statement, keys, shown }))
@@ -351,7 +367,7 @@ impl Apply<'_> {
             return Err(corrupt(Table::Outcomes, "a refusal is of no known kind"));
         };
         match wrong.blame {
-            Blame::Nobody | Blame::Misdirected => {}
+            Blame::Nobody | Blame::Honest | Blame::Misdirected => {}
             Blame::Late => self.record_failure(hsm, envelope, problem)?,
             Blame::Sender => {
                 self.record_failure(hsm, envelope, problem)?;

@@ -1,6 +1,6 @@
 //! Batches: each item comes to what it would have come to alone, and harms none of the others.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread};
 
 use keywitness_circuits::{Envelope, KeyAlgorithm, Nonce, codec::Canonical};
 use keywitness_verifier::wire::{
@@ -29,7 +29,7 @@ fn send(world: &World, envelopes: &[Envelope]) -> Vec<Result<Vec<Record>, Proble
 
 fn send_bytes(world: &World, envelopes: &[Vec<u8>]) -> Vec<Result<Vec<Record>, Problem>> {
     let body = join_envelopes(envelopes.iter().map(Vec::as_slice));
-    let answer = world.manager.attest_batch(&body).unwrap();
+    let answer = world.manager.attest_batch(None, &body).unwrap();
     assert_eq!(answer.items.len(), envelopes.len());
     answer.items.into_iter().map(AttestAnswer::into_result).collect()
 }
@@ -56,8 +56,8 @@ fn answers(world: &World, hsm: &TestHsm, keys: &[TestKey]) -> Vec<Envelope> {
 pub(crate) fn bustle(world: &World) {
     let hsm = world.hsm("hsm-batch", "eu");
     let held = keys(world, &hsm, 4);
-    let unknown = TestKey::ed25519("unknown", 3);
-    let asked: Vec<_> = held.iter().chain([&unknown, &unknown]).cloned().collect();
+    let unknown = ["unknown", "other"].map(|name| TestKey::ed25519(name, 3));
+    let asked: Vec<_> = held.iter().chain(&unknown).cloned().collect();
     let given = challenges(world, &hsm, &asked);
     assert_eq!(given.iter().filter(|given| given.is_err()).count(), 2);
     let mut envelopes = answers(world, &hsm, &held);
@@ -88,11 +88,11 @@ fn challenges_of_one_request_differ_and_each_is_for_its_own_key() {
 fn an_item_that_is_refused_costs_its_neighbours_nothing() {
     let world = World::new();
     let hsm = world.hsm("hsm-1", "eu");
-    let held = keys(&world, &hsm, 3);
+    let held = keys(&world, &hsm, 4);
     let (cluster, key) = ("eu".parse().unwrap(), held[1].key.key.clone());
     world.revoke(RevocationTarget::Key { cluster, key });
     let strange = ChallengeRequest { statement: "no-such-kind/1".to_owned(), keys: vec![held[0].key.clone()] };
-    let twice = ChallengeRequest { keys: vec![held[0].key.clone(), held[0].key.clone()], ..ask(&held[0]) };
+    let twice = ChallengeRequest { keys: vec![held[3].key.clone(), held[3].key.clone()], ..ask(&held[3]) };
     let items = vec![ask(&held[0]), ask(&held[1]), strange, twice, ask(&TestKey::ed25519("other", 1)), ask(&held[2])];
     let answer = world.manager.challenges(&hsm.call(&world), &ChallengeBatchRequest { items }).unwrap();
     let kinds: Vec<_> =
@@ -124,8 +124,15 @@ fn the_same_request_sent_again_gets_the_same_challenges() {
 fn four_thousand_challenges_in_one_request_and_no_more() {
     let world = World::on_disk();
     let hsm = world.hsm("hsm-1", "eu");
-    let held = keys(&world, &hsm, 1);
-    let batch = |count: usize| ChallengeBatchRequest { items: vec![ask(&held[0]); count] };
+    let key = |number: usize| TestKey::new(&format!("k{number}"), KeyAlgorithm::Ristretto255, 1);
+    let held: Vec<_> = (0..=MAX_BATCH_KEYS).map(key).collect();
+    thread::scope(|scope| {
+        for some in held.chunks(256) {
+            let (world, hsm) = (&world, &hsm);
+            scope.spawn(move || some.iter().for_each(|key| hsm.enrol_key(world, key).unwrap()));
+        }
+    });
+    let batch = |count: usize| ChallengeBatchRequest { items: held[..count].iter().map(ask).collect() };
     for wrong in [batch(0), batch(MAX_BATCH_KEYS + 1)] {
         refused(world.manager.challenges(&hsm.call(&world), &wrong), ProblemKind::Malformed);
     }
@@ -136,7 +143,7 @@ fn four_thousand_challenges_in_one_request_and_no_more() {
     assert_eq!(challenges.iter().map(|given| given.nonce).collect::<BTreeSet<_>>().len(), MAX_BATCH_KEYS);
     // Any of them can be answered, once.
     for place in [0, 1, MAX_BATCH_KEYS - 1] {
-        let envelope = hsm.answer(&world, "eu", &held[0], &challenges[place]);
+        let envelope = hsm.answer(&world, "eu", &held[place], &challenges[place]);
         submit(&world, &envelope).unwrap();
     }
     // What is due is forgotten no more slowly than it comes.
@@ -250,7 +257,7 @@ fn bodies_that_are_no_batches_are_refused_whole() {
     let world = World::new();
     for body in [Vec::new(), vec![0; 3], vec![0, 0, 0, 1], vec![0; 4 * (MAX_BATCH_ENVELOPES + 1)]] {
         let counted = world.manager.unauthenticated();
-        refused(world.manager.attest_batch(&body), ProblemKind::Malformed);
+        refused(world.manager.attest_batch(None, &body), ProblemKind::Malformed);
         assert_eq!(world.manager.unauthenticated(), counted + 1);
     }
 }
