@@ -28,6 +28,7 @@ use actix_web::{
     web::{Bytes, Data},
 };
 use keywitness_circuits::{HsmId, TrustDomain};
+use keywitness_verifier::wire::{Problem, ProblemKind};
 
 use super::problem::Refusal;
 use crate::{
@@ -223,7 +224,12 @@ impl MessageBody for Held {
 
 /// Lets a request in while its address has a budget left, and charges the address for mistakes.
 pub(super) async fn admit(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    let busy = request.conn_data::<Arc<Peer>>().cloned().map(Busy::new);
+    let Some(peer) = request.conn_data::<Arc<Peer>>().cloned() else {
+        // The connection was one too many, and is being closed: what had arrived on it is not looked at.
+        let why = "there are too many connections from this address, or in all; come again later";
+        return Ok(request.error_response(Refusal(Problem::new(ProblemKind::Unavailable, why).after(1))));
+    };
+    let busy = Busy::new(peer);
     let manager = request.app_data::<Data<Manager>>().cloned();
     let address = request.peer_addr().map(|address| Source::address(address.ip()));
     let (Some(manager), Some(address)) = (manager, address) else { return next.call(request).await };
@@ -234,7 +240,7 @@ pub(super) async fn admit(request: ServiceRequest, next: Next<BoxBody>) -> Resul
     if is_mistake(response.status()) {
         manager.limits().mistake(&address);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Held { body, _busy: busy })))
+    Ok(response.map_body(|_, body| BoxBody::new(Held { body, _busy: Some(busy) })))
 }
 
 /// Whether an answer says that the caller could not be authenticated or understood.

@@ -175,12 +175,15 @@ impl Manager {
     /// within the caller's scope.
     ///
     /// # Errors
-    /// `malformed` for no keys, or more than [`MAX_BATCH_KEYS`]. What [`Self::attested`] refuses is an answer to one key;
+    /// `malformed` for no keys, or more than [`MAX_BATCH_KEYS`]; `too-many-requests`, for each key costs a request. What [`Self::attested`] refuses is an answer to one key;
     /// so is `too-large` for what is left once the answers speak of 65,536 HSMs.
     pub fn attested_batch(&self, caller: &Caller, request: &AttestedRequest) -> Result<AttestedBatch, Problem> {
         if !(1..=MAX_BATCH_KEYS).contains(&request.keys.len()) {
             let why = format!("ask about 1 to {MAX_BATCH_KEYS} keys, not {}", request.keys.len());
             return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        if let Some(source) = caller.source() {
+            self.limits.spend(&source, count(request.keys.len()).saturating_sub(1), self.clock.now())?;
         }
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
@@ -233,7 +236,7 @@ fn distinct<'a>(envelopes: &[&'a [u8]]) -> (Vec<&'a [u8]>, Vec<usize>) {
 }
 
 /// How many requests so many items cost.
-pub(super) fn count(items: usize) -> u32 {
+fn count(items: usize) -> u32 {
     u32::try_from(items).unwrap_or(u32::MAX)
 }
 

@@ -22,6 +22,9 @@ use crate::ledger::{
 /// Most alerts in one page.
 const PAGE: usize = 1000;
 
+/// Most alerts that are looked at for one page.
+const SCAN: usize = 20_000;
+
 /// Longest note, in characters.
 const MAX_NOTE: usize = 512;
 
@@ -30,16 +33,21 @@ const TICKS: usize = 16;
 
 impl Manager {
     /// Alerts, in order, about HSMs of the caller's clusters; about the manager to who may see every cluster. For
-    /// operators, viewers and auditors.
+    /// operators, viewers and auditors. A page may hold less than what is asked for, or nothing: it goes on after `next`.
     ///
     /// # Errors
     /// Only where the ledger cannot be read.
     pub fn alerts(&self, caller: &Caller, query: &AlertQuery) -> Result<AlertPage, Problem> {
         let rows = self.ledger.view()?;
-        let (mut alerts, mut next) = (Vec::new(), None);
+        let (mut alerts, mut next, mut looked_at) = (Vec::new(), None, 0);
         let start = key::number(query.after.saturating_add(1));
         rows.visit(Table::Alerts, &[], &start, &mut |_, value| {
             let alert: Alert = decode(Table::Alerts, value)?;
+            looked_at += 1;
+            if looked_at > SCAN {
+                next = Some(alert.number.saturating_sub(1));
+                return Ok(ControlFlow::Break(()));
+            }
             let state = if alert.acknowledged.is_some() { AlertState::Acknowledged } else { AlertState::Open };
             if query.state.is_some_and(|wanted| wanted != state)
                 || !visible(State(rows.as_ref()), caller.scope(), &alert)?

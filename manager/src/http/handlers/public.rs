@@ -14,7 +14,7 @@ use super::{Answer, answer};
 use crate::{
     Manager,
     http::{
-        auth::{query, run},
+        auth::{address, query, run},
         problem::Refusal,
     },
     service::token_key::JWKS_MAX_AGE,
@@ -22,6 +22,9 @@ use crate::{
 
 /// Media type of a status list.
 const STATUS_LIST_TYPE: &str = "application/statuslist+jwt";
+
+/// How many further requests a status list of the past costs its address: it is computed anew each time.
+const PAST_LIST: u32 = 49;
 
 /// Anyone: whether the process is alive and its ledger can write.
 pub(in crate::http) async fn health(manager: Data<Manager>) -> Answer {
@@ -62,6 +65,9 @@ pub(in crate::http) async fn status_list(manager: Data<Manager>, request: HttpRe
     let nothing = || Refusal::new(ProblemKind::NotFound, "a status list is named by its number");
     let number = request.match_info().get("number").and_then(|text| text.parse().ok()).ok_or_else(nothing)?;
     let AsOf { time } = query(&request)?;
+    if let Some(from) = address(&request).filter(|_| time.is_some()) {
+        manager.limits().spend(&from, PAST_LIST, manager.clock().now())?;
+    }
     let list = run(&manager, move |manager| manager.status_list(number, time.map(Timestamp))).await?;
     let fresh = format!("public, max-age={}", manager.config().status_ttl.div_ceil(2));
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, fresh)).content_type(STATUS_LIST_TYPE).body(list))

@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, LazyLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -18,7 +15,7 @@ use actix_web::{
     rt::time::sleep,
     web::{Bytes, Data},
 };
-use keywitness_verifier::wire::{AlertQuery, Problem, ProblemKind};
+use keywitness_verifier::wire::{AlertQuery, Problem};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, WATCHERS};
@@ -29,11 +26,17 @@ use crate::{
         connections::Peer,
         problem::Refusal,
     },
+    places::{Place, Places},
     service::access::Caller,
 };
 
 /// How many streams may be open at once.
 const STREAMS: usize = 32;
+
+/// How many of them one credential may have.
+const STREAMS_OF_ONE: usize = 8;
+
+static OPEN: LazyLock<Places> = LazyLock::new(|| Places::new(STREAMS));
 
 /// How long a stream waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -49,23 +52,6 @@ const LIFE: Duration = Duration::from_secs(600);
 struct From {
     /// After this number; now when left out.
     after: Option<u64>,
-}
-
-/// A place among the streams, given back when it is dropped.
-struct Place(&'static AtomicUsize);
-
-impl Place {
-    fn take() -> Option<Self> {
-        static OPEN: AtomicUsize = AtomicUsize::new(0);
-        let room = |open| (open < STREAMS).then_some(open + 1);
-        OPEN.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok().map(|_| Self(&OPEN))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// What is streamed.
@@ -195,10 +181,8 @@ async fn stream(manager: Data<Manager>, request: HttpRequest, source: Source) ->
         Some(after) => after,
         None => run(&manager, move |manager| source.newest(manager)).await?,
     };
-    let place = Place::take().ok_or_else(|| {
-        let why = format!("{STREAMS} streams are open already; ask /v1/events or /v1/alerts");
-        Refusal::new(ProblemKind::Unavailable, why)
-    })?;
+    let by: Vec<_> = caller.source().map(|source| (source, STREAMS_OF_ONE)).into_iter().collect();
+    let place = OPEN.take(&by, "too many streams are open already; ask /v1/events or /v1/alerts")?;
     let caller = Arc::new(caller);
     let peer = request.conn_data::<Arc<Peer>>().cloned();
     if let Some(peer) = &peer {

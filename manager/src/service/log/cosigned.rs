@@ -1,6 +1,6 @@
 //! Checkpoints with cosignatures: the newest few, in a file beside the ledger.
 //!
-//! They are no part of the state: each is checked under the log's and the witnesses' keys whenever it is read, and one
+//! They are no part of the state: each is checked under the log's and the witnesses' keys when it is taken in, and one
 //! that is lost is made again when its witness comes again.
 
 use std::{io, path::Path};
@@ -15,9 +15,18 @@ const FILE: &str = "log-cosigned.json";
 /// How many checkpoints are kept: witnesses that come one after the other cosign each other's newest.
 const KEPT: usize = 16;
 
+/// A checkpoint that was checked when it was taken in.
+#[derive(Debug)]
+struct Kept {
+    size: u64,
+    /// By how many known witnesses it is cosigned.
+    witnesses: usize,
+    note: Note,
+}
+
 /// Newest first.
 #[derive(Debug, Default)]
-pub(super) struct Cosigned(Vec<(u64, Note)>);
+pub(super) struct Cosigned(Vec<Kept>);
 
 impl Cosigned {
     pub(super) fn open(directory: &Path, policy: &CheckpointPolicy) -> Result<Self, StartError> {
@@ -41,16 +50,16 @@ impl Cosigned {
             return Err(NotTrusted::TooFewWitnesses { found: 0, needed: 1 });
         }
         let size = verified.checkpoint().size;
-        let place = self.0.iter().position(|(_, kept)| kept.text() == note.text());
+        let place = self.0.iter().position(|kept| kept.note.text() == note.text());
         let place = match place {
             Some(place) => place,
             None => {
-                let place = self.0.iter().position(|(other, _)| *other < size).unwrap_or(self.0.len());
-                self.0.insert(place, (size, Note::new(note.text())?));
+                let place = self.0.iter().position(|kept| kept.size < size).unwrap_or(self.0.len());
+                self.0.insert(place, Kept { size, witnesses: 0, note: Note::new(note.text())? });
                 place
             }
         };
-        if let Some((_, kept)) = self.0.get_mut(place) {
+        if let Some(Kept { note: kept, witnesses, .. }) = self.0.get_mut(place) {
             let known = policy.witnesses().iter().chain([policy.log()]);
             for key in known {
                 // The newest of each witness stays.
@@ -62,15 +71,16 @@ impl Cosigned {
                     kept.add(signature.clone());
                 }
             }
+            *witnesses = count(policy, kept);
         }
-        self.make_room(policy);
+        self.make_room();
         Ok(())
     }
 
     /// Drops the oldest, but for the one with the most cosignatures.
-    fn make_room(&mut self, policy: &CheckpointPolicy) {
+    fn make_room(&mut self) {
         while self.0.len() > KEPT {
-            let counts: Vec<_> = self.0.iter().map(|(_, note)| count(policy, note)).collect();
+            let counts: Vec<_> = self.0.iter().map(|kept| kept.witnesses).collect();
             let most = counts.iter().copied().max().unwrap_or(0);
             let best = counts.iter().position(|count| *count == most).unwrap_or(0);
             let oldest = self.0.len() - 1;
@@ -78,13 +88,13 @@ impl Cosigned {
         }
     }
 
-    pub(super) fn newest(&self, policy: &CheckpointPolicy, witnesses: usize) -> Option<Note> {
-        let enough = |note: &&Note| count(policy, note) >= witnesses.max(1);
-        self.0.iter().map(|(_, note)| note).find(enough).cloned()
+    pub(super) fn newest(&self, witnesses: usize) -> Option<Note> {
+        let enough = |kept: &&Kept| kept.witnesses >= witnesses.max(1);
+        self.0.iter().find(enough).map(|kept| kept.note.clone())
     }
 
     pub(super) fn save(&self, directory: &Path) -> io::Result<()> {
-        let notes: Vec<_> = self.0.iter().map(|(_, note)| note.to_string()).collect();
+        let notes: Vec<_> = self.0.iter().map(|kept| kept.note.to_string()).collect();
         files::write_private(directory, FILE, &serde_json::to_vec(&notes)?)
     }
 }

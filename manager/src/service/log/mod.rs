@@ -188,7 +188,10 @@ impl Manager {
         let missing = || {
             Problem::new(ProblemKind::NotFound, format!("{witnesses} witnesses have not cosigned one checkpoint yet"))
         };
+        if witnesses > self.config.witnesses.len() {
+            return Err(missing());
+        }
         let cosigned = self.log.cosigned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        cosigned.newest(&self.log.policy, witnesses).ok_or_else(missing)
+        cosigned.newest(witnesses).ok_or_else(missing)
     }
 }

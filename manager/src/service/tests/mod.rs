@@ -4,6 +4,7 @@
 mod access;
 mod attestation;
 pub(crate) mod batch;
+mod budgets;
 mod enrolment;
 mod fraud;
 mod hardening;
