@@ -16,7 +16,7 @@ use super::{
     divergence::{Divergence, Offence},
     tally::Tally,
 };
-use crate::ledger::Verdict;
+use crate::{config::development_parameters, ledger::Verdict};
 
 /// What one entry of the log must answer for, taken from the state just before it.
 #[derive(Clone, Debug)]
@@ -70,6 +70,13 @@ impl Checker {
             registry::verifying_key(parameters, statement.kind) == Ok(statement.verifying_key)
         };
         self.engines.iter().any(has)
+    }
+
+    /// Whether the parameters of a Groth16 verifying key were made by one party, who could forge proofs under it.
+    pub(crate) fn development(&self, kind: Kind, verifying_key: &Digest) -> bool {
+        let ours = |parameters: &&Parameters| registry::verifying_key(parameters, kind) == Ok(*verifying_key);
+        let sets = self.engines.iter().map(|(parameters, _)| parameters);
+        sets.filter(ours).any(development_parameters)
     }
 
     /// Digest of everything that an audit's answer rests on beside the log: anchors, and the verifying keys that there are.

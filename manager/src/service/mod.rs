@@ -26,6 +26,7 @@ pub(crate) mod token_key;
 mod webhook;
 
 pub(crate) use sharing::verdict_of_complaint;
+pub(crate) use token::{INSTANCE_IDENTITY, INSTANCE_KNOWN, RESIDENCE};
 
 use std::{
     path::PathBuf,

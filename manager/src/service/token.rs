@@ -27,8 +27,14 @@ use crate::{
 /// The policy that an appraisal names.
 const POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
 
+/// The one AR4SI claim of an appraisal (draft-ietf-rats-ar4si).
+pub(crate) const INSTANCE_IDENTITY: &str = "instance-identity";
+
 /// AR4SI: the HSM is known (draft-ietf-rats-ar4si, instance-identity).
-const INSTANCE_KNOWN: i8 = 2;
+pub(crate) const INSTANCE_KNOWN: i8 = 2;
+
+/// Where a key lives, as far as a proof shows.
+pub(crate) const RESIDENCE: &str = "not-evidenced";
 
 /// Longest audience, in characters.
 const MAX_AUDIENCE: usize = 256;
@@ -178,7 +184,7 @@ impl Manager {
                 .master
                 .as_ref()
                 .map(|master| DerivedFrom { key: master.key.key.clone(), statements: proven(master) }),
-            residence: "not-evidenced".to_owned(),
+            residence: RESIDENCE.to_owned(),
         };
         let appraisal = Appraisal {
             // Nobody else vouches that the tags are a key's.
@@ -186,7 +192,7 @@ impl Manager {
                 Some(agreement) if agreement.is_self_asserted() => Tier::Warning,
                 _ => Tier::Affirming,
             },
-            ear_trustworthiness_vector: BTreeMap::from([("instance-identity".to_owned(), INSTANCE_KNOWN)]),
+            ear_trustworthiness_vector: BTreeMap::from([(INSTANCE_IDENTITY.to_owned(), INSTANCE_KNOWN)]),
             ear_appraisal_policy_ids: vec![POLICY.to_owned()],
             ear_veraison_key_attestation: public_key(evidence)?,
             attestation,

@@ -9,6 +9,7 @@ use keywitness_verifier::{
     wire::{KeyRef, Record, Standing},
 };
 
+use super::appraisal::{self, Shown};
 use crate::{
     audit::{Anchors, Checker, archive::entry_of},
     ledger::{Command, Outcome, log::Entry},
@@ -37,14 +38,14 @@ pub struct Question<'a> {
 }
 
 /// What was looked for, and what to say of it; or why it does not hold.
-type Noted<T> = Result<(T, String), String>;
+pub(super) type Noted<T> = Result<(T, String), String>;
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
     /// Notes a result; gives the value where there is one.
-    fn note<T>(&mut self, what: impl Into<String>, result: Noted<T>) -> Option<T> {
+    pub(super) fn note<T>(&mut self, what: impl Into<String>, result: Noted<T>) -> Option<T> {
         let (value, result) = match result {
             Ok((value, text)) => (Some(value), Ok(text)),
             Err(why) => (None, Err(why)),
@@ -63,13 +64,20 @@ pub fn check(bundle: &Bundle, question: &Question<'_>) -> Vec<Finding> {
     let attestation = &token.appraisal().attestation;
     let hsm = findings.note("HSM's enrolment", enrolment(&log, attestation, &token.channel_key()));
     let Some((enrolled, identity)) = hsm else { return findings.0 };
-    let own = attestation.statements.iter().map(|proven| (&attestation.key, proven));
-    let master =
-        attestation.derived_from.iter().flat_map(|from| from.statements.iter().map(|proven| (&from.key, proven)));
-    for (key, proven) in own.chain(master) {
-        let claim = Claim { log: &log, attestation, key, proven, enrolled, identity: &identity };
-        claim.check(question, &mut findings);
+    let claim = |key, proven| Claim { log: &log, attestation, key, proven, enrolled, identity: &identity };
+    let mut shown = Shown::default();
+    for proven in &attestation.statements {
+        if let Some((enrolled, proven)) = claim(&attestation.key, proven).check(question, &mut findings) {
+            shown.enrolled.extend(enrolled);
+            shown.proven.push(proven);
+        }
     }
+    if let Some(from) = &attestation.derived_from {
+        for proven in &from.statements {
+            claim(&from.key, proven).check(question, &mut findings);
+        }
+    }
+    appraisal::check(&token, &shown, question.checker, &mut findings);
     findings.0
 }
 
@@ -194,14 +202,16 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn check(&self, question: &Question<'_>, findings: &mut Findings) {
+    /// Checks the statement. The key's instances of this fingerprint, as enrolled, and the instance that was proven.
+    fn check(&self, question: &Question<'_>, findings: &mut Findings) -> Option<(Vec<Instance>, Instance)> {
         let name = |what: &str| format!("{what} of {} @{}, {}", self.key.key, self.key.epoch, self.proven.kind);
-        let Some((attested, envelope)) = findings.note(name("record"), self.record()) else { return };
+        let (attested, envelope) = findings.note(name("record"), self.record())?;
         findings.note(name("identity signature"), self.signature(&envelope));
         findings.note(name("context"), self.context(&envelope, question.at));
         findings.note(name("challenge"), self.challenge(&envelope, attested));
-        findings.note(name("key's enrolment"), self.key_enrolment(&envelope, attested));
-        findings.note(name("proof"), self.proof(&envelope, question));
+        let enrolled = findings.note(name("key's enrolment"), self.key_enrolment(&envelope, attested));
+        let proven = findings.note(name("proof"), self.proof(&envelope, question));
+        enrolled.zip(proven)
     }
 
     /// The attestation's place in the log, and its envelope.
@@ -305,7 +315,7 @@ impl Claim<'_> {
         Ok(((), format!("entry {number}, given at {}: the proof is no older", given_at.0)))
     }
 
-    fn key_enrolment(&self, envelope: &Envelope, attested: u64) -> Noted<()> {
+    fn key_enrolment(&self, envelope: &Envelope, attested: u64) -> Noted<Vec<Instance>> {
         let claim = self.position(envelope).and_then(|place| envelope.context.keys.get(place));
         let claim = claim.ok_or("the envelope is not about this key")?;
         let found = self.log.iter().find_map(|(number, entry)| match &entry.submission.command {
@@ -323,16 +333,15 @@ impl Claim<'_> {
         if attributes.digest() != claim.attributes || attributes.algorithm != self.attestation.algorithm {
             return Err("the key was enrolled with other attributes".to_owned());
         }
-        let ours = |bytes: &Vec<u8>| {
-            Instance::from_bytes(bytes).and_then(|instance| instance.fingerprint()) == Ok(self.proven.fingerprint)
-        };
-        if !instances.iter().any(ours) {
+        let read = instances.iter().filter_map(|bytes| Instance::from_bytes(bytes).ok());
+        let ours: Vec<_> = read.filter(|it| it.fingerprint() == Ok(self.proven.fingerprint)).collect();
+        if ours.is_empty() {
             return Err("the key was enrolled with another fingerprint".to_owned());
         }
-        Ok(((), format!("entry {number}, fingerprint {}", self.proven.fingerprint.bytes)))
+        Ok((ours, format!("entry {number}, fingerprint {}", self.proven.fingerprint.bytes)))
     }
 
-    fn proof(&self, envelope: &Envelope, question: &Question<'_>) -> Noted<()> {
+    fn proof(&self, envelope: &Envelope, question: &Question<'_>) -> Noted<Instance> {
         if !question.anchors.verifying_keys.contains(&self.proven.verifying_key) {
             return Err(format!("the trust anchors do not accept verifying key {}", self.proven.verifying_key));
         }
@@ -347,6 +356,6 @@ impl Claim<'_> {
         if fingerprint != Some(self.proven.fingerprint) {
             return Err("it proves another fingerprint than the token's".to_owned());
         }
-        Ok(((), format!("verifies, under verifying key {}", self.proven.verifying_key)))
+        Ok((verified.instance().clone(), format!("verifies, under verifying key {}", self.proven.verifying_key)))
     }
 }

@@ -1,5 +1,6 @@
 //! Audit bundles: finding what a token rests on in the log, and checking a bundle that somebody brings.
 
+mod appraisal;
 mod check;
 mod gather;
 

@@ -213,6 +213,24 @@ fn prove(world: &World, hsm: &TestHsm, (subject, witness): &(Subject, keywitness
     subject.answer((world, hsm, "payments"), &challenge, (&subject.enrolled, witness)).unwrap()
 }
 
+/// An HSM with an attested key, and another that is derived from it, as attested: `master` and `daily`.
+pub(crate) fn bustle_of_derivation(world: &World) {
+    let hsm = world.hsm("hsm-1", "payments");
+    for subject in [master(Suite::Halo2Pasta), derived(MASTER, 1)] {
+        subject.0.enrol(world, &hsm).unwrap();
+        prove(world, &hsm, &subject);
+    }
+}
+
+/// Two HSMs that agree on the tags of a key, `mac`.
+pub(crate) fn bustle_of_agreement(world: &World) {
+    for name in ["hsm-1", "hsm-2"] {
+        let hsm = world.hsm(name, "payments");
+        tagged(7).enrol(world, &hsm).unwrap();
+        attest(world, &hsm, 7).unwrap();
+    }
+}
+
 #[test]
 fn a_derived_key_rotates_while_its_masters_attestation_carries_on() {
     let world = World::new();
