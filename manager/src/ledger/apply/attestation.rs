@@ -14,7 +14,7 @@ use crate::ledger::{
     fraud::{self, policy::FraudPolicy},
     state::{
         BeaconRound, ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow,
-        State, corrupt, key,
+        RestorationRow, State, corrupt, key,
     },
     tables::{Fault, Table},
 };
@@ -103,8 +103,9 @@ pub(crate) fn examine(
             return wrong(ProblemKind::UnknownChallenge, why, Blame::Misdirected);
         }
         let why = "this challenge was never given, or is long gone; ask for a new one".to_owned();
-        // A challenge is remembered for as long as its claim holds: what is unknown before then was never given.
-        let blame = if now < context.not_after { Blame::Sender } else { Blame::Nobody };
+        // A challenge is remembered for as long as its claim holds: what is unknown before then was never given, but in
+        // the time that a restoration lost.
+        let blame = if now < context.not_after && !lost(state, context)? { Blame::Sender } else { Blame::Nobody };
         return wrong(ProblemKind::UnknownChallenge, why, blame);
     };
     if challenge.hsm != hsm.hsm {
@@ -150,6 +151,15 @@ pub(crate) fn examine(
     }
     let shown = challenge.round.zip(tag);
     Ok(Ok(Sound { hsm: hsm.clone(), kind: challenge.statement, keys, shown }))
+}
+
+/// Whether the challenge of this context may have been given after the backup that the ledger was last taken back to, and
+/// been forgotten with everything else of that time. Nothing that was given then holds longer than a record may.
+fn lost(state: State<'_>, context: &ClaimContext) -> Result<bool, Fault> {
+    let restored: Option<RestorationRow> = state.get(key::ONLY)?;
+    Ok(restored.is_some_and(|restored| {
+        context.not_before <= restored.at && context.not_after <= restored.at.plus(MAX_RECORD_TTL)
+    }))
 }
 
 /// The keys that a challenge asks about, in its order.
