@@ -8,14 +8,13 @@ use std::{
     io,
     ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
 use keywitness_circuits::{Nonce, Timestamp};
 use keywitness_verifier::wire::{Backup, Event};
 
-use super::{Redb, draft_of};
+use super::{Redb, draft_of, quiet::guarded};
 use crate::ledger::{
     Command, Fault, Rows, Store, Table,
     log::{Entry, Submission, execute, leaf},
@@ -81,7 +80,7 @@ pub fn write(rows: &dyn Rows, directory: &Path, progress: &mut Progress<'_>) -> 
 }
 
 fn copy(rows: &dyn Rows, to: &Path, progress: &mut Progress<'_>) -> Result<u64, Fault> {
-    let copy = Redb::over(to, CACHE)?;
+    let copy = Redb::over(to, &to.display().to_string(), CACHE)?;
     let mut done = 0;
     copy.write(&mut |tables| {
         for table in Table::ALL {
@@ -180,8 +179,7 @@ pub fn restore(from: &Path, to: &Path, now: Timestamp, progress: &mut Progress<'
     }
     let draft = draft(to)?;
     // redb panics at what it does not expect in a file.
-    let renewed = catch_unwind(AssertUnwindSafe(|| renew(from, &draft, now, progress)));
-    let renewed = renewed.unwrap_or_else(|_| Err(damaged(from)));
+    let renewed = guarded(|| renew(from, &draft, now, progress)).unwrap_or_else(|| Err(damaged(from)));
     let restored = renewed.and_then(|summary| publish(&draft, to).map(|()| summary));
     if restored.is_err() {
         let _left = fs::remove_file(&draft);
@@ -196,7 +194,8 @@ fn damaged(backup: &Path) -> Fault {
 
 fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>) -> Result<Backup, Fault> {
     let bytes = fs::copy(from, draft).map_err(failed(from))?;
-    let store = Redb::over(draft, CACHE)?;
+    // Errors name the backup, and not the copy that is made of it.
+    let store = Redb::over(draft, &from.display().to_string(), CACHE)?;
     if !store.check_integrity()? {
         return Err(damaged(from));
     }
@@ -213,11 +212,11 @@ fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>)
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use keywitness_verifier::wire::ProblemKind;
+    use keywitness_verifier::wire::{KeyQuery, ProblemKind};
 
     use super::*;
     use crate::{
-        service::testing::{TestHsm, TestKey, World, refused, submit},
+        service::testing::{Caller, TestHsm, TestKey, World, refused, submit},
         store::FILE,
     };
 
@@ -257,6 +256,38 @@ mod tests {
     }
 
     #[test]
+    fn who_answers_a_challenge_that_a_restoration_forgot_is_not_blamed() {
+        let world = World::on_disk();
+        let (hsm, key) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("k", 1));
+        hsm.enrol_key(&world, &key).unwrap();
+        hsm.attest(&world, "eu", &key).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let backup = write(world.store.view().unwrap().as_ref(), elsewhere.path(), &mut |_| ()).unwrap();
+        world.advance(1);
+        let answer = |world: &World| hsm.answer(world, "eu", &key, &hsm.challenge(world, &key).unwrap());
+        let answers: Vec<_> = (0..6).map(|_| answer(&world)).collect();
+        answers.iter().for_each(|answer| drop(submit(&world, answer).unwrap()));
+        world.advance(1);
+        let to = elsewhere.path().join(FILE);
+        restore(Path::new(&backup.file), &to, world.now(), &mut |_| ()).unwrap();
+        let world = world.over_file(&to);
+        let query = KeyQuery { key: key.key.key.clone(), cluster: None, hsm: None, max_age: None };
+        let status = || world.manager.attested(&Caller::in_process(), &query).unwrap().hsms;
+        let before = status();
+        for answer in &answers {
+            refused(submit(&world, answer), ProblemKind::UnknownChallenge);
+        }
+        assert_eq!(status(), before);
+        assert_eq!(world.alerts(), []);
+        // What was never given is still the sender's: its time began after the restoration.
+        world.advance(1);
+        let mut challenge = hsm.challenge(&world, &key).unwrap();
+        challenge.nonce = Nonce::random();
+        refused(submit(&world, &hsm.answer(&world, "eu", &key, &challenge)), ProblemKind::UnknownChallenge);
+        assert_ne!(status(), before);
+    }
+
+    #[test]
     fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
         let world = World::new();
         world.hsm("hsm-1", "eu");
@@ -280,7 +311,8 @@ mod tests {
             assert!(!to.exists() && !draft_of(&to).exists());
         }
         fs::write(file, whole.get(..whole.len() / 2).unwrap()).unwrap();
-        assert!(restore(file, &to, world.now(), &mut |_| ()).is_err() && !to.exists());
+        let fault = restore(file, &to, world.now(), &mut |_| ()).unwrap_err().to_string();
+        assert!(!fault.contains(".draft") && !to.exists(), "{fault}");
     }
 
     /// One byte of the file is wrong: either nothing rests on it, or the backup is refused.

@@ -8,13 +8,13 @@ pub mod backup;
 #[cfg(test)]
 mod faults;
 mod migrate;
+mod quiet;
 mod transaction;
 
 use std::{
     fs::{self, File, OpenOptions, rename},
     io,
     os::unix::fs::OpenOptionsExt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -71,7 +71,7 @@ fn make(path: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(failed)?;
-    drop(Redb::over(&draft, CACHE)?);
+    drop(Redb::over(&draft, &draft.display().to_string(), CACHE)?);
     rename(&draft, path).map_err(failed)?;
     directory.sync_all().map_err(failed)
 }
@@ -153,8 +153,9 @@ impl Redb {
         }
     }
 
-    fn over(path: &Path, cache: usize) -> Result<Self, Fault> {
-        let store = Self::closed(path, cache);
+    /// As [`Redb::open_with`], of a file of this schema, which errors call `name`.
+    fn over(path: &Path, name: &str, cache: usize) -> Result<Self, Fault> {
+        let store = Self { name: name.to_owned(), ..Self::closed(path, cache) };
         store.connect()?;
         store.check_schema()?;
         Ok(store)
@@ -182,8 +183,8 @@ impl Redb {
         let mut builder = Builder::new();
         builder.set_cache_size(self.cache);
         // redb panics at what it does not expect in a file.
-        let opened = catch_unwind(AssertUnwindSafe(|| self.medium.open(&builder)));
-        let opened = opened.map_err(|_| Fault::Storage(format!("{} is damaged: restore a backup", self.name)))?;
+        let opened = quiet::guarded(|| self.medium.open(&builder));
+        let opened = opened.ok_or_else(|| Fault::Storage(format!("{} is damaged: restore a backup", self.name)))?;
         *database = Some(opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
