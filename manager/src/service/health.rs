@@ -46,6 +46,11 @@ impl Manager {
                 "checking a proof went wrong inside; restart the manager",
             ),
             check("signer", self.jwks().is_ok_and(|jwks| !jwks.keys.is_empty()), "no key signs tokens"),
+            check(
+                "log",
+                !self.is_forked(),
+                "the signer refuses a fork: this is older data than it signed; docs/storage.md, Restore, says what to do",
+            ),
             check("signing", self.signer.keys().is_ok(), "the signer does not answer; look at its log"),
             clock,
         ];

@@ -74,6 +74,8 @@ pub struct Manager {
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
+    /// The signer has found that the log forks.
+    forked: AtomicBool,
     limits: Limits,
     authority: Arc<Authority>,
     outbox: Outbox,
@@ -124,6 +126,7 @@ impl Manager {
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
             limits,
             authority,
             outbox,

@@ -9,7 +9,7 @@ use std::{
 
 use keywitness_verifier::wire::TokenAlgorithm;
 
-use super::{Keys, NEWEST, PublicKey, SignerError, at, secret::Secret};
+use super::{Keys, NEWEST, PublicKey, SignerError, at, log::NOTHING_YET, secret::Secret};
 use crate::files;
 
 /// Name of the first ES256 key's file.
@@ -91,6 +91,12 @@ impl FileKeys {
             Some(Secret::Es256(_)) => return Err(SignerError::NoKey(path.display().to_string())),
             None => {
                 let secret = Secret::random(TokenAlgorithm::EdDsa);
+                // Before the key: where that is, the file is. What another key signed is left for whoever opens the log to see.
+                let newest = self.directory.join(NEWEST);
+                if !std::fs::exists(&newest).map_err(at(&newest))? {
+                    let marked = files::write_private(&self.directory, NEWEST, NOTHING_YET.as_bytes());
+                    marked.map_err(at(&newest))?;
+                }
                 secret.write(&self.directory, LOG_FILE)?;
                 tracing::info!(path = %path.display(), "made a key that signs for the log");
                 secret
@@ -130,6 +136,10 @@ impl Keys for FileKeys {
     fn log_key(&self) -> Result<[u8; 32], SignerError> {
         let wrong = |_| SignerError::NoKey(self.directory.join(LOG_FILE).display().to_string());
         self.of_log()?.public().bytes.try_into().map_err(wrong)
+    }
+
+    fn marks_log_key(&self) -> bool {
+        true
     }
 
     fn sign_log(&self, message: &[u8]) -> Result<[u8; 64], SignerError> {

@@ -33,7 +33,7 @@ impl Guard {
         let public = keys.log_key()?;
         let key = VerifierKey::new(origin, Algorithm::Ed25519, &public);
         let key = key.map_err(|error| SignerError::Failed(format!("the log's key: {error}")))?;
-        let log = Mutex::new(SignedLog::open(directory, &key)?);
+        let log = Mutex::new(SignedLog::open(directory, &key, keys.marks_log_key())?);
         Ok(Self { keys, key, log, making: Mutex::new(()) })
     }
 

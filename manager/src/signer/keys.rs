@@ -30,6 +30,11 @@ pub trait Keys: Send + Sync {
     /// [`SignerError`]
     fn log_key(&self) -> Result<[u8; 32], SignerError>;
 
+    /// Whether the log's key is made together with a file that says that it has signed nothing.
+    fn marks_log_key(&self) -> bool {
+        false
+    }
+
     /// Signs with the log's key.
     ///
     /// # Errors

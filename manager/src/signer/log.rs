@@ -15,17 +15,31 @@ use crate::files;
 /// Name of the file with the newest checkpoint that was signed.
 pub const NEWEST: &str = "log-checkpoint";
 
+/// What stands in that file between the making of a key and its first checkpoint. A key without the file is a copy, of which
+/// nobody knows what it signed.
+pub(super) const NOTHING_YET: &str = "nothing signed yet\n";
+
 pub(super) struct SignedLog {
     directory: PathBuf,
     newest: Option<(Checkpoint, Note)>,
 }
 
 impl SignedLog {
-    pub(super) fn open(directory: &Path, key: &VerifierKey) -> Result<Self, SignerError> {
+    /// Reads what was signed last. `marked`: whether the key was made with its file, so that one without it is refused.
+    pub(super) fn open(directory: &Path, key: &VerifierKey, marked: bool) -> Result<Self, SignerError> {
         let path = directory.join(NEWEST);
         let wrong = |why: String| SignerError::Failed(format!("{}: {why}; restore the file", path.display()));
         let newest = match files::read_if_there(&path).map_err(at(&path))? {
+            None if marked => {
+                return Err(SignerError::Failed(format!(
+                    "{} is missing, and the log's key is there: what it signed last is not known, so that it could sign a \
+                     fork. Copy the newest log-checkpoint from where the key came from; or begin a new log: move \
+                     log-key.pem away, start again, and tell witnesses and relying parties the new key (/v1/log/key)",
+                    path.display()
+                )));
+            }
             None => None,
+            Some(text) if text == NOTHING_YET => None,
             Some(text) => {
                 let note: Note = text.parse().map_err(|error: keywitness_circuits::Error| wrong(error.to_string()))?;
                 let policy = CheckpointPolicy::log_alone(key.clone());

@@ -176,6 +176,30 @@ fn files_move_once_and_are_never_mixed() {
     assert!(error.contains("both"), "{error}");
 }
 
+#[test]
+fn a_log_key_without_what_it_signed_signs_nothing() {
+    let (old, signer) = signer();
+    let copied = |names: &[&str]| {
+        let new = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::copy(old.path().join(name), new.path().join(name)).unwrap();
+        }
+        new
+    };
+    let refused = |new: &tempfile::TempDir| spec(new.path()).open().err().unwrap().to_string();
+    // Before anything was signed too: nobody can tell the two apart.
+    let error = refused(&copied(&[LOG_FILE]));
+    assert!(error.contains(NEWEST) && error.contains("begin a new log"), "{error}");
+    spec(copied(&[LOG_FILE, NEWEST]).path()).open().unwrap();
+    let first = signer.sign_checkpoint(&Log::of(&[1, 2]).checkpoint(), &[]).unwrap();
+    refused(&copied(&[LOG_FILE]));
+    let whole = copied(&[LOG_FILE, NEWEST]);
+    assert_eq!(spec(whole.path()).open().unwrap().newest().unwrap(), Some(first));
+    // A new log: without both, another key is made.
+    let begun = spec(copied(&[]).path()).open().unwrap();
+    assert!(begun.log_key() != signer.log_key() && begun.newest().unwrap().is_none());
+}
+
 /// The key of RFC 8410, section 10.3, as `openssl` writes it.
 #[test]
 fn a_key_of_the_standard_is_read() {

@@ -6,7 +6,7 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, atomic::Ordering};
 
 use keywitness_verifier::{
     log::{Checkpoint, CheckpointPolicy, Note, Opening, StateSeal, Tile, VerifierKey, write_page},
@@ -23,7 +23,7 @@ use crate::{
         state::{State, corrupt, decode, key, log::RetentionRow},
         tables::{Fault, Table},
     },
-    signer::Signer,
+    signer::{Signer, SignerError},
 };
 use cosigned::Cosigned;
 
@@ -86,7 +86,18 @@ impl Manager {
         };
         // None where the log has shrunk: the signer finds out.
         let consistency = tree.consistency(before, checkpoint.size)?.unwrap_or_default();
-        Ok(self.signer.sign_checkpoint(&checkpoint, &consistency)?)
+        let signed = self.signer.sign_checkpoint(&checkpoint, &consistency);
+        self.forked.store(matches!(signed, Err(SignerError::Fork { .. })), Ordering::Release);
+        Ok(signed?)
+    }
+
+    /// Whether what was signed last is no beginning of the log, as far as is known without a proof.
+    pub(crate) fn is_forked(&self) -> bool {
+        let signed = self.signer.newest().ok().flatten();
+        let signed = signed.and_then(|note| note.text().parse::<Checkpoint>().ok()).map_or(0, |newest| newest.size);
+        // Read after what was signed, which therefore cannot be ahead.
+        let shrunk = self.ledger.view().and_then(|rows| Ok(State(rows.as_ref()).head()?.sequence < signed));
+        self.forked.load(Ordering::Acquire) || shrunk.unwrap_or(false)
     }
 
     /// A tile. Anyone.

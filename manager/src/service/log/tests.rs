@@ -234,7 +234,14 @@ fn a_log_that_went_back_is_not_signed() {
     let config = Config { data_dir: restored.path().to_owned(), ..world.manager.config().clone() };
     let clock = std::sync::Arc::new(crate::SystemClock);
     let manager = crate::Manager::open(config, crate::service::testing::parameters(), clock).unwrap();
+    let fails = |readiness: keywitness_verifier::wire::Readiness| {
+        let failed: Vec<_> = readiness.checks.into_iter().filter(|check| !check.ok).map(|check| check.name).collect();
+        failed
+    };
+    assert_eq!(fails(manager.readiness()), ["log"]);
     refused(manager.checkpoint(), ProblemKind::Internal);
+    assert_eq!(fails(manager.readiness()), ["log"]);
+    assert!(world.manager.readiness().ready);
 }
 
 #[test]
