@@ -16,7 +16,7 @@ use crate::{Global, connection::Connection, data, output};
 ///
 /// A manager that runs copies its own store, and goes on serving. Where none runs on the data directory, the copy is
 /// made here. It lands in DATA/manager/backups, named after the newest change. It does not hold the keys that sign
-/// tokens and the log: copy DATA/manager/*.pem to a safe place, once.
+/// tokens and the log (DATA/signer), those of the TLS authority (DATA/manager/*.pem), nor DATA/manager/snapshots: copy them too.
 #[derive(clap::Args)]
 #[command(after_help = "Example: keywitness --data /var/lib/keywitness backup")]
 pub(crate) struct BackupArgs {
@@ -27,7 +27,8 @@ pub(crate) struct BackupArgs {
 /// Make a manager's store from a backup.
 ///
 /// Checks the whole backup first, and writes into the log that it was restored. Challenges and join tokens that were
-/// open in the backup are void; what happened after the backup is lost: revoke again what was revoked since.
+/// open in the backup are void. What happened after the backup is lost, decisions about security too: docs/storage.md says what to
+/// do again, and when the log needs a new key.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: keywitness --data /var/lib/keywitness restore --from 00000000000000001234.backup.redb"
@@ -75,7 +76,14 @@ pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> anyhow::Result<()>
     bar.finish_and_clear();
     tell(global, "restored", &made)?;
     if !global.json {
-        say!("open challenges and join tokens are void; revoke again what was revoked since the backup");
+        say!("open challenges and join tokens are void; credentials are those of the backup");
+        say!(
+            "do again what was decided since the backup: revocations and suspensions, credentials withdrawn, HSMs enrolled afresh,"
+        );
+        say!(
+            "token keys rotated. Copy the old manager's snapshots/; and if anything newer was lost, begin a new log, without the"
+        );
+        say!("old log-key.pem and log-checkpoint (docs/storage.md, Restore)");
     }
     Ok(())
 }

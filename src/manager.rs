@@ -200,11 +200,17 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let written = address_file.set_len(0).and_then(|()| address_file.write_all(address.as_bytes()));
     written.with_context(|| format!("cannot write {}", paths.manager_address().display()))?;
     if global.json {
-        let document = serde_json::json!({ "address": address, "operator_credential": operator, "ca": authority });
+        let document = serde_json::json!({ "address": address, "operator_credential": operator.exists().then_some(&operator), "ca": authority });
         output::json(&document)?;
     } else {
         say!("manager of {} at {address}", trust_domain);
-        say!("operator credential: {}", operator.display());
+        if operator.exists() {
+            say!("operator credential: {}", operator.display());
+        } else {
+            say!(
+                "operator credential: not here; those that the store knows are good, after a restoration those of the backup"
+            );
+        }
         if own {
             say!("authority of its certificate, for --manager-ca: {}", authority.display());
         }
