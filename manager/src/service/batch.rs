@@ -164,11 +164,11 @@ impl Manager {
             read.into_iter().zip(envelopes).map(|(incoming, bytes)| judge(incoming, bytes)).collect();
         // One group, in the envelopes' order.
         let mut outcomes = self.ledger.submit_all(commands).into_iter();
-        let mut answer = |judged: Result<Judged, Problem>| match judged? {
+        let answer = |judged: Result<Judged, Problem>| match judged? {
             Judged::Known(records) => Ok(records),
             Judged::Ordered => Ok(recorded(outcomes.next().unwrap_or(Err(Fault::Stopped))?)?.records),
         };
-        Ok(judged.into_iter().map(|judged| answer(judged)).collect())
+        Ok(judged.into_iter().map(answer).collect())
     }
 
     /// Whether many keys are attested, all of them at one time and in one state. For any role,
