@@ -74,8 +74,6 @@ pub struct Manager {
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
-    /// The signer has found that the log forks.
-    forked: AtomicBool,
     limits: Limits,
     authority: Arc<Authority>,
     outbox: Outbox,
@@ -126,7 +124,6 @@ impl Manager {
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),
-            forked: AtomicBool::new(false),
             limits,
             authority,
             outbox,

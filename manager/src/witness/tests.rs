@@ -84,7 +84,7 @@ fn a_manager_that_forks_is_caught_with_evidence() {
     let world = World::on_disk();
     world.join_token("eu", None);
     let copied = tempfile::tempdir().unwrap();
-    for name in [store::FILE, crate::signer::LOG_FILE, crate::OPERATOR_CREDENTIAL] {
+    for name in [store::FILE, crate::signer::LOG_FILE, crate::signer::NEWEST, crate::OPERATOR_CREDENTIAL] {
         std::fs::copy(world.directory.path().join(name), copied.path().join(name)).unwrap();
     }
     let config = crate::Config { data_dir: copied.path().to_owned(), ..world.manager.config().clone() };

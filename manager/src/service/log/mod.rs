@@ -6,10 +6,10 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, atomic::Ordering};
+use std::sync::Mutex;
 
 use keywitness_verifier::{
-    log::{Checkpoint, CheckpointPolicy, Note, Opening, StateSeal, Tile, VerifierKey, write_page},
+    log::{Checkpoint, CheckpointPolicy, Note, Opening, StateSeal, Tile, VerifierKey, verify_consistency, write_page},
     wire::{ConsistencyProof, InclusionProof, LogKey, Problem, ProblemKind},
 };
 
@@ -23,7 +23,7 @@ use crate::{
         state::{State, corrupt, decode, key, log::RetentionRow},
         tables::{Fault, Table},
     },
-    signer::{Signer, SignerError},
+    signer::Signer,
 };
 use cosigned::Cosigned;
 
@@ -80,24 +80,30 @@ impl Manager {
         let seal = state.newest_seal()?.map(|seal| StateSeal { sequence: seal.sequence, root: seal.root });
         let origin = Checkpoint::origin_of(self.audience());
         let checkpoint = Checkpoint { origin, size: range.size(), root: range.root(), state: seal };
-        let before = match self.signer.newest()? {
-            None => 0,
-            Some(note) => note.text().parse::<Checkpoint>().map_or(0, |newest| newest.size),
-        };
+        let before = self.signed_last()?.map_or(0, |newest| newest.size);
         // None where the log has shrunk: the signer finds out.
         let consistency = tree.consistency(before, checkpoint.size)?.unwrap_or_default();
-        let signed = self.signer.sign_checkpoint(&checkpoint, &consistency);
-        self.forked.store(matches!(signed, Err(SignerError::Fork { .. })), Ordering::Release);
-        Ok(signed?)
+        Ok(self.signer.sign_checkpoint(&checkpoint, &consistency)?)
     }
 
-    /// Whether what was signed last is no beginning of the log, as far as is known without a proof.
+    fn signed_last(&self) -> Result<Option<Checkpoint>, Problem> {
+        Ok(self.signer.newest()?.and_then(|note| note.text().parse().ok()))
+    }
+
+    /// Whether what was signed last is no beginning of the log: then the signer refuses to sign it. A signer that does not
+    /// answer, or a ledger that cannot be read, says neither.
     pub(crate) fn is_forked(&self) -> bool {
-        let signed = self.signer.newest().ok().flatten();
-        let signed = signed.and_then(|note| note.text().parse::<Checkpoint>().ok()).map_or(0, |newest| newest.size);
+        let Ok(Some(signed)) = self.signed_last() else { return false };
         // Read after what was signed, which therefore cannot be ahead.
-        let shrunk = self.ledger.view().and_then(|rows| Ok(State(rows.as_ref()).head()?.sequence < signed));
-        self.forked.load(Ordering::Acquire) || shrunk.unwrap_or(false)
+        let begins = || {
+            let rows = self.ledger.view()?;
+            let tree = Tree(rows.as_ref());
+            let (range, old) = (tree.range()?, (signed.size, &signed.root));
+            let proof = tree.consistency(signed.size, range.size())?;
+            let new = (range.size(), &range.root());
+            Ok::<_, Fault>(proof.is_some_and(|proof| verify_consistency(old, new, &proof).is_ok()))
+        };
+        begins().is_ok_and(|begins| !begins)
     }
 
     /// A tile. Anyone.
