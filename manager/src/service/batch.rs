@@ -1,6 +1,6 @@
 //! Many challenges, envelopes or questions in one call. Each item comes to what it would have come to alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use keywitness_circuits::{Kind, Nonce, context::MAX_KEYS};
 use keywitness_verifier::{
@@ -47,7 +47,7 @@ impl Manager {
     ///
     /// # Errors
     /// `malformed` for no items, for items that name no key or more than 64, and where all of them together name more than
-    /// [`MAX_BATCH_KEYS`] keys, or two items name the same key for the same statement; `too-many-requests`, for each key costs a request;
+    /// [`MAX_BATCH_KEYS`] keys; `too-many-requests`, for each key costs a request;
     /// `hsm-revoked`. Everything else is an answer to one item.
     pub fn challenges(&self, caller: &HsmCaller, request: &ChallengeBatchRequest) -> Result<ChallengeBatch, Problem> {
         let malformed = |why: String| Err(Problem::new(ProblemKind::Malformed, why));
@@ -57,11 +57,6 @@ impl Manager {
         let keys: usize = request.items.iter().map(|item| item.keys.len()).sum();
         if !(1..=MAX_BATCH_KEYS).contains(&keys) {
             return malformed(format!("name 1 to {MAX_BATCH_KEYS} keys in all, not {keys}"));
-        }
-        if asks_twice(request) {
-            return malformed(
-                "two items name the same key for the same statement; ask once, and answer that".to_owned(),
-            );
         }
         self.spend_more(caller, keys)?;
         let command = Command::IssueChallenges {
@@ -211,15 +206,6 @@ impl Manager {
         }
         Ok(AttestedBatch { now, keys })
     }
-}
-
-/// Whether two items are about the same key and statement. One that names a key twice by itself is refused alone.
-fn asks_twice(request: &ChallengeBatchRequest) -> bool {
-    let mut asked = BTreeSet::new();
-    request.items.iter().any(|item| {
-        let keys: BTreeSet<_> = item.keys.iter().collect();
-        !keys.into_iter().all(|key| asked.insert((&item.statement, key)))
-    })
 }
 
 /// The envelopes that differ, in order, and which of those each one is.
