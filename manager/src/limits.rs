@@ -151,18 +151,23 @@ struct Pool {
     limiter: Limiter,
     clock: MonotonicClock,
     burst: NonZeroU32,
+    rate: NonZeroU32,
+    /// Until when those are not heard who could not pay for a mistake.
+    unheard: Mutex<HashMap<Source, Instant>>,
     swept: Mutex<Option<Instant>>,
     hasher: RandomState,
 }
 
 impl Pool {
     fn new(budget: Budget) -> Self {
-        let burst = at_least_one(budget.burst);
-        let quota = Quota::per_second(at_least_one(budget.rate)).allow_burst(burst);
+        let (burst, rate) = (at_least_one(budget.burst), at_least_one(budget.rate));
+        let quota = Quota::per_second(rate).allow_burst(burst);
         Self {
             burst,
+            rate,
             limiter: RateLimiter::hashmap_with_clock(quota, MonotonicClock),
             clock: MonotonicClock,
+            unheard: Mutex::default(),
             swept: Mutex::default(),
             hasher: RandomState::new(),
         }
@@ -172,12 +177,38 @@ impl Pool {
     /// costs all of it.
     fn spend(&self, source: &Source, count: NonZeroU32) -> Result<(), Duration> {
         let source = self.seat(source);
+        let now = self.clock.now();
+        if let Some(wait) = lock(&self.unheard).get(&source).and_then(|until| until.checked_duration_since(now)) {
+            return Err(wait);
+        }
         let wait = match self.limiter.check_key_n(&source, count.min(self.burst)) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(not_until)) => not_until.wait_time_from(self.clock.now()),
             Err(_) => Duration::from_secs(1),
         };
         Err(wait)
+    }
+
+    /// Charges `price`, and says whether it was there. A caller who has less pays all of it, and owes the price: it is not
+    /// heard for as long as that takes to come together, or one request would buy a mistake. Nobody owes more than a whole
+    /// budget.
+    fn fine(&self, source: &Source, price: NonZeroU32) -> bool {
+        if self.spend(source, price).is_ok() {
+            return true;
+        }
+        let mut part = NonZeroU32::new(price.get() / 2);
+        while let Some(cost) = part.filter(|cost| self.spend(source, *cost).is_err()) {
+            part = NonZeroU32::new(cost.get() / 2);
+        }
+        let time_of = |requests: NonZeroU32| Duration::from_secs(requests.get().into()) / self.rate.get();
+        let (now, seat) = (self.clock.now(), self.seat(source));
+        let mut unheard = lock(&self.unheard);
+        if unheard.len() >= CALLERS {
+            unheard.retain(|_, until| *until > now);
+        }
+        let until = unheard.entry(seat).or_insert(now);
+        *until = ((*until).max(now) + time_of(price)).min(now + time_of(self.burst));
+        false
     }
 
     /// A budget of its own while there is room, and else a share of a crowd's.
@@ -252,20 +283,10 @@ impl Limits {
         self.overviews.spend(source, NonZeroU32::MIN).map_err(|wait| self.refuse(source, wait, now))
     }
 
-    /// Charges a mistake, and says whether the budget held its whole price: what it does not hold is let go, so that a
-    /// caller who stops making them is soon heard again.
+    /// Charges a mistake, and says whether the budget held its whole price. Whoever has less is not heard until it has.
     pub fn mistake(&self, source: &Source) -> bool {
-        if self.exempt(source) {
-            return true;
-        }
-        let (mut price, mut whole) = (NonZeroU32::new(self.config.mistake), true);
-        while let Some(cost) = price {
-            if self.pool(source).spend(source, cost).is_ok() {
-                break;
-            }
-            (price, whole) = (NonZeroU32::new(cost.get() / 2), false);
-        }
-        whole
+        let price = NonZeroU32::new(self.config.mistake).filter(|_| !self.exempt(source));
+        price.is_none_or(|price| self.pool(source).fine(source, price))
     }
 
     /// What a caller who cannot pay for its mistakes is told, instead of looking at what else it sent.
@@ -373,15 +394,32 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_cost_more_and_never_more_than_there_is() {
+    fn mistakes_cost_more_than_requests_and_nobody_is_silenced_for_long() {
         let limits = limits(10);
-        limits.mistake(&hsm("wrong"));
+        assert!(limits.mistake(&hsm("wrong")));
         limits.spend(&hsm("wrong"), 6, NOW).unwrap();
+        assert!(!limits.mistake(&hsm("wrong")));
+        assert!((3..=4).contains(&refused(limits.spend(&hsm("wrong"), 1, NOW))));
         for _ in 0..100 {
-            limits.mistake(&hsm("wrong"));
+            assert!(!limits.mistake(&hsm("wrong")));
         }
-        assert!(refused(limits.spend(&hsm("wrong"), 1, NOW)) <= 1, "no debt is kept");
-        assert_eq!(limits.limited()[0].refused, 1, "a mistake alone turns nobody away");
+        assert!((9..=10).contains(&refused(limits.spend(&hsm("wrong"), 1, NOW))), "nobody owes more than a budget");
+        assert_eq!(limits.limited()[0].refused, 2, "a mistake alone turns nobody away");
+    }
+
+    #[test]
+    fn one_request_does_not_buy_a_mistake() {
+        // A thousand requests a second, and a price of as many.
+        let budget = Budget::new(1000, 1000);
+        let limits = Limits::new(LimitsConfig { hsm: budget, mistake: 1000, ..LimitsConfig::default() });
+        let (begun, mut made) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_millis(100) {
+            if limits.spend(&hsm("wrong"), 1, NOW).is_ok() {
+                limits.mistake(&hsm("wrong"));
+                made += 1;
+            }
+        }
+        assert!(made <= 2, "{made} mistakes were heard in a tenth of a second");
     }
 
     #[test]

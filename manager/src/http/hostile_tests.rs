@@ -167,45 +167,6 @@ fn a_flood_without_valid_signatures_changes_no_table_and_is_slowed_by_address_al
     submit(world, &hsm.answer(world, "eu", &key, &challenge)).unwrap();
 }
 
-#[test]
-fn ten_thousand_wrong_proofs_slow_and_name_their_source_and_good_ones_get_through() {
-    let world = World::with_config(|config| config.limits.hsm = Budget::new(2_000, 20));
-    let key = TestKey::ed25519("k", 1);
-    let (good, bad) = (world.hsm("good", "eu"), world.hsm("bad", "eu"));
-    for hsm in [&good, &bad] {
-        hsm.enrol_key(&world, &key).unwrap();
-    }
-    let (mut wrong, mut slowed) = (0, 0);
-    for n in 0..10_000 {
-        match bad.try_call(&world).and_then(|call| {
-            let ask = ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] };
-            world.manager.challenge(&call, &ask)
-        }) {
-            Ok(challenge) => {
-                let envelope = bad.forge(&key, bad.context(&world, "eu", &key, &challenge));
-                let problem = submit(&world, &envelope).unwrap_err();
-                assert!(matches!(problem.kind(), Some(ProblemKind::ProofRefused | ProblemKind::TooManyRequests)));
-                wrong += 1;
-            }
-            Err(problem) => {
-                assert_eq!(problem.kind(), Some(ProblemKind::TooManyRequests), "{problem}");
-                assert!(problem.retry_after.is_some());
-                slowed += 1;
-            }
-        }
-        if n % 1_000 == 0 {
-            good.attest(&world, "eu", &key).unwrap();
-        }
-    }
-    assert!(wrong < 1_000 && slowed > 9_000, "{wrong} {slowed}");
-    let status = world.manager.status(&crate::service::access::Caller::in_process()).unwrap();
-    assert_eq!(status.limited.len(), 1);
-    assert_eq!(status.limited[0].caller, "HSM bad");
-    assert!(status.limited[0].refused >= slowed);
-    let named = serde_json::to_string(&world.alerts()).unwrap();
-    assert!(named.contains("repeated-failures") && !named.contains("\"good\""), "{named}");
-}
-
 /// A world whose clock is the machine's, since TLS clients look at theirs.
 fn secure(days: i64) -> (Api, String) {
     let world = World::with_config(|config| config.tls.mode = TlsMode::Always);

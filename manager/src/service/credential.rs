@@ -35,11 +35,11 @@ impl Manager {
         }
         let mut clusters = request.clusters.clone();
         if let Some(clusters) = &mut clusters {
-            clusters.sort_unstable();
-            clusters.dedup();
             if !(1..=MAX_CLUSTERS).contains(&clusters.len()) {
                 return malformed(format!("name 1 to {MAX_CLUSTERS} clusters, or leave them out for every cluster"));
             }
+            clusters.sort_unstable();
+            clusters.dedup();
             if request.role == Role::Auditor {
                 return malformed("an auditor reads the log, which is one for all clusters: name none".to_owned());
             }

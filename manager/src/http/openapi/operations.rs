@@ -184,7 +184,8 @@ pub(in crate::http) const OPERATIONS: &[Operation] = &[
     get(path::JWKS, Who::Anyone, "The keys that sign verification tokens (RFC 7517)").gives(Media::Json("JwkSet")),
     post(path::JOIN_TOKENS, OPERATOR, "Invite an HSM")
         .takes(Media::Json("JoinTokenRequest"))
-        .gives(Media::Json("JoinToken")),
+        .gives(Media::Json("JoinToken"))
+        .refuses(&[ProblemKind::NotFound, ProblemKind::HsmRevoked, ProblemKind::Suspended]),
     post(path::CREDENTIALS, OPERATOR, "Make a credential")
         .takes(Media::Json("CredentialRequest"))
         .gives(Media::Json("Credential")),
@@ -199,6 +200,7 @@ pub(in crate::http) const OPERATIONS: &[Operation] = &[
             ProblemKind::Unauthenticated,
             ProblemKind::JoinTokenRefused,
             ProblemKind::HsmRevoked,
+            ProblemKind::Suspended,
             ProblemKind::AlreadyEnrolled,
         ]),
     put(path::CHANNEL, Who::Hsm, "Say where this HSM's channel is")

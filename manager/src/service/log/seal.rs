@@ -138,7 +138,8 @@ impl Manager {
         let sealed: Option<SealRow> = State(self.ledger.view()?.as_ref()).get(&key::number(sequence))?;
         let read = || {
             let mut file = File::open(self.snapshot_path(sequence))?;
-            file.seek(SeekFrom::Start(offset))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(offset.min(length)))?;
             let mut part = Vec::new();
             file.take(PART).read_to_end(&mut part)?;
             Ok::<_, std::io::Error>(part)

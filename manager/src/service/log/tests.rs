@@ -165,6 +165,7 @@ fn proofs_outlive_deleted_openings_and_a_replay_begins_with_the_seal() {
         }
         snapshot.extend(part);
     }
+    assert!(world.manager.snapshot(&me(), seal.sequence, u64::MAX).unwrap().is_empty(), "nothing comes after the end");
     let mut memory = Memory::default();
     assert_eq!(read_snapshot(snapshot.as_slice(), &mut memory).unwrap(), seal);
     assert_eq!(state_root(&memory).unwrap(), seal);

@@ -212,6 +212,7 @@ fn nonsense_is_refused() {
             clusters: Some((0..65).map(|n| format!("c{n}").parse().unwrap()).collect()),
             ..request.clone()
         },
+        CredentialRequest { clusters: Some(vec!["eu".parse().unwrap(); 65]), ..request.clone() },
         CredentialRequest { valid_for: Some(0), ..request.clone() },
         CredentialRequest { valid_for: Some(u64::MAX), ..request.clone() },
         CredentialRequest { clusters: Some(vec!["eu".parse().unwrap()]), role: Role::Auditor, ..request },
