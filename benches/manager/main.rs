@@ -12,7 +12,9 @@ mod records;
 mod server;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use keywitness_manager::signer::process::{supervise, work};
 
 /// What was asked for on the command line.
 pub(crate) struct Options {
@@ -32,6 +34,13 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    // A manager's signer is this program, too.
+    if let Some(spec) = value("--supervise") {
+        return supervise(Path::new(server::PROGRAM), &[], &serde_json::from_str(spec).unwrap()).unwrap();
+    }
+    if let Some(spec) = value("--work") {
+        return work(&serde_json::from_str(spec).unwrap()).unwrap();
+    }
     if let Some(directory) = value("--serve") {
         return server::serve(directory.as_ref(), value("--time").map(|time| time.parse().unwrap()));
     }

@@ -46,7 +46,9 @@ pub(crate) fn measure(options: &Options) -> Vec<Figure> {
 
     let serving = Serving::start(path, Some(LATER + 3600));
     let after_stop = serving.started_in.as_secs_f64();
+    let before = serving.cpu();
     let peace = tokens(&serving, &client, records, (rate, time));
+    let cpu = (serving.cpu() - before).as_secs_f64() / (f64::from(rate) * time.as_secs_f64()) * 1e6;
     let memory = serving.peak_memory();
     serving.kill();
 
@@ -80,7 +82,7 @@ pub(crate) fn measure(options: &Options) -> Vec<Figure> {
             wanted(Wanted::AtMost(1024.0)),
         ),
         Figure::new(format!("{name}: token p99 at {rate}/s"), calm, "ms", wanted(Wanted::AtMost(5.0)))
-            .beside(peace.summary()),
+            .beside(format!("{}; the manager took {cpu:.0} µs of CPU a token", peace.summary())),
         Figure::new(format!("{name}: token p99 while {} expire", early(records)), troubled, "ms", None)
             .beside(unrest.summary()),
         Figure::new(format!("{name}: expiry, p99 ratio"), troubled / calm, "", wanted(Wanted::AtMost(2.0))),

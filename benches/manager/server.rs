@@ -1,4 +1,4 @@
-//! A manager in a process of its own.
+//! A manager in a process of its own, with its signer in another.
 
 use std::{
     fs,
@@ -11,7 +11,10 @@ use std::{
 };
 
 use keywitness_circuits::{Parameters, Suite, Timestamp};
-use keywitness_manager::{Clock, Config, Manager, OPERATOR_CREDENTIAL, SystemClock, http};
+use keywitness_manager::{Clock, Config, Manager, OPERATOR_CREDENTIAL, SystemClock, http, signer::process::Remote};
+
+/// This very program.
+pub(crate) const PROGRAM: &str = "/proc/self/exe";
 
 /// The longest life of a record: none expires but where a measurement wants it.
 pub(crate) const TTL: u64 = 24 * 60 * 60;
@@ -43,7 +46,11 @@ pub(crate) fn shifted(time: u64) -> Arc<dyn Clock> {
 /// What the child does: serves until it is killed, or its standard input ends.
 pub(crate) fn serve(directory: &Path, time: Option<u64>) {
     let clock = shifted(time.unwrap_or(SystemClock.now().0));
-    let manager = Manager::open(config(directory), Parameters::transparent(), clock).unwrap();
+    let config = config(directory);
+    let spec = config.signer();
+    std::fs::create_dir_all(&config.data_dir).unwrap();
+    let signer = Remote::spawn(Path::new(PROGRAM), &[], &spec).unwrap();
+    let manager = Manager::open_with_signer(config, Parameters::transparent(), clock, Box::new(signer)).unwrap();
     let server = http::serve(Arc::new(manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     println!("{}", server.address());
     let _end = std::io::stdin().read_line(&mut String::new());

@@ -206,7 +206,7 @@ impl Replayer {
             return Ok(None);
         }
         let (place, verdict) = (place.clone(), verdict.clone());
-        Ok(Some(Attestation { place, identity: row.identity_key, envelope, verdict }))
+        Ok(Some(Attestation { place, identity: row.identity_key()?, envelope, verdict }))
     }
 
     /// Dealings and complaints, judged again: few, so that each is checked as it comes.
@@ -214,19 +214,20 @@ impl Replayer {
         let state = State(&self.tables);
         match command {
             Command::EnrolSharing { hsm, dealing, .. } if *outcome == Outcome::Done => {
-                let dealer: HsmRow = state.need(&key::hsm(hsm))?;
+                let dealer = state.need::<HsmRow>(&key::hsm(hsm))?.identity_key()?;
                 let checked = Dealing::from_bytes(dealing)
                     .map_err(|error| error.to_string())
-                    .and_then(|dealing| dealing.check(&dealer.identity_key).map_err(|error| error.to_string()));
+                    .and_then(|dealing| dealing.check(&dealer).map_err(|error| error.to_string()));
                 Ok(checked.err().map(|error| (Offence::Dealing, "a refusal".to_owned(), error)))
             }
             Command::Complain { hsm, enrolment, sharing, complaint, verdict, .. } => {
                 let row: Option<SharingRow> = state.get(&key::sharing(&sharing.cluster, &sharing.key))?;
                 let holder = state.hsm(hsm)?.filter(|row| row.revision == *enrolment);
                 let (Some(row), Some(holder)) = (row, holder) else { return Ok(None) };
-                let dealer: HsmRow = state.need(&key::hsm(&row.dealer))?;
+                let dealer = state.need::<HsmRow>(&key::hsm(&row.dealer))?.identity_key()?;
+                let holder = holder.identity_key()?;
                 let judge = |complaint: &Complaint, dealing: &Dealing| {
-                    let verdict = complaint.judge(dealing, &dealer.identity_key, &holder.identity_key);
+                    let verdict = complaint.judge(dealing, &dealer, &holder);
                     verdict.map(verdict_of_complaint).map_err(|error| error.to_string())
                 };
                 let judged = match (Complaint::from_bytes(complaint), Dealing::from_bytes(&row.dealing)) {

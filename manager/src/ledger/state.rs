@@ -139,8 +139,8 @@ pub struct HsmRow {
     pub cluster: ClusterId,
     /// Which enrolment of it, from 1.
     pub revision: u32,
-    /// Its identity key.
-    pub identity_key: IdentityKey,
+    /// Its identity key, as it is encoded: [`HsmRow::identity_key`] reads it.
+    pub identity_key: Digest,
     /// Its X25519 channel key.
     pub channel_key: Digest,
     /// The P-256 key that shares are sealed to, once it was announced.
@@ -149,6 +149,16 @@ pub struct HsmRow {
     pub channel_url: Option<String>,
     /// When.
     pub enrolled_at: Timestamp,
+}
+
+impl HsmRow {
+    /// The identity key, for whoever checks a signature: reading a point takes longer than reading the row.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`]
+    pub fn identity_key(&self) -> Result<IdentityKey, Fault> {
+        self.identity_key.try_into().map_err(|error| corrupt(Table::Hsms, error))
+    }
 }
 
 /// A key of an HSM at one epoch.

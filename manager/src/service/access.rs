@@ -216,7 +216,7 @@ impl Manager {
         let Some(hsm) = state.hsm(&auth.hsm)? else { return Err(stranger()) };
         let SignedRequest { method, path, body, .. } = request;
         let parts = RequestParts { audience: self.audience(), method, path, body };
-        if auth.check(&hsm.identity_key, &parts).is_err() {
+        if auth.check(&hsm.identity_key()?, &parts).is_err() {
             return Err(stranger());
         }
         // Only now is it known whose budget this is.

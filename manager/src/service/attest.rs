@@ -50,11 +50,10 @@ impl Manager {
     pub(super) fn read(&self, state: State<'_>, bytes: &[u8]) -> Result<Incoming, Problem> {
         let envelope =
             Envelope::from_bytes(bytes).map_err(|error| self.reject(ProblemKind::Malformed, error.to_string()))?;
-        let hsm = state.hsm(&envelope.context.hsm)?.filter(|hsm| hsm.identity_key.check_envelope(&envelope).is_ok());
-        let Some(hsm) = hsm else {
-            let why = "no enrolled HSM of that name signed this envelope";
-            return Err(self.reject(ProblemKind::Unauthenticated, why));
-        };
+        let stranger =
+            || self.reject(ProblemKind::Unauthenticated, "no enrolled HSM of that name signed this envelope");
+        let hsm = state.hsm(&envelope.context.hsm)?.ok_or_else(stranger)?;
+        hsm.identity_key()?.check_envelope(&envelope).map_err(|_| stranger())?;
         let digest = envelope.digest();
         // Envelopes are public once they are recorded: whoever brings one again spends nothing of its HSM's.
         if let Some(OutcomeRow(outcome)) = state.get(&digest.0)? {

@@ -15,8 +15,8 @@ impl Manager {
     /// verifying key: for good. For operators. What is revoked already stays revoked as it was.
     ///
     /// # Errors
-    /// `not-found` for what nobody enrolled, and a verifying key that was never in force; `malformed` for an overlong
-    /// reason; `forbidden` for a cluster out of the caller's scope.
+    /// `not-found` for what nobody enrolled, an HSM out of the caller's scope, and a verifying key that was never in force;
+    /// `malformed` for an overlong reason; `forbidden` for a cluster out of the caller's scope.
     pub fn revoke(&self, caller: &Caller, request: &RevokeRequest) -> Result<Revocation, Problem> {
         let (target, reason, by) = self.decision(caller, &request.target, &request.reason)?;
         self.revoked(caller, Command::Revoke { target, reason, by })
@@ -67,11 +67,15 @@ impl Manager {
             RevocationTarget::Key { cluster, .. }
             | RevocationTarget::Sharing { cluster, .. }
             | RevocationTarget::Cluster(cluster) => caller.must_reach(cluster)?,
-            RevocationTarget::Hsm(hsm) => {
-                if let Some(hsm) = State(self.ledger.view()?.as_ref()).hsm(hsm)? {
-                    caller.must_reach(&hsm.cluster)?;
+            // Whether another cluster has such an HSM is not told.
+            RevocationTarget::Hsm(hsm) if !caller.scope().is_all() => {
+                let known = State(self.ledger.view()?.as_ref()).hsm(hsm)?;
+                if !known.is_some_and(|known| caller.scope().includes(&known.cluster)) {
+                    let why = format!("no HSM named {hsm} is enrolled in this credential's clusters");
+                    return Err(Problem::new(ProblemKind::NotFound, why));
                 }
             }
+            RevocationTarget::Hsm(_) => {}
             RevocationTarget::VerifyingKey(_) => caller.must_reach_everything()?,
         }
         Ok((target.clone(), reason.clone(), caller.name().to_owned()))

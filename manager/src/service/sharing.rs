@@ -51,8 +51,8 @@ impl Manager {
         let dealing = Dealing::from_bytes(&request.dealing.0).map_err(malformed)?;
         {
             let rows = self.ledger.view()?;
-            let dealer = hsm(State(rows.as_ref()), caller.hsm())?;
-            dealing.check(&dealer.identity_key).map_err(malformed)?;
+            let dealer = hsm(State(rows.as_ref()), caller.hsm())?.identity_key()?;
+            dealing.check(&dealer).map_err(malformed)?;
         }
         let (request, bytes) = (*caller.request(), request.dealing.0.clone());
         let (hsm, enrolment) = (caller.hsm().clone(), caller.enrolment());
@@ -76,7 +76,7 @@ impl Manager {
             let row: SharingRow = state.need(&key::sharing(&id.cluster, &id.key))?;
             let target = RevocationTarget::Sharing { cluster: id.cluster, key: id.key };
             if state.barred(&target)?.is_none() {
-                let dealer = hsm(state, &row.dealer)?.identity_key;
+                let dealer = hsm(state, &row.dealer)?.identity_key()?;
                 dealings.push(Dealt { dealing: Base64(row.dealing), dealer, cluster: row.id.cluster });
             }
         }
@@ -97,8 +97,9 @@ impl Manager {
                 let why = "the complaint is not about a share that was dealt to this HSM";
                 return Err(Problem::new(ProblemKind::NotFound, why));
             };
-            let (dealer, holder) = (hsm(state, &row.dealer)?, hsm(state, caller.hsm())?);
-            let judged = complaint.judge(&dealing, &dealer.identity_key, &holder.identity_key).map_err(malformed)?;
+            let (dealer, holder) =
+                (hsm(state, &row.dealer)?.identity_key()?, hsm(state, caller.hsm())?.identity_key()?);
+            let judged = complaint.judge(&dealing, &dealer, &holder).map_err(malformed)?;
             (row.id, verdict_of_complaint(judged))
         };
         let command = Command::Complain {

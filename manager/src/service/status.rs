@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
 use keywitness_verifier::wire::{
-    AttestationState, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record,
+    Alert, AttestationState, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record,
     Revocation, RevocationTarget, Standing, StatementStatus, Status,
 };
 
 use super::{
     Manager,
     access::{Caller, Scope},
+    fraud::visible,
 };
 use crate::ledger::{
     Configuration, Fault,
@@ -213,7 +214,7 @@ impl Manager {
         let mut revocations = state.revocations()?;
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
         let (events, alerts, verification) = (head.events, head.alerts, self.verification());
-        let open_alerts = state.get::<FraudCounts>(key::ONLY)?.unwrap_or_default().open;
+        let open_alerts = open_alerts(state, caller.scope())?;
         let webhooks = if caller.scope().is_all() { self.webhook_health(state)? } else { Vec::new() };
         Ok(Status {
             now,
@@ -243,6 +244,18 @@ impl Manager {
         }
         Ok(EventPage { events })
     }
+}
+
+/// How many alerts wait for an operator, of those that may be seen within a scope.
+fn open_alerts(state: State<'_>, scope: &Scope) -> Result<u64, Fault> {
+    if scope.is_all() {
+        return Ok(state.get::<FraudCounts>(key::ONLY)?.unwrap_or_default().open);
+    }
+    let mut open = 0;
+    for alert in state.all::<Alert>(&[])? {
+        open += u64::from(alert.acknowledged.is_none() && visible(state, scope, &alert)?);
+    }
+    Ok(open)
 }
 
 /// The HSMs of a scope's clusters.

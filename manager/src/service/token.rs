@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{Fingerprint, HsmId, Instance, KeyAlgorithm, Nonce, Suite, Timestamp, codec::Canonical};
+use keywitness_circuits::{
+    ClusterId, Fingerprint, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Suite, Timestamp, codec::Canonical,
+};
 use keywitness_verifier::{
     token::{
         Appraisal, ChannelJwk, Claims, Confirmation, DerivedFrom, KeyAttestation, PROFILE, ProvenStatement,
@@ -11,11 +13,7 @@ use keywitness_verifier::{
     wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
 
-use super::{
-    Manager,
-    access::{Caller, Scope},
-    status::Evidence,
-};
+use super::{Manager, access::Caller, status::Evidence};
 use crate::{
     config::development_parameters,
     ledger::{
@@ -57,11 +55,20 @@ impl Manager {
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let now = self.now(state)?;
-        let (_, mut evidence) = self.evidence(state, caller.scope(), &request.query, now)?;
-        if request.query.hsm.is_none()
-            && let Some(epoch) = self.undisputed_epoch(state, caller.scope(), &request.query, now)?
-        {
-            evidence.retain(|evidence| evidence.key.key.epoch == epoch);
+        let (cluster, mut evidence) = self.evidence(state, caller.scope(), &request.query, now)?;
+        if request.query.hsm.is_none() {
+            // The greatest age that was asked for plays no part: it must not hide those who differ.
+            let ageless = match request.query.max_age {
+                None => None,
+                Some(_) => {
+                    let query = KeyQuery { max_age: None, ..request.query.clone() };
+                    Some(self.evidence(state, caller.scope(), &query, now)?.1)
+                }
+            };
+            let holders = ageless.as_ref().unwrap_or(&evidence);
+            if let Some(epoch) = undisputed_epoch(state, (&cluster, &request.query.key), holders)? {
+                evidence.retain(|evidence| evidence.key.key.epoch == epoch);
+            }
         }
         let freshness = |evidence: &&Evidence| evidence.records.iter().map(|record| record.proven_at).min();
         let attested = evidence.iter().filter(|evidence| evidence.status.state == AttestationState::Attested);
@@ -80,60 +87,6 @@ impl Manager {
         let token = self.sign(state, request.form.alg, TYPE, &written)?;
         let (hsm, channel_url) = (best.hsm.hsm.clone(), best.hsm.channel_url.clone());
         Ok(TokenResponse { token, expires_at, hsm, channel_url })
-    }
-
-    /// The epoch of which a token may speak that names no HSM: that no single member of a cluster can decide.
-    ///
-    /// The highest attested one, once two HSMs attest it or nobody attests another; while a cluster rotates, the one
-    /// before. None where nobody attests the key. The greatest age that was asked for plays no part: it must
-    /// not hide those who differ.
-    fn undisputed_epoch(
-        &self,
-        state: State<'_>,
-        scope: &Scope,
-        query: &KeyQuery,
-        now: Timestamp,
-    ) -> Result<Option<u32>, Problem> {
-        let (cluster, holders) = self.evidence(state, scope, &KeyQuery { max_age: None, ..query.clone() }, now)?;
-        let mut attested: BTreeMap<u32, usize> = BTreeMap::new();
-        for holder in holders.iter().filter(|holder| holder.status.state == AttestationState::Attested) {
-            *attested.entry(holder.key.key.epoch).or_default() += 1;
-        }
-        let Some((highest, by)) = attested.pop_last() else { return Ok(None) };
-        let before = attested.into_iter().max_by_key(|(epoch, by)| (*by, *epoch));
-        let epoch = match before {
-            Some((before, _)) if by < 2 => before,
-            _ => highest,
-        };
-        let key = KeyRef { key: query.key.clone(), epoch };
-        let mut first: BTreeMap<Suite, (Fingerprint, HsmId)> = BTreeMap::new();
-        let mut kind_of_key: Option<(KeyAlgorithm, HsmId)> = None;
-        // Whoever proved the key at that epoch has a say, until it is revoked: a record that has just expired
-        // must not leave the word to whoever differs.
-        for holder in holders.iter().filter(|holder| holder.revocation.is_none()) {
-            let hsm = &holder.hsm.hsm;
-            let Some(row) = state.get::<KeyRow>(&key::epoch(hsm, &key))? else { continue };
-            for instance in &row.instances {
-                let Some(proven) = state.get::<RecordRow>(&key::evidence(hsm, &key, instance.kind))? else { continue };
-                let found = proven.record.fingerprint;
-                let (fingerprint, earlier) = first.entry(found.suite).or_insert_with(|| (found, hsm.clone()));
-                let (algorithm, other) = kind_of_key.get_or_insert_with(|| (row.attributes.algorithm, hsm.clone()));
-                let other = if *fingerprint != found {
-                    earlier
-                } else if *algorithm != row.attributes.algorithm {
-                    other
-                } else {
-                    continue;
-                };
-                let why = format!(
-                    "HSMs {other} and {hsm} of cluster {cluster} prove different keys as key {} at epoch {epoch}; name \
-                     the HSM that you mean, or revoke the wrong one",
-                    query.key
-                );
-                return Err(Problem::new(ProblemKind::DisputedKey, why));
-            }
-        }
-        Ok(Some(epoch))
     }
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
@@ -214,6 +167,56 @@ impl Manager {
             submods: BTreeMap::from([(evidence.key.key.key.to_string(), appraisal)]),
         })
     }
+}
+
+/// The epoch of which a token may speak that names no HSM: that no single member of a cluster can decide.
+///
+/// The highest attested one, once two HSMs attest it or nobody attests another; while a cluster rotates, the one
+/// before. None where nobody attests the key.
+fn undisputed_epoch(
+    state: State<'_>,
+    (cluster, key): (&ClusterId, &KeyId),
+    holders: &[Evidence],
+) -> Result<Option<u32>, Problem> {
+    let mut attested: BTreeMap<u32, usize> = BTreeMap::new();
+    for holder in holders.iter().filter(|holder| holder.status.state == AttestationState::Attested) {
+        *attested.entry(holder.key.key.epoch).or_default() += 1;
+    }
+    let Some((highest, by)) = attested.pop_last() else { return Ok(None) };
+    let before = attested.into_iter().max_by_key(|(epoch, by)| (*by, *epoch));
+    let epoch = match before {
+        Some((before, _)) if by < 2 => before,
+        _ => highest,
+    };
+    let key = KeyRef { key: key.clone(), epoch };
+    let mut first: BTreeMap<Suite, (Fingerprint, HsmId)> = BTreeMap::new();
+    let mut kind_of_key: Option<(KeyAlgorithm, HsmId)> = None;
+    // Whoever proved the key at that epoch has a say, until it is revoked: a record that has just expired
+    // must not leave the word to whoever differs.
+    for holder in holders.iter().filter(|holder| holder.revocation.is_none()) {
+        let hsm = &holder.hsm.hsm;
+        let Some(row) = state.get::<KeyRow>(&key::epoch(hsm, &key))? else { continue };
+        for instance in &row.instances {
+            let Some(proven) = state.get::<RecordRow>(&key::evidence(hsm, &key, instance.kind))? else { continue };
+            let found = proven.record.fingerprint;
+            let (fingerprint, earlier) = first.entry(found.suite).or_insert_with(|| (found, hsm.clone()));
+            let (algorithm, other) = kind_of_key.get_or_insert_with(|| (row.attributes.algorithm, hsm.clone()));
+            let other = if *fingerprint != found {
+                earlier
+            } else if *algorithm != row.attributes.algorithm {
+                other
+            } else {
+                continue;
+            };
+            let why = format!(
+                "HSMs {other} and {hsm} of cluster {cluster} prove different keys as key {} at epoch {epoch}; name \
+                 the HSM that you mean, or revoke the wrong one",
+                key.key
+            );
+            return Err(Problem::new(ProblemKind::DisputedKey, why));
+        }
+    }
+    Ok(Some(epoch))
 }
 
 /// The public key of an asymmetric key.

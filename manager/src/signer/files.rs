@@ -90,7 +90,7 @@ impl FileKeys {
             Some(secret @ Secret::EdDsa(_)) => secret,
             Some(Secret::Es256(_)) => return Err(SignerError::NoKey(path.display().to_string())),
             None => {
-                let secret = Secret::random(TokenAlgorithm::EdDsa);
+                let secret = Secret::random(TokenAlgorithm::EdDsa)?;
                 // Before the key: where that is, the file is. What another key signed is left for whoever opens the log to see.
                 let newest = self.directory.join(NEWEST);
                 if !std::fs::exists(&newest).map_err(at(&newest))? {
@@ -120,7 +120,7 @@ impl Keys for FileKeys {
     }
 
     fn make(&self, algorithm: TokenAlgorithm) -> Result<PublicKey, SignerError> {
-        let secret = Secret::random(algorithm);
+        let secret = Secret::random(algorithm)?;
         let public = secret.public();
         let kid = public.kid()?;
         secret.write(&self.directory, &format!("{PREFIX}{kid}.pem"))?;
@@ -130,7 +130,7 @@ impl Keys for FileKeys {
     }
 
     fn sign(&self, kid: &str, message: &[u8]) -> Result<[u8; 64], SignerError> {
-        Ok(self.find(kid).ok_or_else(|| SignerError::UnknownKey(kid.to_owned()))?.sign(message))
+        self.find(kid).ok_or_else(|| SignerError::UnknownKey(kid.to_owned()))?.sign(message)
     }
 
     fn log_key(&self) -> Result<[u8; 32], SignerError> {
@@ -143,7 +143,7 @@ impl Keys for FileKeys {
     }
 
     fn sign_log(&self, message: &[u8]) -> Result<[u8; 64], SignerError> {
-        Ok(self.of_log()?.sign(message))
+        self.of_log()?.sign(message)
     }
 }
 

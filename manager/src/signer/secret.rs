@@ -2,15 +2,16 @@
 
 use std::{fmt, path::Path};
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
 use ed25519_dalek::Signer as _;
 use keywitness_verifier::{
     log::{Algorithm, NoteKey},
     wire::TokenAlgorithm,
 };
-use p256::pkcs8::{
-    AlgorithmIdentifierRef, DecodePrivateKey, EncodePrivateKey, LineEnding, ObjectIdentifier, PrivateKeyInfo,
-    SecretDocument,
-};
+use p256::pkcs8::{AlgorithmIdentifierRef, LineEnding, ObjectIdentifier, PrivateKeyInfo, SecretDocument};
 use zeroize::Zeroizing;
 
 use super::{PublicKey, SignerError, at};
@@ -24,17 +25,18 @@ const CURVE_PRIVATE_KEY: [u8; 2] = [4, 32];
 
 /// A private key. Wiped on drop.
 pub(super) enum Secret {
-    Es256(p256::ecdsa::SigningKey),
+    Es256(EcdsaKeyPair),
     EdDsa(ed25519_dalek::SigningKey),
 }
 
 impl Secret {
-    pub(super) fn random(algorithm: TokenAlgorithm) -> Self {
-        let mut random = rand::rngs::OsRng;
-        match algorithm {
-            TokenAlgorithm::Es256 => Self::Es256(p256::ecdsa::SigningKey::random(&mut random)),
-            TokenAlgorithm::EdDsa => Self::EdDsa(ed25519_dalek::SigningKey::generate(&mut random)),
-        }
+    pub(super) fn random(algorithm: TokenAlgorithm) -> Result<Self, SignerError> {
+        Ok(match algorithm {
+            TokenAlgorithm::Es256 => {
+                Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?)
+            }
+            TokenAlgorithm::EdDsa => Self::EdDsa(ed25519_dalek::SigningKey::generate(&mut rand::rngs::OsRng)),
+        })
     }
 
     pub(super) const fn algorithm(&self) -> TokenAlgorithm {
@@ -46,29 +48,26 @@ impl Secret {
 
     pub(super) fn public(&self) -> PublicKey {
         let bytes = match self {
-            Self::Es256(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
+            Self::Es256(key) => key.public_key().as_ref().to_vec(),
             Self::EdDsa(key) => key.verifying_key().to_bytes().to_vec(),
         };
         PublicKey { algorithm: self.algorithm(), bytes }
     }
 
     fn from_pem(pem: &str) -> Option<Self> {
-        if let Ok(key) = p256::SecretKey::from_pkcs8_pem(pem) {
-            return Some(Self::Es256(key.into()));
-        }
-        let (label, document) = SecretDocument::from_pem(pem).ok()?;
+        let (_, document) = SecretDocument::from_pem(pem).ok().filter(|(label, _)| *label == "PRIVATE KEY")?;
         let info = document.decode_msg::<PrivateKeyInfo<'_>>().ok()?;
+        if info.algorithm.oid != ED25519 {
+            let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_bytes());
+            return key.ok().map(Self::Es256);
+        }
         let seed = info.private_key.strip_prefix(&CURVE_PRIVATE_KEY)?.try_into().ok()?;
-        let right = label == "PRIVATE KEY" && info.algorithm.oid == ED25519;
-        right.then(|| Self::EdDsa(ed25519_dalek::SigningKey::from_bytes(seed)))
+        Some(Self::EdDsa(ed25519_dalek::SigningKey::from_bytes(seed)))
     }
 
     fn to_pem(&self) -> Result<Zeroizing<String>, SignerError> {
-        let failed = |error: &dyn fmt::Display| SignerError::Failed(error.to_string());
-        match self {
-            Self::Es256(key) => p256::SecretKey::from(key.as_nonzero_scalar())
-                .to_pkcs8_pem(LineEnding::LF)
-                .map_err(|error| failed(&error)),
+        let document = match self {
+            Self::Es256(key) => SecretDocument::try_from(key.to_pkcs8v1().map_err(failed)?.as_ref()),
             Self::EdDsa(key) => {
                 let mut curve_key = Zeroizing::new([0; 34]);
                 let (head, seed) = curve_key.split_at_mut(CURVE_PRIVATE_KEY.len());
@@ -76,10 +75,10 @@ impl Secret {
                 seed.copy_from_slice(key.as_bytes());
                 let algorithm = AlgorithmIdentifierRef { oid: ED25519, parameters: None };
                 let info = PrivateKeyInfo::new(algorithm, curve_key.as_slice());
-                let document = SecretDocument::encode_msg(&info).map_err(|error| failed(&error))?;
-                document.to_pem("PRIVATE KEY", LineEnding::LF).map_err(|error| failed(&error))
+                SecretDocument::encode_msg(&info)
             }
-        }
+        };
+        document.and_then(|document| document.to_pem("PRIVATE KEY", LineEnding::LF)).map_err(failed)
     }
 
     /// Reads a key's file, if it is there.
@@ -93,15 +92,19 @@ impl Secret {
         files::write_private(directory, name, self.to_pem()?.as_bytes()).map_err(at(&directory.join(name)))
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
+    pub(super) fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignerError> {
         match self {
             Self::Es256(key) => {
-                let signature: p256::ecdsa::Signature = key.sign(message);
-                signature.to_bytes().into()
+                let signature = key.sign(&SystemRandom::new(), message).map_err(failed)?;
+                signature.as_ref().try_into().map_err(failed)
             }
-            Self::EdDsa(key) => key.sign(message).to_bytes(),
+            Self::EdDsa(key) => Ok(key.sign(message).to_bytes()),
         }
     }
+}
+
+fn failed(error: impl fmt::Display) -> SignerError {
+    SignerError::Failed(error.to_string())
 }
 
 /// Reads the Ed25519 key under a name from a file, or makes one: what a witness signs with, on its own machine.
@@ -114,7 +117,7 @@ pub fn note_key(directory: &Path, file: &str, name: &str, algorithm: Algorithm) 
     let secret = match Secret::read(&path).map_err(|error| wrong(error.to_string()))? {
         Some(secret) => secret,
         None => {
-            let secret = Secret::random(TokenAlgorithm::EdDsa);
+            let secret = Secret::random(TokenAlgorithm::EdDsa).map_err(|error| wrong(error.to_string()))?;
             secret.write(directory, file).map_err(|error| wrong(error.to_string()))?;
             tracing::info!(path = %path.display(), "made a key that signs for the log");
             secret

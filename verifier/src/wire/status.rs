@@ -175,7 +175,7 @@ pub struct Status {
     pub events: u64,
     /// How many alerts were ever raised.
     pub alerts: u64,
-    /// How many of them nobody has acknowledged.
+    /// How many of those that the caller may see nobody has acknowledged.
     #[serde(default)]
     pub open_alerts: u64,
     /// How the checking of proofs goes.

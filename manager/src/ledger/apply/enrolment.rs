@@ -64,7 +64,7 @@ impl Apply<'_> {
             hsm: hsm.clone(),
             cluster: token.cluster,
             revision,
-            identity_key: *identity_key,
+            identity_key: identity,
             channel_key: *channel_key,
             sealing_key: None,
             channel_url: None,
@@ -251,7 +251,7 @@ pub(crate) fn admit(
         });
     }
     if let Some(row) = &enrolled
-        && (row.identity_key, row.channel_key) == (*identity_key, *channel_key)
+        && (row.identity_key, row.channel_key) == (Digest::from(*identity_key), *channel_key)
     {
         // It lost the answer, and may have been given another token since.
         if token.as_ref().is_some_and(|token| token.cluster != row.cluster) {

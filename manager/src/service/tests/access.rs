@@ -149,7 +149,12 @@ fn an_operator_of_one_cluster_acts_there_alone() {
     let revoke = |target| manager.revoke(&operator, &RevokeRequest { target, reason: "lost".into() });
     let key = |cluster: &str| RevocationTarget::Key { cluster: cluster.parse().unwrap(), key: "k".parse().unwrap() };
     refused(revoke(key("us")), ProblemKind::Forbidden);
-    refused(revoke(RevocationTarget::Hsm("hsm-us".parse().unwrap())), ProblemKind::Forbidden);
+    // An HSM of another cluster is as unknown as one that nobody enrolled.
+    let [elsewhere, nowhere] = ["hsm-us", "hsm-zz"].map(|hsm| {
+        let problem = revoke(RevocationTarget::Hsm(hsm.parse().unwrap())).unwrap_err();
+        (problem.kind(), problem.detail.replace(hsm, "it"))
+    });
+    assert_eq!((elsewhere.0, &elsewhere), (Some(ProblemKind::NotFound), &nowhere));
     revoke(RevocationTarget::Hsm("hsm-eu".parse().unwrap())).unwrap();
     // It cannot give more than it has, nor take from those who have more.
     let request = |clusters: Option<&str>| CredentialRequest {
