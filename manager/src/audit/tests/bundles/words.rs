@@ -1,0 +1,161 @@
+//! Tokens that say more than the log does.
+
+use keywitness_circuits::{Digest, KeyAlgorithm, Suite, codec::Canonical, params::Groth16Parameters};
+use keywitness_verifier::{
+    bundle::Bundle,
+    token::{Appraisal, Claims, DerivedFrom},
+    wire::{Agreement, Base64},
+};
+
+use super::{AUDIENCE, Case, checker, claims, log_of, proven, refused, token};
+use crate::{
+    audit::{
+        Checker,
+        bundle::{Finding, Question, check, gather},
+    },
+    service::{
+        testing::{TestHsm, TestKey, World},
+        tests::statements,
+    },
+    signer::tests::sign_in_test,
+};
+
+#[test]
+fn a_token_that_says_more_than_the_log_is_found() {
+    type Change = fn(&mut keywitness_verifier::token::KeyAttestation);
+    let changes: [(Change, &str); 6] = [
+        (|it| it.key.key = "other".parse().unwrap(), "record"),
+        (|it| it.statements[0].fingerprint.bytes = Digest([1; 32]), "record"),
+        (|it| it.statements[0].proven_at = it.statements[0].proven_at.plus(1), "record"),
+        (|it| it.statements[0].expires_at = it.statements[0].expires_at.plus(3600), "record"),
+        (|it| it.enrolment = 2, "enrolment"),
+        (|it| it.cluster = "us".parse().unwrap(), "enrolment"),
+    ];
+    for (change, words) in changes {
+        let mut case = Case::new();
+        case.say(|claims| change(&mut claims.submods.values_mut().next().unwrap().attestation));
+        refused(case.check(&case.bundle()), words);
+    }
+    type Say = fn(&mut Claims);
+    fn appraisal(claims: &mut Claims) -> &mut Appraisal {
+        claims.submods.values_mut().next().unwrap()
+    }
+    let changes: [(Say, &str); 8] = [
+        (
+            |it| appraisal(it).ear_veraison_key_attestation.as_mut().unwrap().akpub = Base64(another_public_key()),
+            "public key: the token's public key is not that of the key that was proven",
+        ),
+        (|it| appraisal(it).ear_veraison_key_attestation = None, "public key: "),
+        (|it| it.submods = [("other".to_owned(), appraisal(it).clone())].into(), "appraisal: it is named"),
+        (|it| appraisal(it).ear_trustworthiness_vector.extend([("hardware".to_owned(), 2)]), "trustworthiness vector"),
+        (|it| appraisal(it).attestation.residence = "hardware".to_owned(), "residence"),
+        (|it| appraisal(it).attestation.statements[0].development_parameters = true, "parameters: nobody made any"),
+        (|it| appraisal(it).attestation.agreement = Some(Agreement::of(3)), "the key has no tags"),
+        (|it| appraisal(it).attestation.derived_from = Some(from_itself(it)), "master key: the token derives the key"),
+    ];
+    for (change, words) in changes {
+        let mut case = Case::new();
+        case.say(change);
+        refused(case.check(&case.bundle()), words);
+    }
+    let mut case = Case::new();
+    case.say(|claims| claims.cnf.jwk = keywitness_verifier::token::ChannelJwk::new(&[9; 32]));
+    refused(case.check(&case.bundle()), "another channel key");
+    let mut case = Case::new();
+    case.say(|claims| {
+        claims.submods.values_mut().next().unwrap().attestation.algorithm = KeyAlgorithm::P256;
+    });
+    refused(case.check(&case.bundle()), "other attributes");
+}
+
+/// The public key of somebody else.
+fn another_public_key() -> Vec<u8> {
+    TestKey::ed25519("k", 9).instance().spki().unwrap().unwrap()
+}
+
+fn from_itself(claims: &Claims) -> DerivedFrom {
+    let attestation = &claims.submods.values().next().unwrap().attestation;
+    DerivedFrom { key: attestation.key.clone(), statements: attestation.statements.clone() }
+}
+
+/// A case of a key that something else attested.
+fn case_of(name: &str, bustle: fn(&World)) -> Case {
+    let world = World::new();
+    bustle(&world);
+    let key = TestKey::aes256(name, 1);
+    let (log, token) = (log_of(&world), token(&world, &key));
+    Case { world, hsm: TestHsm::new("x-1"), other: TestHsm::new("x-2"), key, log, token }
+}
+
+#[test]
+fn a_derived_key_names_its_master_and_no_other() {
+    let mut case = case_of("daily", statements::bustle_of_derivation);
+    case.check(&case.bundle()).unwrap();
+    let honest = case.claims();
+    case.say(|claims| claims.submods.values_mut().next().unwrap().attestation.derived_from = None);
+    refused(case.check(&case.bundle()), "master key: the key is derived, and the token does not say from what");
+    case.token = sign_in_test(case.world.directory.path(), &honest);
+    case.say(|claims| {
+        let itself = from_itself(claims);
+        claims.submods.values_mut().next().unwrap().attestation.derived_from = Some(itself);
+    });
+    refused(case.check(&case.bundle()), "master key: the key is derived from more than one key, or from itself");
+    // The master is not derived from the derived key.
+    let other = honest.submods.into_values().next().unwrap().attestation;
+    case.key = TestKey::aes256("master", 1);
+    case.token = token(&case.world, &case.key);
+    case.say(|claims| {
+        let from = DerivedFrom { key: other.key, statements: other.statements };
+        claims.submods.values_mut().next().unwrap().attestation.derived_from = Some(from);
+    });
+    let bundle = Bundle { token: case.token.clone(), ..case_bundle_of(&case, "daily") };
+    refused(case.check(&bundle), "master key: the token derives the key from daily");
+}
+
+/// A bundle with the entries of another key's token.
+fn case_bundle_of(case: &Case, name: &str) -> Bundle {
+    let claims = claims(&token(&case.world, &TestKey::aes256(name, 1)));
+    let gathered = gather(case.world.store.view().unwrap().as_ref(), &claims).unwrap();
+    Bundle { entries: proven(&case.log, &gathered, &[1, 2]), ..case.bundle() }
+}
+
+#[test]
+fn who_agrees_on_tags_is_the_managers_word_and_marked() {
+    let mut case = case_of("mac", statements::bustle_of_agreement);
+    let bundle = case.bundle();
+    case.check(&bundle).unwrap();
+    let (anchors, at) = (case.anchors(), bundle.as_of);
+    let found = check(&bundle, &Question { anchors: &anchors, checker: checker(), at, audience: AUDIENCE });
+    let agreement = found.iter().find(|finding| finding.what == "agreement").unwrap();
+    assert!(agreement.result.as_ref().unwrap().contains("agreed(2): the manager's word"), "{agreement:?}");
+    for (agreement, words) in [(None, "the token names none"), (Some(Agreement::of(1)), "nobody else agrees")] {
+        case.say(|claims| claims.submods.values_mut().next().unwrap().attestation.agreement = agreement);
+        refused(case.check(&case.bundle()), words);
+    }
+}
+
+#[test]
+fn parameters_for_development_are_said_to_be() {
+    let mut case = Case::new();
+    let hsm = case.world.hsm("hsm-3", "eu");
+    case.world = case.world.reopen_with(vec![Suite::Groth16Bn254]);
+    case.key = TestKey::aes256("g", 1).in_suite(Suite::Groth16Bn254);
+    hsm.enrol_key(&case.world, &case.key).unwrap();
+    hsm.attest(&case.world, "eu", &case.key).unwrap();
+    (case.log, case.token) = (log_of(&case.world), token(&case.world, &case.key));
+    let file = crate::service::testing::parameters().groth16().unwrap().to_bytes();
+    let checker = Checker::new([Groth16Parameters::from_bytes(&file).unwrap()]).unwrap();
+    let look = |case: &Case| {
+        let (bundle, anchors) = (case.bundle(), case.anchors());
+        let question = Question { anchors: &anchors, checker: &checker, at: bundle.as_of, audience: AUDIENCE };
+        check(&bundle, &question)
+    };
+    let parameters = |found: Vec<Finding>| found.into_iter().find(|it| it.what == "parameters").unwrap().result;
+    let honest = look(&case);
+    assert!(honest.iter().all(|finding| finding.result.is_ok()), "{honest:?}");
+    assert!(parameters(honest).unwrap().contains("for development"));
+    case.say(|claims| {
+        claims.submods.values_mut().next().unwrap().attestation.statements[0].development_parameters = false;
+    });
+    refused(parameters(look(&case)).map(drop), "the token does not say so");
+}
