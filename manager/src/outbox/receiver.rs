@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -30,6 +31,8 @@ pub(crate) enum Answer {
     With(&'static str, String),
     /// Says nothing for this long.
     Hang(Duration),
+    /// Says nothing until the other end of the channel is dropped.
+    Held(Arc<Mutex<mpsc::Receiver<()>>>),
     /// An endless body after a status that says that all is well.
     Endless,
 }
@@ -231,6 +234,10 @@ fn serve(
         }
         Answer::Hang(time) => {
             thread::sleep(time);
+            Ok(())
+        }
+        Answer::Held(held) => {
+            let _let_go = held.lock().unwrap().recv();
             Ok(())
         }
         Answer::Endless => {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keywitness_verifier::wire::{Alert, ProblemKind, Role, path};
+use keywitness_verifier::wire::{Alert, EventPage, ProblemKind, Role, path};
 
 use super::Api;
 use crate::service::testing::{TestKey, World};
@@ -62,9 +62,8 @@ fn streams_go_on_after_what_was_seen_and_tell_what_comes() {
     let mut again = Open::new(&api, &format!("{}?after=0", path::ALERT_STREAM), &viewer, Some(2));
     assert!(all.until("id: 3\n").contains("content-type: text/event-stream"));
     again.until("id: 3\n");
+    // Where it begins is known before its head is sent: what follows is yet to come.
     fresh.until("\r\n\r\n");
-    // Who asks for what is yet to come must have asked before.
-    std::thread::sleep(Duration::from_millis(700));
     alerts(&api.world, 4, 4);
     for stream in [&mut fresh, &mut all, &mut again] {
         stream.until("id: 4\n");
@@ -84,19 +83,62 @@ fn streams_go_on_after_what_was_seen_and_tell_what_comes() {
 /// What is not taken is not asked for again: a reader that stands still looks like a stream that brings nothing.
 #[test]
 fn who_takes_nothing_for_too_long_is_cut_off_and_a_connection_that_only_waits_is_not() {
-    let api = Api::of(World::with_config(|config| config.connections.stall = Duration::from_millis(800)));
+    let stall = Duration::from_millis(200);
+    let api = Api::of(World::with_config(|config| config.connections.stall = stall));
     let viewer = api.credential(Role::Viewer);
+    let mut plain = TcpStream::connect(api.server.address()).unwrap();
+    plain.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut ask = || {
+        write!(plain, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("\r\n\r\nok\n") {
+            let mut part = [0; 4096];
+            let read = plain.read(&mut part).unwrap();
+            assert!(read > 0, "it ended: {answer}");
+            answer.push_str(std::str::from_utf8(&part[..read]).unwrap());
+        }
+        assert!(answer.starts_with("HTTP/1.1 200"));
+    };
+    ask();
     let begin = Instant::now();
     let mut stalled = Open::new(&api, path::EVENT_STREAM, &viewer, None);
     let mut rest = Vec::new();
     let _reset = stalled.0.read_to_end(&mut rest);
-    assert!(begin.elapsed() >= Duration::from_millis(700) && begin.elapsed() < Duration::from_secs(20));
-    // Its connection's next request is in no hurry.
-    let mut plain = TcpStream::connect(api.server.address()).unwrap();
-    plain.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
-    write!(plain, "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    plain.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"));
+    assert!(begin.elapsed() >= stall && begin.elapsed() < Duration::from_secs(20));
+    // It was there before the stream, and waited for as long.
+    ask();
+}
+
+#[test]
+fn one_credential_has_eight_streams_and_takes_nobody_elses() {
+    let api = Api::new();
+    let (greedy, other) = (api.credential(Role::Viewer), api.credential(Role::Viewer));
+    let open = |secret: &str, target: &str| {
+        let mut stream = Open::new(&api, target, secret, None);
+        let streams = stream.until("\r\n\r\n").starts_with("HTTP/1.1 200");
+        streams.then_some(stream)
+    };
+    // Those of events and those of alerts count together.
+    let both = [path::EVENT_STREAM, path::ALERT_STREAM];
+    let mut held: Vec<_> = both.into_iter().cycle().take(8).map(|target| open(&greedy, target).unwrap()).collect();
+    for target in both {
+        let ninth = api.bearer(&greedy, "GET", target, &());
+        ninth.refused(ProblemKind::Unavailable);
+        assert!(ninth.head.contains("retry-after: "), "{}", ninth.head);
+    }
+    // What else it asks for is answered, and so is everybody else.
+    let page: EventPage = api.bearer(&greedy, "GET", path::EVENTS, &()).json();
+    assert!(page.events.is_empty());
+    let _others = both.map(|target| open(&other, target).unwrap());
+    // A place is free again once the server has seen the end of a stream: it does when it writes.
+    drop(held.remove(0));
+    let until = Instant::now() + Duration::from_secs(30);
+    for number in 0.. {
+        api.world.hsm(&format!("hsm-{number}"), "eu");
+        if open(&greedy, path::EVENT_STREAM).is_some() {
+            break;
+        }
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
