@@ -3,19 +3,21 @@
 
 mod described;
 mod flood;
+mod limits;
 mod operations;
+mod pages;
 mod streams;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     pin::pin,
     sync::{Arc, Condvar, Mutex},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use keywitness_circuits::{Nonce, codec::Canonical};
+use keywitness_circuits::{Envelope, Nonce, codec::Canonical};
 use keywitness_verifier::wire::{
     AttestResponse, Challenge, ChallengeRequest, CredentialRequest, JoinToken, JoinTokenRequest, KeyQuery,
     MAX_BATCH_BODY, MAX_BODY, ProblemKind, RevocationTarget, RevokeRequest, Role, Status, TokenRequest, TokenResponse,
@@ -68,7 +70,31 @@ impl Api {
     }
 
     pub(super) fn call(&self, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
-        let response = send(self.server.address(), method, target, authorization, body);
+        let stream = TcpStream::connect(self.server.address()).unwrap();
+        self.call_over(stream, method, target, authorization, body)
+    }
+
+    /// The same, from another address of this machine.
+    fn call_from(
+        &self,
+        from: Ipv4Addr,
+        method: &str,
+        target: &str,
+        authorization: Option<&str>,
+        body: &[u8],
+    ) -> Response {
+        self.call_over(connect_from(from, self.server.address()), method, target, authorization, body)
+    }
+
+    fn call_over(
+        &self,
+        stream: TcpStream,
+        method: &str,
+        target: &str,
+        authorization: Option<&str>,
+        body: &[u8],
+    ) -> Response {
+        let response = send(stream, method, target, authorization, body);
         if let Some(schema) = described::check(method, target, &response) {
             let value = serde_json::from_slice(&response.body).unwrap();
             self.answers.lock().unwrap().push((schema, value));
@@ -95,8 +121,15 @@ impl Api {
     }
 }
 
-fn send(address: SocketAddr, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
-    let mut stream = TcpStream::connect(address).unwrap();
+fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((from, 0))).unwrap();
+    connect(&socket, &to).unwrap();
+    socket.into()
+}
+
+fn send(mut stream: TcpStream, method: &str, target: &str, authorization: Option<&str>, body: &[u8]) -> Response {
     let authorization = authorization.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
     let length = body.len();
     let head = format!(
@@ -266,6 +299,23 @@ fn the_dashboard_is_locked_down() {
 struct Hold(Mutex<bool>, Condvar);
 
 impl Hold {
+    /// Holds the only thread of a world's engine, which has judged this envelope: nothing else is judged.
+    fn engine(world: &World, envelope: &Envelope) -> Arc<Self> {
+        // Whoever is told of a verdict is told on that thread.
+        let hold = Arc::new(Self::default());
+        let waker = Waker::from(Arc::clone(&hold));
+        loop {
+            let mut first = pin!(world.verify(envelope.clone()).unwrap());
+            if first.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Pending {
+                let until = std::time::Instant::now() + Duration::from_secs(60);
+                while first.wait_timeout(Duration::from_millis(100)).is_none() {
+                    assert!(std::time::Instant::now() < until);
+                }
+                return hold;
+            }
+        }
+    }
+
     fn release(&self) {
         *self.0.lock().unwrap() = true;
         self.1.notify_all();
@@ -290,19 +340,7 @@ fn where_too_many_proofs_wait_the_answer_is_503_with_a_time_and_consumes_nothing
         hsm.answer(world, "eu", &key, &challenge)
     };
     let (other, envelope) = (prepare("hsm-1"), prepare("hsm-2"));
-    // Whoever is told of a verdict is told on the engine's only thread, which this holds.
-    let hold = Arc::new(Hold::default());
-    let waker = Waker::from(Arc::clone(&hold));
-    loop {
-        let mut first = pin!(world.verify(other.clone()).unwrap());
-        if first.as_mut().poll(&mut Context::from_waker(&waker)) == Poll::Pending {
-            let until = std::time::Instant::now() + Duration::from_secs(60);
-            while first.wait_timeout(Duration::from_millis(100)).is_none() {
-                assert!(std::time::Instant::now() < until);
-            }
-            break;
-        }
-    }
+    let hold = Hold::engine(world, &other);
     let waiting = world.verify(other).unwrap();
     let answer = api.call("POST", path::ATTESTATIONS, None, &envelope.to_bytes());
     answer.refused(ProblemKind::Unavailable);
