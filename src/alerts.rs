@@ -8,7 +8,11 @@ use keywitness_verifier::wire::{
     AcknowledgeRequest, Alert, AlertQuery, AlertState, Event, Migrant, Migration, MigrationRequest,
 };
 
-use crate::{Global, connection::Connection, output};
+use crate::{
+    Global,
+    connection::{Asked, Connection},
+    output,
+};
 
 /// How long `events --follow` waits before it asks again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -144,17 +148,9 @@ fn line_of(event: &Event) -> anyhow::Result<String> {
 ///
 /// While a migration lasts, the same key in both clusters is noted and raises no alert. When it is over, whoever still proves the
 /// key in the old cluster raises one.
-#[derive(clap::Args)]
-#[command(after_help = "Example: keywitness migration declare --key signing-1 --from old --to new --for 7d")]
-pub(crate) struct MigrationArgs {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(subcommand)]
-    what: Migrations,
-}
-
 #[derive(Subcommand)]
-enum Migrations {
+#[command(after_help = "Example: keywitness migration declare --key signing-1 --from old --to new --for 7d")]
+pub(crate) enum Migrations {
     /// Declare a migration (operator)
     Declare {
         /// The key that moves
@@ -174,7 +170,7 @@ enum Migrations {
     List,
 }
 
-pub(crate) fn migration(global: &Global, args: &MigrationArgs) -> anyhow::Result<()> {
+pub(crate) fn migration(global: &Global, args: &Asked<Migrations>) -> anyhow::Result<()> {
     let client = args.connection.operator(global)?;
     match &args.what {
         Migrations::Declare { key, from, to, valid_for } => {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use clap::Subcommand;
 use keywitness_verifier::{
     client::{ClientError, ManagerClient},
     wire::ProblemKind,
@@ -29,6 +30,15 @@ pub(crate) struct Connection {
     /// File with the bearer credential; the one that `keywitness up` made when left out
     #[arg(long, global = true, value_name = "FILE", env = "KEYWITNESS_CREDENTIAL_FILE")]
     credential_file: Option<PathBuf>,
+}
+
+// What it is, `what` says: clap shows a comment of this type in its place.
+#[derive(clap::Args)]
+pub(crate) struct Asked<What: Subcommand> {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) what: What,
 }
 
 impl Address {

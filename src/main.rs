@@ -36,6 +36,7 @@ mod witness;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use connection::Asked;
 
 /// Zero-knowledge attestation of the keys that HSMs hold.
 ///
@@ -89,9 +90,9 @@ enum Command {
     Status(status::Args),
     Alerts(alerts::AlertsArgs),
     Events(alerts::EventsArgs),
-    Migration(alerts::MigrationArgs),
+    Migration(Asked<alerts::Migrations>),
     Token(token::Args),
-    TokenKey(token_key::Args),
+    TokenKey(Asked<token_key::TokenKeys>),
     Sign(sign::Args),
     Revoke(revoke::Args),
     Suspend(revoke::SuspendArgs),
@@ -99,7 +100,7 @@ enum Command {
     Sharing(sharing::Args),
     Verify(verify::Args),
     Audit(audit::Args),
-    Webhook(webhook::Args),
+    Webhook(Asked<webhook::Webhooks>),
     Witness(witness::Args),
     Log(log::Args),
     Signer(signer::Args),

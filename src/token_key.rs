@@ -3,20 +3,12 @@
 use clap::Subcommand;
 use keywitness_verifier::wire::{TokenAlgorithm, TokenKeyRequest};
 
-use crate::{Global, connection::Connection, output};
+use crate::{Global, connection::Asked, output};
 
 /// The keys that sign verification tokens (operator).
-#[derive(clap::Args)]
-#[command(after_help = "Example: keywitness token-key rotate --alg ES256")]
-pub(crate) struct Args {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Subcommand)]
-enum What {
+#[command(after_help = "Example: keywitness token-key rotate --alg ES256")]
+pub(crate) enum TokenKeys {
     /// Make another key: published at once, it signs in five minutes, when every checker can know it
     Rotate {
         /// What it signs with: ES256 or EdDSA
@@ -27,11 +19,11 @@ enum What {
     List,
 }
 
-pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, args: &Asked<TokenKeys>) -> anyhow::Result<()> {
     let operator = args.connection.operator(global)?;
     let keys = match &args.what {
-        What::Rotate { alg } => vec![operator.rotate_token_key(&TokenKeyRequest { alg: *alg })?],
-        What::List => operator.token_keys()?.keys,
+        TokenKeys::Rotate { alg } => vec![operator.rotate_token_key(&TokenKeyRequest { alg: *alg })?],
+        TokenKeys::List => operator.token_keys()?.keys,
     };
     if global.json {
         return output::json(&keys);

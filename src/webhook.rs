@@ -3,20 +3,12 @@
 use clap::Subcommand;
 use keywitness_verifier::wire::{Webhook, WebhookReplay};
 
-use crate::{Global, connection::Connection, output};
+use crate::{Global, connection::Asked, output};
 
 /// List the webhooks of the manager's settings, have one be told again, or send it a test (operator).
-#[derive(clap::Args)]
-#[command(after_help = "Example: keywitness webhook replay pager --after 0")]
-pub(crate) struct Args {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Subcommand)]
-enum What {
+#[command(after_help = "Example: keywitness webhook replay pager --after 0")]
+pub(crate) enum Webhooks {
     /// Every webhook, how far its receiver was told, and what goes wrong
     List,
     /// Deliver everything after an event once more, or skip up to it what the receiver cannot take
@@ -34,10 +26,10 @@ enum What {
     },
 }
 
-pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, args: &Asked<Webhooks>) -> anyhow::Result<()> {
     let operator = args.connection.operator(global)?;
     match &args.what {
-        What::List => {
+        Webhooks::List => {
             let all = operator.webhooks()?;
             if global.json {
                 return output::json(&all);
@@ -50,14 +42,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
                 say!("signed with {key}");
             }
         }
-        What::Replay { name, after } => {
+        Webhooks::Replay { name, after } => {
             let webhook = operator.replay_webhook(name, WebhookReplay { after: *after })?;
             if global.json {
                 return output::json(&webhook);
             }
             line(&webhook);
         }
-        What::Test { name } => {
+        Webhooks::Test { name } => {
             let test = operator.test_webhook(name)?;
             if global.json {
                 output::json(&test)?;
