@@ -318,15 +318,19 @@ impl Claim<'_> {
     fn key_enrolment(&self, envelope: &Envelope, attested: u64) -> Noted<Vec<Instance>> {
         let claim = self.position(envelope).and_then(|place| envelope.context.keys.get(place));
         let claim = claim.ok_or("the envelope is not about this key")?;
-        let found = self.log.iter().find_map(|(number, entry)| match &entry.submission.command {
+        let enrolments = self.log.iter().filter_map(|(number, entry)| match &entry.submission.command {
             Command::EnrolKey { hsm, key, attributes, instances, .. }
                 if (hsm, key) == (&self.attestation.hsm, self.key) && entry.outcome == Outcome::Done =>
             {
-                Some((*number, attributes, instances))
+                let read = instances.iter().filter_map(|bytes| Instance::from_bytes(bytes).ok());
+                let ours: Vec<_> = read.filter(|it| it.fingerprint() == Ok(self.proven.fingerprint)).collect();
+                Some((*number, attributes, ours))
             }
             _ => None,
         });
-        let (number, attributes, instances) = found.ok_or("the bundle has no entry with the key's enrolment")?;
+        // A key is enrolled once more where a suite was added since: with an instance of that suite.
+        let found = enrolments.reduce(|found, next| if found.2.is_empty() { next } else { found });
+        let (number, attributes, ours) = found.ok_or("the bundle has no entry with the key's enrolment")?;
         if number >= attested {
             return Err("the key was enrolled after it was attested".to_owned());
         }
@@ -335,8 +339,6 @@ impl Claim<'_> {
         if attributes.digest() != claim.attributes || (own && attributes.algorithm != self.attestation.algorithm) {
             return Err("the key was enrolled with other attributes".to_owned());
         }
-        let read = instances.iter().filter_map(|bytes| Instance::from_bytes(bytes).ok());
-        let ours: Vec<_> = read.filter(|it| it.fingerprint() == Ok(self.proven.fingerprint)).collect();
         if ours.is_empty() {
             return Err("the key was enrolled with another fingerprint".to_owned());
         }

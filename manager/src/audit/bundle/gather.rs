@@ -3,18 +3,21 @@
 use keywitness_circuits::{Envelope, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     token::{Claims, KeyAttestation, ProvenStatement},
-    wire::KeyRef,
+    wire::{KeyRef, Sighting},
 };
 
 use crate::ledger::{
     Command, Outcome, Rows, Table,
     log::Entry,
-    state::{ChallengeRow, HsmRow, KeyRow, State, decode, key},
+    state::{ChallengeRow, HsmRow, KeyRow, SightingRow, State, decode, key},
     tables::Fault,
 };
 
-/// Most entries of one second that are looked through.
+/// Most entries of one second that are looked through, and most before another one.
 const MOST_AT_ONCE: usize = 100_000;
+
+/// How many entries are held in memory, where they are looked through from the newest on.
+const PAGE: u64 = 64;
 
 /// What is not in the log any more, or never was.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +43,8 @@ pub fn gather(rows: &dyn Rows, claims: &Claims) -> Result<Vec<u64>, Missing> {
             attestation.derived_from.iter().flat_map(|from| from.statements.iter().map(|proven| (&from.key, proven)));
         found.push(enrolment(rows, attestation)?);
         for (key, proven) in own.chain(master) {
-            found.push(key_enrolment(rows, attestation, key)?);
-            found.extend(attested(rows, proven)?);
+            let [attested, challenge] = attested(rows, proven)?;
+            found.extend([key_enrolment(rows, attestation, (key, proven), attested)?, attested, challenge]);
         }
     }
     found.sort_unstable();
@@ -59,14 +62,44 @@ fn enrolment(rows: &dyn Rows, attestation: &KeyAttestation) -> Result<u64, Missi
     Ok(at(rows, row.enrolled_at, ours)?.ok_or(Missing::Entry(WHAT))?.0)
 }
 
-fn key_enrolment(rows: &dyn Rows, attestation: &KeyAttestation, wanted: &KeyRef) -> Result<u64, Missing> {
-    const WHAT: &str = "the key's enrolment";
-    let row: Option<KeyRow> = State(rows).get(&key::epoch(&attestation.hsm, wanted))?;
+/// Where the instance was enrolled that a statement of the entry `attested` proves: with the key, or later, where its suite was
+/// added to the policy since. That a key has a later instance is noted nowhere but in the log. An agent proves it as soon as it
+/// is enrolled, and the number of the first proof is known: so it is looked for from there back, and, where the HSM had proven
+/// the same under another name before, from the entry itself.
+fn key_enrolment(
+    rows: &dyn Rows,
+    attestation: &KeyAttestation,
+    (wanted, proven): (&KeyRef, &ProvenStatement),
+    attested: u64,
+) -> Result<u64, Missing> {
+    const MISSING: Missing = Missing::Entry("the key's enrolment");
+    let row: KeyRow = State(rows).get(&key::epoch(&attestation.hsm, wanted))?.ok_or(MISSING)?;
+    let proves = |bytes: &Vec<u8>| {
+        row.instances.iter().any(|instance| instance.fingerprint == proven.fingerprint && instance.bytes == *bytes)
+    };
     let ours = |entry: &Entry| match &entry.submission.command {
-        Command::EnrolKey { hsm, key, .. } => (hsm, key, &entry.outcome) == (&attestation.hsm, wanted, &Outcome::Done),
+        Command::EnrolKey { hsm, key, instances, .. } => {
+            (hsm, key, &entry.outcome) == (&attestation.hsm, wanted, &Outcome::Done) && instances.iter().any(proves)
+        }
         _ => false,
     };
-    Ok(at(rows, row.ok_or(Missing::Entry(WHAT))?.enrolled_at, ours)?.ok_or(Missing::Entry(WHAT))?.0)
+    if let Some((number, _)) = at(rows, row.enrolled_at, ours)? {
+        return Ok(number);
+    }
+    let seen = Sighting {
+        hsm: attestation.hsm.clone(),
+        cluster: attestation.cluster.clone(),
+        key: wanted.clone(),
+        fingerprint: proven.fingerprint,
+        envelope: proven.envelope,
+    };
+    let first: Option<SightingRow> = State(rows).get(&key::sighting(&seen))?;
+    for end in first.into_iter().map(|row| row.sequence).chain([attested]) {
+        if let Some(number) = newest_before(rows, end, ours)? {
+            return Ok(number);
+        }
+    }
+    Err(MISSING)
 }
 
 /// The attestation, and the challenge that it answers.
@@ -115,10 +148,31 @@ fn at(rows: &dyn Rows, time: Timestamp, wanted: impl Fn(&Entry) -> bool) -> Resu
     Ok(None)
 }
 
+/// The newest entry before a number that is wanted, of not too many.
+fn newest_before(rows: &dyn Rows, end: u64, wanted: impl Fn(&Entry) -> bool) -> Result<Option<u64>, Fault> {
+    let (mut end, oldest) = (end, end.saturating_sub(MOST_AT_ONCE as u64).max(1));
+    while end > oldest {
+        let start = end.saturating_sub(PAGE).max(oldest);
+        let page = from(rows, start, PAGE as usize)?;
+        let found = page.into_iter().rev().find(|(number, entry)| *number < end && wanted(entry));
+        if let Some((number, _)) = found {
+            return Ok(Some(number));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
 /// The first entry, from that number on, that is still there.
 fn next(rows: &dyn Rows, sequence: u64) -> Result<Option<(u64, Entry)>, Fault> {
-    let found = rows.range(Table::Commands, &[], &key::number(sequence), 1)?;
-    let Some((number, value)) = found.first() else { return Ok(None) };
-    let number = number.as_slice().try_into().map_or(u64::MAX, u64::from_be_bytes);
-    Ok(Some((number, decode(Table::Commands, value)?)))
+    Ok(from(rows, sequence, 1)?.pop())
+}
+
+/// The first entries, from that number on, that are still there.
+fn from(rows: &dyn Rows, sequence: u64, count: usize) -> Result<Vec<(u64, Entry)>, Fault> {
+    let read = |(number, value): (Vec<u8>, Vec<u8>)| {
+        let number = number.as_slice().try_into().map_or(u64::MAX, u64::from_be_bytes);
+        Ok((number, decode(Table::Commands, &value)?))
+    };
+    rows.range(Table::Commands, &[], &key::number(sequence), count)?.into_iter().map(read).collect()
 }

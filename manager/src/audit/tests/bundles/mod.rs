@@ -4,6 +4,7 @@ mod anchors;
 mod pieces;
 mod proofs;
 mod status;
+mod suites;
 mod words;
 
 use std::collections::HashMap;

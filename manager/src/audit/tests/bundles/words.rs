@@ -1,6 +1,6 @@
 //! Tokens that say more than the log does.
 
-use keywitness_circuits::{Digest, KeyAlgorithm, Suite, codec::Canonical, params::Groth16Parameters};
+use keywitness_circuits::{Digest, KeyAlgorithm};
 use keywitness_verifier::{
     bundle::Bundle,
     token::{Appraisal, Claims, DerivedFrom},
@@ -9,10 +9,7 @@ use keywitness_verifier::{
 
 use super::{AUDIENCE, Case, checker, claims, log_of, proven, refused, token};
 use crate::{
-    audit::{
-        Checker,
-        bundle::{Finding, Question, check, gather},
-    },
+    audit::bundle::{Question, check, gather},
     service::{
         testing::{TestHsm, TestKey, World},
         tests::statements,
@@ -132,30 +129,4 @@ fn who_agrees_on_tags_is_the_managers_word_and_marked() {
         case.say(|claims| claims.submods.values_mut().next().unwrap().attestation.agreement = agreement);
         refused(case.check(&case.bundle()), words);
     }
-}
-
-#[test]
-fn parameters_for_development_are_said_to_be() {
-    let mut case = Case::new();
-    let hsm = case.world.hsm("hsm-3", "eu");
-    case.world = case.world.reopen_with(vec![Suite::Groth16Bn254]);
-    case.key = TestKey::aes256("g", 1).in_suite(Suite::Groth16Bn254);
-    hsm.enrol_key(&case.world, &case.key).unwrap();
-    hsm.attest(&case.world, "eu", &case.key).unwrap();
-    (case.log, case.token) = (log_of(&case.world), token(&case.world, &case.key));
-    let file = crate::service::testing::parameters().groth16().unwrap().to_bytes();
-    let checker = Checker::new([Groth16Parameters::from_bytes(&file).unwrap()]).unwrap();
-    let look = |case: &Case| {
-        let (bundle, anchors) = (case.bundle(), case.anchors());
-        let question = Question { anchors: &anchors, checker: &checker, at: bundle.as_of, audience: AUDIENCE };
-        check(&bundle, &question)
-    };
-    let parameters = |found: Vec<Finding>| found.into_iter().find(|it| it.what == "parameters").unwrap().result;
-    let honest = look(&case);
-    assert!(honest.iter().all(|finding| finding.result.is_ok()), "{honest:?}");
-    assert!(parameters(honest).unwrap().contains("for development"));
-    case.say(|claims| {
-        claims.submods.values_mut().next().unwrap().attestation.statements[0].development_parameters = false;
-    });
-    refused(parameters(look(&case)).map(drop), "the token does not say so");
 }
