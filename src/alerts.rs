@@ -1,18 +1,22 @@
 //! `keywitness alerts`, `events` and `migration`: what looks like fraud, and what is none.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Subcommand;
 use keywitness_circuits::{ClusterId, KeyId};
-use keywitness_verifier::wire::{
-    AcknowledgeRequest, Alert, AlertQuery, AlertState, Event, Migrant, Migration, MigrationRequest,
+use keywitness_verifier::{
+    client::ManagerClient,
+    wire::{AcknowledgeRequest, Alert, AlertQuery, AlertState, Event, Migrant, Migration, MigrationRequest},
 };
 
 use crate::{
     Global,
-    connection::{Asked, Connection},
+    connection::{Asked, Connection, patiently},
     output,
 };
+
+/// Of how many alerts a list says what happened: each may cost a request.
+const MOST_SENTENCES: usize = 100;
 
 /// How long `events --follow` waits before it asks again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,17 +34,20 @@ pub(crate) struct AlertsArgs {
 #[derive(Subcommand)]
 enum Alerts {
     /// List alerts: those that nobody has acknowledged, unless --all is given
+    #[command(after_help = "Example: keywitness alerts list --all")]
     List {
         /// Acknowledged ones too
         #[arg(long)]
         all: bool,
     },
-    /// Show an alert with what it rests on
+    /// Show an alert: what happened, what it rests on, and what to do
+    #[command(after_help = "Example: keywitness alerts show 3")]
     Show {
         /// Its number
         number: u64,
     },
     /// Note that you have seen to an alert (operator)
+    #[command(after_help = "Example: keywitness alerts ack 3 --note \"a drill\"")]
     Ack {
         /// Its number
         number: u64,
@@ -55,14 +62,15 @@ pub(crate) fn alerts(global: &Global, args: &AlertsArgs) -> anyhow::Result<()> {
     match &args.what {
         None => list(global, &client, false),
         Some(Alerts::List { all }) => list(global, &client, *all),
-        Some(Alerts::Show { number }) => show(global, &client.alert(*number)?),
+        Some(Alerts::Show { number }) => show(global, &client, &client.alert(*number)?),
         Some(Alerts::Ack { number, note }) => {
-            show(global, &client.acknowledge_alert(*number, &AcknowledgeRequest { note: note.clone() })?)
+            let request = AcknowledgeRequest { note: note.clone() };
+            show(global, &client, &client.acknowledge_alert(*number, &request)?)
         }
     }
 }
 
-fn list(global: &Global, client: &keywitness_verifier::client::ManagerClient, all: bool) -> anyhow::Result<()> {
+fn list(global: &Global, client: &ManagerClient, all: bool) -> anyhow::Result<()> {
     let mut query = AlertQuery { state: (!all).then_some(AlertState::Open), after: 0 };
     let mut alerts = Vec::new();
     loop {
@@ -79,7 +87,16 @@ fn list(global: &Global, client: &keywitness_verifier::client::ManagerClient, al
     if alerts.is_empty() {
         say!("{}", if all { "no alerts" } else { "no open alerts" });
     }
-    alerts.iter().for_each(line);
+    let sentences = sentences(client, &alerts)?;
+    for alert in &alerts {
+        line(alert);
+        if let Some(sentence) = sentences.get(&alert.event) {
+            say!("   {}", output::printable(sentence));
+        }
+    }
+    if alerts.len() > MOST_SENTENCES {
+        say!("`keywitness alerts show NUMBER` says of each what happened");
+    }
     Ok(())
 }
 
@@ -90,12 +107,30 @@ fn line(alert: &Alert) {
     say!("{number}  {rule}  {subject}  {age} ago  {action}  {}", output::printable(&state));
 }
 
-fn show(global: &Global, alert: &Alert) -> anyhow::Result<()> {
+/// What happened, in words, by the numbers of the events: of the first [`MOST_SENTENCES`] alerts, as far as the caller may see it.
+fn sentences(client: &ManagerClient, alerts: &[Alert]) -> anyhow::Result<BTreeMap<u64, String>> {
+    let mut known = BTreeMap::new();
+    for alert in alerts.iter().take(MOST_SENTENCES) {
+        if !known.contains_key(&alert.event) {
+            let page = patiently(|| client.events(alert.event.saturating_sub(1)))?.events;
+            let wanted = |event: &Event| alerts.iter().any(|alert| alert.event == event.number);
+            known.extend(page.into_iter().filter(wanted).map(|event| (event.number, event.kind.to_string())));
+        }
+    }
+    Ok(known)
+}
+
+fn show(global: &Global, client: &ManagerClient, alert: &Alert) -> anyhow::Result<()> {
     if global.json {
         return output::json(alert);
     }
     line(alert);
-    say!("event: {}", alert.event);
+    say!("raised: {}, as event {}", output::time(alert.at), alert.event);
+    match sentences(client, std::slice::from_ref(alert))?.get(&alert.event) {
+        Some(sentence) => say!("what happened: {}", output::printable(sentence)),
+        None => say!("what happened concerns other clusters too: whoever has a credential for every cluster sees it"),
+    }
+    say!("to do: {}; then say so with `keywitness alerts ack {} --note TEXT`", alert.rule.advice(), alert.number);
     for evidence in &alert.evidence {
         let sequence = evidence.sequence.map_or("-".to_owned(), |sequence| sequence.to_string());
         say!(
@@ -103,8 +138,9 @@ fn show(global: &Global, alert: &Alert) -> anyhow::Result<()> {
             evidence.digest.map_or("-".to_owned(), |digest| digest.to_string())
         );
     }
-    if let Some(by) = alert.acknowledged.as_ref().filter(|by| !by.note.is_empty()) {
-        say!("note: {}", output::printable(&by.note));
+    if let Some(by) = &alert.acknowledged {
+        let note = if by.note.is_empty() { "without a note" } else { &by.note };
+        say!("acknowledged: {}, by {}: {}", output::time(by.at), output::printable(&by.by), output::printable(note));
     }
     Ok(())
 }
@@ -152,6 +188,7 @@ fn line_of(event: &Event) -> anyhow::Result<String> {
 #[command(after_help = "Example: keywitness migration declare --key signing-1 --from old --to new --for 7d")]
 pub(crate) enum Migrations {
     /// Declare a migration (operator)
+    #[command(after_help = "Example: keywitness migration declare --key signing-1 --from old --to new --for 7d")]
     Declare {
         /// The key that moves
         #[arg(long)]
@@ -167,6 +204,7 @@ pub(crate) enum Migrations {
         valid_for: humantime::Duration,
     },
     /// List the migrations under way, and those that ended within 30 days
+    #[command(after_help = "Example: keywitness migration list")]
     List,
 }
 
@@ -202,10 +240,6 @@ pub(crate) fn migration(global: &Global, args: &Asked<Migrations>) -> anyhow::Re
 
 fn say_migration(migration: &Migration) {
     let Migration { number, what, from, to, until, by, .. } = migration;
-    let what = match what {
-        Migrant::Key(key) => format!("key {key}"),
-        Migrant::Fingerprint(fingerprint) => format!("fingerprint {}", fingerprint.bytes),
-    };
     let now = crate::data::now();
     let end = if *until > now { format!("ends in {}", output::duration(until.since(now))) } else { "over".to_owned() };
     say!("{number}  {what} from {from} to {to}, {end}, declared by {}", output::printable(by));

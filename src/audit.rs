@@ -52,6 +52,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum What {
     /// Fetch the log's openings and newest checkpoint into a directory; goes on where it stopped
+    #[command(after_help = "Example: keywitness audit fetch --credential-file auditor.credential --out audit")]
     Fetch {
         #[command(flatten)]
         connection: Connection,
@@ -62,6 +63,7 @@ enum What {
         wanted: Wanted,
     },
     /// Verify a directory that was fetched, offline; goes on where it stopped
+    #[command(after_help = "Example: keywitness audit verify audit --anchors anchors.json")]
     Verify {
         /// The directory
         directory: PathBuf,
@@ -72,6 +74,7 @@ enum What {
         options: Options,
     },
     /// Write a file of trust anchors, as the manager tells them: compare it over another channel before you use it
+    #[command(after_help = "Example: keywitness audit anchors --cosignatures 1 --out anchors.json")]
     Anchors {
         #[command(flatten)]
         connection: Connection,

@@ -52,15 +52,18 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 }
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Example: keywitness verify bundle signing-1.bundle --anchors anchors.json --at 2026-01-31T12:00:00Z"
+)]
 pub(crate) struct VerifyArgs {
     /// File with the bundle, or - for standard input
     file: PathBuf,
     /// File with trust anchors that you have compared over another channel
     #[arg(long, value_name = "FILE")]
     anchors: PathBuf,
-    /// As of when, in seconds since 1970; when the bundle was made, where left out
-    #[arg(long, value_name = "TIME")]
-    at: Option<u64>,
+    /// As of when: 2026-01-31T12:00:00Z, 2026-01-31, or seconds since 1970; when the bundle was made, where left out
+    #[arg(long, value_name = "TIME", value_parser = data::time)]
+    at: Option<Timestamp>,
     /// Your own name, as the token's audience
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
@@ -76,7 +79,7 @@ pub(crate) fn verify(global: &Global, args: &VerifyArgs) -> anyhow::Result<()> {
     let anchors = audit::anchors(&args.anchors, args.require_cosignatures)?;
     let checker = audit::checker(&args.groth16_parameters)?;
     let bundle = Bundle::from_file(&data::read_at_most(&args.file, MAX_BUNDLE)?).map_err(output::No)?;
-    let at = args.at.map_or(bundle.as_of, Timestamp);
+    let at = args.at.unwrap_or(bundle.as_of);
     tell(global, &bundle, &Question { anchors: &anchors, checker: &checker, at, audience: &args.audience })
 }
 
@@ -145,5 +148,5 @@ fn tell(global: &Global, bundle: &Bundle, question: &Question<'_>) -> anyhow::Re
             }
         }
     }
-    if holds { Ok(()) } else { Err(output::No(format!("the bundle does not hold as of {}", at.0)).into()) }
+    if holds { Ok(()) } else { Err(output::No(format!("the bundle does not hold as of {}", output::time(at))).into()) }
 }

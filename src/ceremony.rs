@@ -54,6 +54,7 @@ file has some 20 MB, and every step takes minutes.";
 #[derive(Subcommand)]
 enum CeremonyStep {
     /// Begin a ceremony
+    #[command(after_help = "Example: keywitness ceremony init ceremony.kw")]
     Init {
         /// The ceremony's file, which must not exist yet
         file: PathBuf,
@@ -65,6 +66,7 @@ enum CeremonyStep {
         ptau: Option<PathBuf>,
     },
     /// Add your secrets to the phase that is open, and forget them
+    #[command(after_help = "Example: keywitness ceremony contribute ceremony.kw --name alice")]
     Contribute {
         /// The ceremony's file
         file: PathBuf,
@@ -76,10 +78,11 @@ enum CeremonyStep {
         entropy_file: Option<PathBuf>,
     },
     /// End the phase that is open with a public value
+    #[command(after_help = "Example: keywitness ceremony beacon ceremony.kw --value $(openssl rand -hex 32)")]
     Beacon {
         /// The ceremony's file
         file: PathBuf,
-        /// The public value, in hexadecimal: 16 bytes or more, unpredictable until the last contribution was made
+        /// The public value, in hexadecimal: 16 to 1,024 bytes, 32 to 2,048 digits; unpredictable until the last contribution was made
         #[arg(long, value_name = "HEX")]
         value: String,
         /// Hash it 2^N times
@@ -87,6 +90,7 @@ enum CeremonyStep {
         log2_rounds: u8,
     },
     /// Check all of it, and list the contributions
+    #[command(after_help = "Example: keywitness ceremony verify ceremony.kw --expect DIGEST")]
     Verify {
         /// The ceremony's file
         file: PathBuf,
@@ -95,6 +99,7 @@ enum CeremonyStep {
         expect: Vec<Digest>,
     },
     /// Check all of it, and write the parameter file
+    #[command(after_help = "Example: keywitness ceremony finish ceremony.kw --output groth16-parameters")]
     Finish {
         /// The ceremony's file
         file: PathBuf,

@@ -25,6 +25,7 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Say everything that is wrong with the settings; exit code 2 where something is
+    #[command(after_help = "Example: keywitness config check manager.toml")]
     Check {
         /// The file; what the manager would read when left out
         file: Option<PathBuf>,
@@ -32,6 +33,7 @@ enum Command {
         over: Over,
     },
     /// Show every setting, and where its value comes from
+    #[command(after_help = "Example: keywitness config show --set records.ttl=5m")]
     Show {
         /// The file; what the manager would read when left out
         file: Option<PathBuf>,
@@ -39,6 +41,7 @@ enum Command {
         over: Over,
     },
     /// Print a commented file with every setting and its default
+    #[command(after_help = "Example: keywitness config example > manager.toml")]
     Example,
 }
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::Subcommand;
+use keywitness_manager::check_private;
 use keywitness_verifier::{
     client::{ClientError, ManagerClient},
     wire::ProblemKind,
@@ -94,6 +95,7 @@ impl Connection {
 
     fn secret(&self, default: PathBuf) -> anyhow::Result<String> {
         let path = self.credential_file.clone().unwrap_or(default);
+        check_private(&path).with_context(|| path.display().to_string())?;
         let secret = data::read_line(&path).context("no credential: give --credential-file FILE")?;
         // It goes into a header: what is none is told before it is sent.
         let plain = secret.bytes().all(|byte| byte.is_ascii_graphic());

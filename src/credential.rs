@@ -44,11 +44,13 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Show every credential, but for the secrets
+    #[command(after_help = "Example: keywitness credential list")]
     List {
         #[command(flatten)]
         connection: Connection,
     },
     /// Withdraw a credential: it opens nothing from the next request on
+    #[command(after_help = "Example: keywitness credential withdraw 0011223344556677")]
     Withdraw {
         #[command(flatten)]
         connection: Connection,

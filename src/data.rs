@@ -142,8 +142,48 @@ pub(crate) fn read_line(path: &Path) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Reads a time: RFC 3339 in UTC (`2026-01-31T12:00:00Z`), a date, whose first second is meant, or seconds since 1970.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Timestamp(seconds));
+    }
+    let date = text.len() == "2026-01-31".len();
+    let whole = if date { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let time = humantime::parse_rfc3339(&whole).map_err(|error| {
+        format!("write a time as 2026-01-31T12:00:00Z (UTC), 2026-01-31, or in seconds since 1970: {error}")
+    })?;
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| "times begin with 1970".to_owned())?;
+    Ok(Timestamp(since.as_secs()))
+}
+
 /// This machine's clock.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Timestamp(since.map_or(0, |duration| duration.as_secs()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_as_people_and_as_machines_write_it() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("1700000000", 1_700_000_000),
+            ("2023-11-14T22:13:20Z", 1_700_000_000),
+            ("2023-11-14T22:13:20.5Z", 1_700_000_000),
+            ("2023-11-14", 1_699_920_000),
+        ] {
+            assert_eq!(time(text).unwrap(), Timestamp(seconds), "{text}");
+            assert_eq!(time(&crate::output::time(Timestamp(seconds))).unwrap(), Timestamp(seconds));
+        }
+        for wrong in
+            ["", "yesterday", "2023-13-01", "2023-11-14T22:13:20+02:00", "2023-11-14 22:13", "-1", "1969-12-31"]
+        {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+        assert!(time("noon").unwrap_err().contains("2026-01-31T12:00:00Z"));
+    }
 }

@@ -32,6 +32,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Generate a key
+    #[command(after_help = "Example: keywitness key generate --store hsm-1/store --key signing-1 --algorithm ed25519")]
     Generate {
         #[command(flatten)]
         store: StoreArgs,
@@ -39,6 +40,9 @@ enum Command {
         new: NewKey,
     },
     /// Import a key into the store's file: PKCS#8 PEM, hexadecimal text, or raw bytes. Weak keys are refused
+    #[command(
+        after_help = "Example: keywitness key import --store hsm-1/store --key storage-1 --algorithm aes256 --file storage-1.hex"
+    )]
     Import {
         #[command(flatten)]
         store: StoreArgs,
@@ -49,6 +53,9 @@ enum Command {
         file: PathBuf,
     },
     /// Derive a key from a master key of the store, so that both can be proven to belong together
+    #[command(
+        after_help = "Example: keywitness key derive --store hsm-1/store --master master --key daily --algorithm aes128"
+    )]
     Derive {
         #[command(flatten)]
         store: StoreArgs,
@@ -61,7 +68,14 @@ enum Command {
         #[arg(long)]
         trust_domain: Option<TrustDomain>,
     },
+    /// Print the HSM's public identity key, by which envelopes are verified; with --json the key that shares are sealed to, too
+    #[command(after_help = "Example: keywitness key identity --store hsm-1/store")]
+    Identity {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// List the keys, without their secrets: where each lives, and whether it can leave that place
+    #[command(after_help = "Example: keywitness key list --store hsm-1/store")]
     List {
         #[command(flatten)]
         store: StoreArgs,
@@ -115,6 +129,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             };
             vec![Row::software(store.derive(master, &new.key, new.algorithm, &trust_domain, new.placement())?)]
         }
+        Command::Identity { store } => {
+            return match store.open(Access::Read)? {
+                Opened::Software(store) => identity(global, &*store),
+                Opened::Token(store) => identity(global, &*store),
+            };
+        }
         Command::List { store } => match store.open(Access::Read)? {
             Opened::Software(store) => {
                 public_keys(global, &*store)?;
@@ -128,6 +148,17 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         },
     };
     print(global, &rows)
+}
+
+/// Prints the key that others verify this HSM's signatures by.
+fn identity(global: &Global, store: &dyn KeyStore) -> anyhow::Result<()> {
+    let identity = Digest::from(store.identity());
+    if global.json {
+        let sealing = data_encoding::HEXLOWER.encode(store.sealing_key()?.as_bytes());
+        return output::json(&serde_json::json!({ "identity_key": identity, "sealing_key": sealing }));
+    }
+    say!("{identity}");
+    Ok(())
 }
 
 /// Says which keys others know this HSM by: its identity key, which `keywitness verify envelope` asks for, and the one that

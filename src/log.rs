@@ -18,16 +18,19 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum What {
     /// Write a snapshot of the state, and its root into the log
+    #[command(after_help = "Example: keywitness log seal")]
     Seal {
         #[command(flatten)]
         connection: Connection,
     },
     /// List the seals, and up to where openings were deleted
+    #[command(after_help = "Example: keywitness log seals")]
     Seals {
         #[command(flatten)]
         connection: Connection,
     },
     /// Delete the openings behind the newest seal that is older than the setting log.retention
+    #[command(after_help = "Example: keywitness log retain")]
     Retain {
         #[command(flatten)]
         connection: Connection,

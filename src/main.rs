@@ -161,3 +161,42 @@ fn main() -> ExitCode {
         },
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The commands that do something, with the words that call each, below `command`.
+    fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+        let words = format!("{words}{} ", command.get_name());
+        let below: Vec<_> = command.get_subcommands().collect();
+        if below.is_empty() {
+            found.push((words.trim().to_owned(), command.clone()));
+        }
+        below.into_iter().for_each(|one| leaves(one, &words, found));
+    }
+
+    #[test]
+    fn every_command_shows_an_example_that_the_command_line_takes() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        let mut found = Vec::new();
+        leaves(&cli, "", &mut found);
+        assert!(found.len() >= 50, "{}", found.len());
+        for (words, leaf) in found {
+            let help = leaf.get_after_help().or(leaf.get_after_long_help()).map(ToString::to_string);
+            let help = help.unwrap_or_else(|| panic!("{words} --help has no example"));
+            let example = help.strip_prefix("Example: ").unwrap_or_else(|| panic!("{words}: {help}"));
+            let name = words.split(' ').next_back().unwrap();
+            assert!(example.split(' ').any(|word| word == name), "{words}: {example}");
+            // What the shell makes of the others is not for us to say.
+            if !example.contains(['"', '\'', '$']) && !example.contains("DIGEST") {
+                let typed = example.split(' ').take_while(|word| ![">", "&&", "|"].contains(word));
+                Cli::try_parse_from(typed).map(drop).unwrap_or_else(|error| panic!("{words}: {error}"));
+            }
+        }
+    }
+}

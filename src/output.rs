@@ -15,7 +15,7 @@ use keywitness_verifier::{
     envelope::Refused,
     operation::OperationError,
     token::TokenError,
-    wire::{AttestationState, HsmKeyStatus},
+    wire::{AttestationState, HsmKeyStatus, rfc3339},
 };
 use serde::Serialize;
 
@@ -142,7 +142,7 @@ pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS]) -> Table {
 
 /// `2026-01-31T12:00:00Z`.
 pub(crate) fn time(time: Timestamp) -> String {
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time.0)).to_string()
+    rfc3339(time)
 }
 
 /// HSM × key × statement × state × age × expiry, in 80 columns.
@@ -150,13 +150,6 @@ pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
     let mut table = self::table(["HSM", "key", "statement", "state", "age", "expires in"]);
     for key in keys {
         for statement in &key.statements {
-            let age = statement.proven_at.map_or("-".to_owned(), |at| duration(now.since(at)));
-            let expiry = match statement.expires_at {
-                _ if matches!(key.state, AttestationState::Revoked | AttestationState::Suspended) => "-".to_owned(),
-                Some(at) if at > now => duration(at.since(now)),
-                Some(_) => "expired".to_owned(),
-                None => "-".to_owned(),
-            };
             let state = match (key.state, statement.proven_at) {
                 (AttestationState::Unproven, Some(_)) => "proven".to_owned(),
                 (state, _) => state.to_string(),
@@ -165,10 +158,78 @@ pub(crate) fn status_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
                 Some(agreement) => format!("{state}, {agreement}"),
                 None => state,
             };
-            let name = format!("{} @{}", key.key.key, key.key.epoch);
             let kind = statement.kind.name().trim_start_matches("key-knowledge/").to_owned();
-            table.add_row([key.hsm.to_string(), name, kind, state, age, expiry]);
+            let (age, expiry) = (age(statement.proven_at, now), expiry(key.state, statement.expires_at, now));
+            table.add_row([key.hsm.to_string(), key.key.to_string(), kind, state, age, expiry]);
         }
     }
     table.trim_fmt()
+}
+
+/// The same with one row for each key: the age of its oldest proof, and when the first of them expires.
+fn key_table(keys: &[HsmKeyStatus], now: Timestamp) -> String {
+    let mut table = self::table(["HSM", "key", "statements", "state", "age", "expires in"]);
+    for key in keys {
+        let oldest = key.statements.iter().map(|statement| statement.proven_at).min().flatten();
+        let first = key.statements.iter().filter_map(|statement| statement.expires_at).min();
+        let (hsm, name, count) = (key.hsm.to_string(), key.key.to_string(), key.statements.len().to_string());
+        table.add_row([hsm, name, count, key.state.to_string(), age(oldest, now), expiry(key.state, first, now)]);
+    }
+    table.trim_fmt()
+}
+
+/// A status table for a terminal of so many lines, of which one stays free: by key where every statement has no room, and cut off
+/// where the keys have none either.
+pub(crate) fn fitting_table(keys: &[HsmKeyStatus], now: Timestamp, lines: usize) -> String {
+    let room = lines.saturating_sub(1).max(4);
+    let (whole, by_key) = (status_table(keys, now), key_table(keys, now));
+    let fits = [whole, by_key.clone()].into_iter().find(|table| table.lines().count() <= room);
+    fits.unwrap_or_else(|| {
+        let shown: Vec<_> = by_key.lines().take(room - 1).collect();
+        let rest = by_key.lines().count() - shown.len();
+        format!("{}\nand {rest} more: `keywitness status` shows all", shown.join("\n"))
+    })
+}
+
+fn age(proven_at: Option<Timestamp>, now: Timestamp) -> String {
+    proven_at.map_or("-".to_owned(), |at| duration(now.since(at)))
+}
+
+fn expiry(state: AttestationState, expires_at: Option<Timestamp>, now: Timestamp) -> String {
+    match expires_at {
+        _ if matches!(state, AttestationState::Revoked | AttestationState::Suspended) => "-".to_owned(),
+        Some(at) if at > now => duration(at.since(now)),
+        Some(_) => "expired".to_owned(),
+        None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_a_demonstration_fits_a_small_terminal() {
+        let key = |hsm: usize, number: usize| {
+            let statement =
+                serde_json::json!({ "kind": "key-knowledge/groth16-bn254/1", "proven_at": 1000, "expires_at": 1600 });
+            let statements = vec![statement; if number < 3 { 1 } else { 2 }];
+            let status = serde_json::json!({ "hsm": format!("hsm-{hsm}"), "cluster": "payments", "state": "attested",
+                "key": { "key": format!("storage-{number}"), "epoch": 1 }, "algorithm": "aes256",
+                "statements": statements, "failure": null });
+            serde_json::from_value::<HsmKeyStatus>(status).unwrap()
+        };
+        let keys: Vec<_> =
+            (1..4).flat_map(|hsm| (0..5).map(move |number| (hsm, number))).map(|(h, n)| key(h, n)).collect();
+        let now = Timestamp(1200);
+        for lines in [5, 10, 22, 24, 40] {
+            let table = fitting_table(&keys, now, lines);
+            assert!(table.lines().count() < lines, "{lines}: {table}");
+            assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        }
+        assert_eq!(fitting_table(&keys, now, 40), status_table(&keys, now));
+        assert_eq!(fitting_table(&keys, now, 22), key_table(&keys, now));
+        assert!(fitting_table(&keys, now, 10).ends_with("more: `keywitness status` shows all"));
+    }
 }

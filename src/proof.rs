@@ -45,6 +45,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example: keywitness proof export --envelope storage-1.envelope --out proof")]
 struct ExportArgs {
     /// File with the envelope's bytes, as `keywitness attest --envelopes` keeps them; or - for standard input
     #[arg(long, value_name = "FILE")]
@@ -58,6 +59,7 @@ struct ExportArgs {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Example: keywitness proof verify proof --envelope storage-1.envelope")]
 struct VerifyArgs {
     /// Folder with proof.json, public.json and verification_key.json
     folder: PathBuf,

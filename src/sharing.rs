@@ -27,6 +27,10 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Deal a ristretto255 key of this HSM
+    #[command(
+        after_help = "Example: keywitness sharing deal --store hsm-1/store --key root --threshold 2 --holder hsm-1 --holder \
+                      hsm-2 --holder hsm-3"
+    )]
     Deal(DealArgs),
 }
 

@@ -52,8 +52,10 @@ pub(crate) struct Args {
     /// Who will check the token
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
-    /// Nonce of whoever will check it (32 bytes, base64url); a fresh one when left out
-    #[arg(long, allow_hyphen_values = true)]
+    /// Nonce of whoever will check it; a fresh one when left out
+    ///
+    /// 32 random bytes in base64url without padding, which are 43 characters: openssl rand 32 | basenc --base64url | tr -d =
+    #[arg(long, allow_hyphen_values = true, value_name = "BASE64URL")]
     nonce: Option<Nonce>,
     /// What signs it: ES256 or EdDSA
     #[arg(long, default_value = "ES256")]
@@ -107,14 +109,16 @@ fn fetch_as(
 /// Says on standard error what a token says.
 pub(crate) fn describe(token: &VerifiedToken) {
     let attestation = &token.appraisal().attestation;
-    let left = output::duration(token.claims().exp.since(data::now()));
+    let (until, left) = (token.claims().exp, output::duration(token.claims().exp.since(data::now())));
+    let until = output::time(until);
     eprintln!(
-        "\n{} in {} (cluster {}), trust domain {}; good for {left}",
+        "\n{} in {} (cluster {}), trust domain {}; good until {until}, for {left}",
         attestation.key.key, attestation.hsm, attestation.cluster, attestation.trust_domain
     );
     for statement in &attestation.statements {
         let age = output::duration(data::now().since(statement.proven_at));
-        eprintln!("  proven {age} ago under {}, fingerprint {}", statement.kind, statement.fingerprint.bytes);
+        let at = output::time(statement.proven_at);
+        eprintln!("  proven at {at}, {age} ago, under {}, fingerprint {}", statement.kind, statement.fingerprint.bytes);
     }
     eprintln!("  residence: {} (a proof shows access to the key, not where it lives)", attestation.residence);
 }

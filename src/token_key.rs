@@ -10,12 +10,14 @@ use crate::{Global, connection::Asked, output};
 #[command(after_help = "Example: keywitness token-key rotate --alg ES256")]
 pub(crate) enum TokenKeys {
     /// Make another key: published at once, it signs in five minutes, when every checker can know it
+    #[command(after_help = "Example: keywitness token-key rotate --alg ES256")]
     Rotate {
         /// What it signs with: ES256 or EdDSA
         #[arg(long, default_value = "ES256")]
         alg: TokenAlgorithm,
     },
     /// Every key, oldest first, and what it is for now
+    #[command(after_help = "Example: keywitness token-key list")]
     List,
 }
 

@@ -12,7 +12,14 @@ use anyhow::Context;
 use data_encoding::BASE64URL_NOPAD;
 use indicatif::{ProgressBar, ProgressStyle};
 use keywitness_circuits::{KeyAlgorithm, Parameters, Timestamp};
-use keywitness_manager::{Config, Manager, SteadyClock, background::Background, http, signer};
+use keywitness_manager::{
+    Config, Manager, SteadyClock,
+    background::Background,
+    http,
+    ledger::{Store, state::State},
+    signer,
+    store::{self, Redb},
+};
 use keywitness_prover::{Access, KeyStore, Placement, SoftwareStore, Stop, Unlock, create_key_file};
 use keywitness_verifier::{
     client::ManagerClient,
@@ -81,6 +88,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     data::make_dir(&global.data)?;
     let paths = data::Data(&global.data);
     let _lock = data::lock(&paths.manager_lock())?;
+    refuse_foreign(&paths)?;
 
     let parameters = Parameters::transparent().with_groth16(manager::groth16(global, None)?);
     let started = Instant::now();
@@ -102,6 +110,28 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     server.stop()?;
     result
+}
+
+/// Refuses the directory of a manager that is no demonstration: `up` makes parameters for development, credentials and HSMs,
+/// and writes nothing of them before this.
+fn refuse_foreign(paths: &data::Data<'_>) -> anyhow::Result<()> {
+    const WHY: &str = "`up` is a demonstration, and would put development parameters, credentials and HSMs of its own \
+                       there; give it another directory with --data DIR, or start the manager with `keywitness manager`";
+    let settings = paths.manager_settings();
+    anyhow::ensure!(!settings.exists(), "{} is the settings of a manager: {WHY}", settings.display());
+    let file = paths.manager().join(store::FILE);
+    if !file.exists() {
+        return Ok(());
+    }
+    let redb = Redb::open(&file)?;
+    let view = redb.view()?;
+    // A store that was never configured is one of an `up` that was killed.
+    let Some(of) = State(view.as_ref()).configuration().ok().map(|configuration| configuration.audience) else {
+        return Ok(());
+    };
+    let ours = (of.trust_domain.as_str(), of.manager.as_str()) == (Cluster::TRUST_DOMAIN, Cluster::MANAGER);
+    anyhow::ensure!(ours, "{} is the store of manager {} of {}: {WHY}", file.display(), of.manager, of.trust_domain);
+    Ok(())
 }
 
 /// Names that the demonstration uses.
@@ -184,7 +214,8 @@ fn start_hsms(
         let join_token = if is_enrolled(&store) {
             None
         } else {
-            let hsm = Some(name.parse()?);
+            // Bound to no name: whoever was killed before it heard that it is enrolled asks again with it.
+            let hsm = None;
             let request = JoinTokenRequest { cluster: CLUSTER.parse()?, hsm, reenrol: false, valid_for: PATIENCE };
             Some(people.operator.join_token(&request)?.secret)
         };
@@ -253,7 +284,7 @@ fn show(
     let Some(status) = settled else { return Ok(()) };
     let elapsed = started.elapsed();
     let signing = KEYS.iter().find(|(name, algorithm)| algorithm.symmetric_bits().is_none() && attested(&status, name));
-    let message = format!("an operation of {} at {}", Cluster::TRUST_DOMAIN, data::now().0);
+    let message = format!("an operation of {} at {}", Cluster::TRUST_DOMAIN, output::time(data::now()));
     let signed = match signing {
         Some((name, _)) => {
             let query = KeyQuery { key: name.parse()?, cluster: Some(CLUSTER.parse()?), hsm: None, max_age: None };
@@ -307,7 +338,11 @@ impl Screen {
 
     fn draw(&self, status: &Status) {
         if !self.0.is_hidden() {
-            self.0.set_message(format!("\n{}\nCtrl-C stops", output::status_table(&status.keys, status.now)));
+            let size = terminal_size::terminal_size_of(std::io::stderr());
+            let lines = size.map_or(usize::MAX, |(_, terminal_size::Height(lines))| lines.into());
+            // What does not fit could not be drawn over.
+            let table = output::fitting_table(&status.keys, status.now, lines.saturating_sub(2));
+            self.0.set_message(format!("\n{table}\nCtrl-C stops"));
             self.0.tick();
         }
     }

@@ -37,6 +37,9 @@ enum What {
 }
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Example: keywitness verify token token.jwt --jwks jwks.json --trust-domain acme.example --audience shop"
+)]
 struct TokenArgs {
     /// File with the token, or - for standard input
     file: PathBuf,
@@ -49,8 +52,8 @@ struct TokenArgs {
     /// Your own name, as the token's audience
     #[arg(long, default_value = "keywitness-cli")]
     audience: String,
-    /// The nonce that you sent; without it a token that was issued earlier passes too
-    #[arg(long, allow_hyphen_values = true)]
+    /// The nonce that you sent (43 characters of base64url); without it a token that was issued earlier passes too
+    #[arg(long, allow_hyphen_values = true, value_name = "BASE64URL")]
     nonce: Option<Nonce>,
     /// File with the status list that the token names: says whether it was revoked or suspended since
     #[arg(long, value_name = "FILE")]
@@ -60,11 +63,16 @@ struct TokenArgs {
 }
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Example: keywitness verify envelope storage-1.envelope --identity-key $(keywitness key identity --store hsm-1/store)"
+)]
 struct EnvelopeArgs {
     /// File with the envelope's bytes, or - for standard input
     file: PathBuf,
-    /// The HSM's public identity key, as enrolled: 64 hexadecimal digits
-    #[arg(long)]
+    /// The HSM's public identity key: 64 hexadecimal digits, which `keywitness key identity` prints where the HSM is
+    ///
+    /// Learn it from whoever runs the HSM, over a channel that you trust: a key that came with the envelope shows nothing.
+    #[arg(long, value_name = "DIGITS")]
     identity_key: Digest,
     /// Groth16 parameter file, where the proof is of that suite
     #[arg(long, value_name = "FILE")]
@@ -143,6 +151,7 @@ fn check_envelope(global: &Global, args: &EnvelopeArgs) -> anyhow::Result<()> {
             "not_before": context.not_before, "not_after": context.not_after, "envelope": envelope.digest() }));
     }
     say!("the envelope verifies: {} proves {} under {}", context.hsm, keys.join(", "), verified.kind());
+    say!("it claims so from {} to {}", output::time(context.not_before), output::time(context.not_after));
     say!("whether its challenge was fresh, only the manager that gave it can say");
     Ok(())
 }

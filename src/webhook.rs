@@ -10,8 +10,10 @@ use crate::{Global, connection::Asked, output};
 #[command(after_help = "Example: keywitness webhook replay pager --after 0")]
 pub(crate) enum Webhooks {
     /// Every webhook, how far its receiver was told, and what goes wrong
+    #[command(after_help = "Example: keywitness webhook list")]
     List,
     /// Deliver everything after an event once more, or skip up to it what the receiver cannot take
+    #[command(after_help = "Example: keywitness webhook replay pager --after 0")]
     Replay {
         /// The webhook
         name: String,
@@ -20,6 +22,7 @@ pub(crate) enum Webhooks {
         after: u64,
     },
     /// Send a test message, and wait for its answer
+    #[command(after_help = "Example: keywitness webhook test pager")]
     Test {
         /// The webhook
         name: String,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -272,9 +273,19 @@ fn bad_input_is_told_from_a_no() {
     let (exit, words) = code(data, &["token", "--key", "k"]);
     assert_eq!(exit, 4);
     assert!(words.contains("keywitness up"), "{words}");
+    let production = tempfile::tempdir().unwrap();
+    std::fs::write(production.path().join("manager.toml"), "[manager]\ntrust-domain = \"bank.example\"\n").unwrap();
+    let (exit, words) = code(production.path(), &["up", "--once", "--port", "0"]);
+    assert!(exit == 4 && words.contains("demonstration"), "{exit}: {words}");
+    assert!(!production.path().join("groth16-parameters").exists() && !production.path().join("manager").exists());
     std::fs::write(data.join("c"), "kw_client_x").unwrap();
     let credential = data.join("c");
     let away = ["status", "--manager", "http://127.0.0.1:1", "--credential-file", credential.to_str().unwrap()];
+    let mode = |mode| std::fs::set_permissions(&credential, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let (exit, words) = code(data, &away);
+    assert!(exit == 4 && words.contains("chmod 600"), "{exit}: {words}");
+    mode(0o600);
     assert_eq!(code(data, &away).0, 3);
     assert_eq!(
         code(data, &["status", "--manager", "http://192.0.2.1", "--credential-file", credential.to_str().unwrap()]).0,

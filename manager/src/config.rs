@@ -262,6 +262,9 @@ impl Config {
     }
 }
 
+/// What is wrong with the texts of a list, in words for an operator, each with the position of its text from 0.
+pub type WrongTexts = Vec<(usize, String)>;
+
 /// Whether Groth16 parameters are loaded, for one key or for many, that one party made.
 pub fn development_parameters(parameters: &Parameters) -> bool {
     let mut loaded = [parameters.groth16(), parameters.groth16_many()].into_iter().flatten();

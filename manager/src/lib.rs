@@ -26,5 +26,6 @@ pub mod witness;
 pub use clock::{Clock, SteadyClock, SystemClock};
 pub use config::{Config, OPERATOR_CREDENTIAL};
 pub use error::StartError;
+pub use files::check_private;
 pub use service::Manager;
 pub use settings::Settings;

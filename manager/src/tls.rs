@@ -28,7 +28,11 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-use crate::{clock::Clock, error::StartError, files};
+use crate::{
+    clock::Clock,
+    error::StartError,
+    files::{self, check_private},
+};
 
 /// Name of the authority's certificate in a data directory.
 pub const CA_FILE: &str = "manager.ca.pem";
@@ -145,6 +149,7 @@ impl Authority {
         }
         let missing = |path: &Path| failed(format!("{} is missing: restore it, or remove {CA_FILE}", path.display()));
         let pem = read(&path)?.ok_or_else(|| missing(&path))?;
+        check_private(&key_path).map_err(|error| StartError::File { path: key_path.clone(), error })?;
         let key = read(&key_path)?.ok_or_else(|| missing(&key_path))?;
         let key = KeyPair::from_pem(&key).map_err(failed)?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(failed)?;
@@ -367,6 +372,7 @@ fn load(
         return Ok(Current { key, looked_at: now, renew_at: now.plus(SERVER_LIFE - SERVER_RENEWAL), written: None });
     };
     let written = written(files);
+    check_private(&files.1).map_err(|error| failed(format!("{}: {error}", files.1.display())))?;
     let key =
         PrivateKeyDer::from_pem_file(&files.1).map_err(|error| failed(format!("{}: {error}", files.1.display())))?;
     // Refuses a key that is not the certificate's.
@@ -465,7 +471,7 @@ mod tests {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
             let certificate = CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
             std::fs::write(directory.path().join("tls.pem"), certificate.pem()).unwrap();
-            std::fs::write(directory.path().join("tls-key.pem"), key.serialize_pem()).unwrap();
+            files::write_private(directory.path(), "tls-key.pem", key.serialize_pem().as_bytes()).unwrap();
             certificate.der().clone()
         };
         let first = write("one.example");

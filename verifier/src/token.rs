@@ -8,7 +8,7 @@ use keywitness_circuits::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::wire::{Agreement, Base64, KeyRef};
+use crate::wire::{Agreement, Base64, KeyRef, rfc3339};
 
 pub mod profile;
 pub mod status;
@@ -246,10 +246,10 @@ pub enum TokenError {
     #[error("the token is of another trust domain: {0}")]
     TrustDomain(String),
     /// It has expired.
-    #[error("the token expired at {}", .0.0)]
+    #[error("the token expired at {}", rfc3339(*.0))]
     Expired(Timestamp),
     /// It comes from the future.
-    #[error("the token was issued at {}, in the future of this clock", .0.0)]
+    #[error("the token was issued at {}, in the future of this clock", rfc3339(*.0))]
     NotYet(Timestamp),
     /// It does not affirm.
     #[error("the token does not affirm: {0:?}")]

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use keywitness_circuits::Timestamp;
+use keywitness_verifier::wire::rfc3339;
 use serde::Serialize;
 
 /// The first place where a log is not what its commands, or its proofs, come to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, thiserror::Error)]
 #[error(
-    "entry {sequence} ({command}, at {}): {offence}; expected {expected}, found {found}", at.0
+    "entry {sequence} ({command}, at {}): {offence}; expected {expected}, found {found}", rfc3339(*at)
 )]
 pub struct Divergence {
     /// Number of the entry.

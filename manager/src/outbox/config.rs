@@ -6,8 +6,12 @@ use keywitness_circuits::ClusterId;
 use keywitness_verifier::wire::{Rule, Sends};
 use ureq::http::Uri;
 
+use crate::config::WrongTexts;
+
 /// Most webhooks: each has a thread, and labels of its own among the measurements.
 const MOST: usize = 16;
+
+const TOO_MANY: &str = "there are at most 16 webhooks: one that tells several others takes fewer";
 
 /// Longest name of a webhook.
 const LONGEST_NAME: usize = 32;
@@ -166,20 +170,39 @@ impl WebhookConfig {
         fields.collect()
     }
 
-    fn check(&self) -> Result<(), String> {
-        let Some(url) = &self.url else { return Err("it has no url".to_owned()) };
-        if !url.is_safe() && !self.plaintext {
-            let why =
-                "its url is plain HTTP beyond this machine: whoever is in between reads the alerts. Use https, or";
-            return Err(format!("{why} say so with {}.plaintext=true", self.name));
-        }
-        if self.certificate.is_some() != self.key.is_some() {
-            return Err("give certificate and key, or neither".to_owned());
-        }
-        if self.sends == Sends::Events && !self.rules.is_empty() {
-            return Err("it sends every event, of which most are no rule's: leave out its rules".to_owned());
-        }
-        Ok(())
+    /// What makes no sense together, or has no effect.
+    fn nonsense(&self) -> Vec<String> {
+        let Some(url) = &self.url else {
+            return vec![format!("webhook {0}: it has no url: give {0}.url=https://...", self.name)];
+        };
+        let plain = url.uri().scheme_str() == Some("http");
+        let unused = plain && (self.ca.is_some() || self.certificate.is_some() || self.key.is_some());
+        let name = &self.name;
+        let rules = [
+            (
+                !url.is_safe() && !self.plaintext,
+                format!(
+                    "its url is plain HTTP beyond this machine: whoever is in between reads the alerts. Use https, or say \
+                     so with {name}.plaintext=true"
+                ),
+            ),
+            (self.certificate.is_some() != self.key.is_some(), "give certificate and key, or neither".to_owned()),
+            (
+                unused,
+                "its url is plain HTTP, where no certificate is looked at: leave out ca, certificate and key"
+                    .to_owned(),
+            ),
+            (
+                self.sends == Sends::Events && !self.rules.is_empty(),
+                "it sends every event, of which most are no rule's: leave out its rules".to_owned(),
+            ),
+        ];
+        rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| format!("webhook {name}: {why}")).collect()
+    }
+
+    /// The files that it names.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca, &self.certificate, &self.key].into_iter().flatten()
     }
 }
 
@@ -187,29 +210,55 @@ impl WebhooksConfig {
     /// Reads `NAME.FIELD=VALUE`, one after the other; lists are separated by spaces.
     ///
     /// # Errors
-    /// In words for an operator.
-    pub fn parse(texts: &[&str]) -> Result<Self, String> {
-        let mut config = Self::default();
-        for text in texts {
-            let form = || format!("{text:?} is not NAME.FIELD=VALUE, such as pager.url=https://alerts.example/hook");
-            let (place, value) = text.split_once('=').ok_or_else(form)?;
-            let (name, field) = place.trim().split_once('.').ok_or_else(form)?;
-            let plain = |sign: char| sign.is_ascii_lowercase() || sign.is_ascii_digit() || sign == '-';
-            if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
-                let why = format!("a webhook's name is 1 to {LONGEST_NAME} of a-z, 0-9 and -, not {name:?}");
-                return Err(why);
-            }
-            let wrong = |why: String| format!("webhook {name}: {why}");
-            match config.webhooks.iter_mut().find(|known| known.name == name) {
-                Some(known) => known.set(field, value.trim()).map_err(wrong)?,
-                None => {
-                    let mut new = WebhookConfig { name: name.to_owned(), ..WebhookConfig::default() };
-                    new.set(field, value.trim()).map_err(wrong)?;
-                    config.webhooks.push(new);
-                }
+    /// Everything that cannot be read.
+    pub fn parse(texts: &[&str]) -> Result<Self, WrongTexts> {
+        let (config, wrong, _) = Self::gather(texts);
+        if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+    }
+
+    /// The same, and checks that every webhook is whole.
+    ///
+    /// # Errors
+    /// Everything that is wrong, a webhook as a whole with the first text that names it.
+    pub fn read(texts: &[&str]) -> Result<Self, WrongTexts> {
+        let (config, mut wrong, unread) = Self::gather(texts);
+        let first = |name: &str| texts.iter().position(|text| named(text) == Some(name)).unwrap_or_default();
+        let whole = config.webhooks.iter().filter(|webhook| !unread.contains(webhook.name.as_str()));
+        wrong.extend(whole.flat_map(|webhook| webhook.nonsense().into_iter().map(|why| (first(&webhook.name), why))));
+        wrong.extend(config.webhooks.get(MOST).map(|beyond| (first(&beyond.name), TOO_MANY.to_owned())));
+        if wrong.is_empty() { Ok(config) } else { Err(wrong) }
+    }
+
+    /// What can be read, what cannot, and the names of the webhooks of which something cannot.
+    fn gather<'a>(texts: &[&'a str]) -> (Self, WrongTexts, BTreeSet<&'a str>) {
+        let (mut config, mut wrong, mut unread) = (Self::default(), Vec::new(), BTreeSet::new());
+        for (at, &text) in texts.iter().enumerate() {
+            if let Err(why) = config.set(text) {
+                wrong.push((at, why));
+                unread.extend(named(text));
             }
         }
-        Ok(config)
+        (config, wrong, unread)
+    }
+
+    fn set(&mut self, text: &str) -> Result<(), String> {
+        let form = || format!("{text:?} is not NAME.FIELD=VALUE, such as pager.url=https://alerts.example/hook");
+        let (place, value) = text.split_once('=').ok_or_else(form)?;
+        let (name, field) = place.trim().split_once('.').ok_or_else(form)?;
+        let plain = |sign: char| sign.is_ascii_lowercase() || sign.is_ascii_digit() || sign == '-';
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
+            return Err(format!("a webhook's name is 1 to {LONGEST_NAME} of a-z, 0-9 and -, not {name:?}"));
+        }
+        let wrong = |why: String| format!("webhook {name}: {why}");
+        match self.webhooks.iter_mut().find(|known| known.name == name) {
+            Some(known) => known.set(field, value.trim()).map_err(wrong),
+            None => {
+                let mut new = WebhookConfig { name: name.to_owned(), ..WebhookConfig::default() };
+                new.set(field, value.trim()).map_err(wrong)?;
+                self.webhooks.push(new);
+                Ok(())
+            }
+        }
     }
 
     /// What [`Self::parse`] would read.
@@ -223,16 +272,20 @@ impl WebhooksConfig {
     /// In words for an operator.
     pub fn check(&self) -> Result<(), String> {
         if self.webhooks.len() > MOST {
-            return Err(format!("there are at most {MOST} webhooks"));
+            return Err(TOO_MANY.to_owned());
         }
         let names: BTreeSet<_> = self.webhooks.iter().map(|webhook| &webhook.name).collect();
         if names.len() != self.webhooks.len() {
             return Err("two webhooks have one name".to_owned());
         }
-        self.webhooks
-            .iter()
-            .try_for_each(|webhook| webhook.check().map_err(|why| format!("webhook {}: {why}", webhook.name)))
+        let nonsense: Vec<_> = self.webhooks.iter().flat_map(WebhookConfig::nonsense).collect();
+        if nonsense.is_empty() { Ok(()) } else { Err(nonsense.join("; ")) }
     }
+}
+
+/// The name of the webhook that a text is about.
+fn named(text: &str) -> Option<&str> {
+    Some(text.split_once('=')?.0.trim().split_once('.')?.0)
 }
 
 #[cfg(test)]
@@ -285,11 +338,29 @@ mod tests {
             (&["pager.url=http://alerts.example/"], "plain HTTP"),
             (&["pager.url=http://127.0.0.1.evil.example/"], "plain HTTP"),
             (&["pager.url=https://a/", "pager.key=k"], "certificate and key"),
+            (&["pager.url=http://localhost/", "pager.ca=k"], "leave out ca"),
             (&["pager.url=https://a/", "pager.sends=events", "pager.rules=drift"], "leave out"),
         ] {
             let refusal = WebhooksConfig::parse(wrong).unwrap().check().unwrap_err();
             assert!(refusal.contains(why), "{refusal}");
         }
+        let wrong = WebhooksConfig::read(&[
+            "pager.url=https://a/",
+            "pager.sends=all",
+            "siem.sends=events",
+            "siem.rules=drift",
+            "phone.url=http://alerts.example/",
+            "phone.key=k",
+            "pager",
+        ]);
+        let wrong = wrong.unwrap_err();
+        let told = |at: usize, part: &str| wrong.iter().any(|(found, why)| *found == at && why.contains(part));
+        for (at, part) in [(1, "not \"all\""), (2, "siem: it has no url"), (4, "plain HTTP beyond"), (6, "NAME.FIELD")]
+        {
+            assert!(told(at, part), "{at} {part}: {wrong:?}");
+        }
+        assert!(told(4, "certificate and key") && told(4, "leave out ca"), "{wrong:?}");
+        assert_eq!(wrong.len(), 6);
         for right in ["pager.url=http://127.0.0.1:9/", "pager.url=http://[::1]:9/", "pager.url=http://localhost/"] {
             WebhooksConfig::parse(&[right]).unwrap().check().unwrap();
         }

@@ -14,7 +14,7 @@ use ureq::{
 };
 
 use super::{Address, Patience, WebhookConfig};
-use crate::StartError;
+use crate::{StartError, files::check_private};
 
 /// How long a receiver may have the manager wait, at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -77,6 +77,7 @@ impl Endpoint {
         };
         let shown = match (&config.certificate, &config.key) {
             (Some(certificate), Some(key)) => {
+                check_private(key).map_err(|error| StartError::File { path: key.clone(), error })?;
                 let pem = fs::read(key).map_err(|error| StartError::File { path: key.clone(), error })?;
                 let pem = zeroize::Zeroizing::new(pem);
                 let refused = |_| StartError::Refused(format!("{}: there is no private key in it", key.display()));

@@ -110,7 +110,8 @@ impl TestAuthority {
         let (certificate, key) = self.signed("manager", ExtendedKeyUsagePurpose::ClientAuth);
         let (here, there) = (self.directory.path().join("client.pem"), self.directory.path().join("client.key"));
         std::fs::write(&here, certificate).unwrap();
-        std::fs::write(&there, key.serialize_pem()).unwrap();
+        let (directory, name) = (there.parent().unwrap(), there.file_name().unwrap().to_str().unwrap());
+        crate::files::write_private(directory, name, key.serialize_pem().as_bytes()).unwrap();
         (here, there)
     }
 

@@ -31,15 +31,30 @@ impl Manager {
     /// Invites one HSM. For operators.
     ///
     /// # Errors
-    /// `malformed` for a life that is zero or over 30 days; `forbidden` for a cluster out of the caller's scope.
+    /// `malformed` for a life that is zero or over 30 days; `forbidden` for a cluster out of the caller's scope;
+    /// `already-enrolled` for a name that is taken where the caller may know it, unless the HSM is to enrol again.
     pub fn create_join_token(&self, caller: &Caller, request: &JoinTokenRequest) -> Result<JoinToken, Problem> {
         caller.must_reach(&request.cluster)?;
         if !(1..=MAX_JOIN_TOKEN).contains(&request.valid_for) {
             let why = format!("valid_for must be 1 to {MAX_JOIN_TOKEN} seconds");
             return Err(Problem::new(ProblemKind::Malformed, why));
         }
+        let rows = self.ledger.view()?;
+        let state = State(rows.as_ref());
+        // Whoever enrolls just before finds out when they use the token: this is for people, and no rule of the ledger.
+        if let Some(hsm) = request.hsm.as_ref().filter(|_| !request.reenrol)
+            && state.hsm(hsm)?.is_some_and(|enrolled| caller.scope().includes(&enrolled.cluster))
+        {
+            let why = format!(
+                "an HSM named {hsm} is enrolled already. If it lost the answer, start its agent again with the token that it \
+                 has; if it lost its store, let it return with another identity (keywitness join-token --reenrol {hsm}); for \
+                 another HSM choose another name"
+            );
+            return Err(Problem::new(ProblemKind::AlreadyEnrolled, why));
+        }
         let secret = new_secret("join");
-        let now = self.now(State(self.ledger.view()?.as_ref()))?;
+        let now = self.now(state)?;
+        drop(rows);
         let expires_at = now.plus(request.valid_for);
         let (digest, cluster, hsm) = (secret_digest(&secret), request.cluster.clone(), request.hsm.clone());
         self.submit_for(caller, Command::AddJoinToken { digest, cluster, hsm, reenrol: request.reenrol, expires_at })?;

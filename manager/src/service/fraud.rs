@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use keywitness_circuits::{Digest, Timestamp};
 use keywitness_verifier::wire::{
-    AcknowledgeRequest, Alert, AlertPage, AlertQuery, AlertState, Migration, MigrationRequest, Migrations, Problem,
-    ProblemKind,
+    AcknowledgeRequest, Alert, AlertPage, AlertQuery, AlertState, Migrant, Migration, MigrationRequest, Migrations,
+    Problem, ProblemKind,
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::ledger::{
     Command, Fault, Outcome, Table,
     fraud::{clock, silence},
-    state::{HsmRow, State, decode, fraud::FraudCounts, key},
+    state::{HolderRow, HsmRow, State, decode, fraud::FraudCounts, key},
 };
 
 /// Most alerts in one page.
@@ -113,11 +113,20 @@ impl Manager {
     ///
     /// # Errors
     /// `malformed` for one cluster, or a time beyond [`keywitness_verifier::wire::MAX_MIGRATION`]; `forbidden` where
-    /// too many are remembered.
+    /// too many are remembered; `not-found` for a key that no HSM of the cluster has enrolled that it moves from.
     pub fn declare_migration(&self, caller: &Caller, request: &MigrationRequest) -> Result<Migration, Problem> {
         let MigrationRequest { what, from, to, valid_for } = request.clone();
         caller.must_reach(&from)?;
         caller.must_reach(&to)?;
+        if let Migrant::Key(key) = &what
+            && State(self.ledger.view()?.as_ref()).some::<HolderRow>(&key::holders(key, Some(&from)), 1)?.is_empty()
+        {
+            let why = format!(
+                "no HSM of cluster {from} has enrolled a key {key}: a migration of it would cover nothing. Look at the names \
+                 with keywitness status; the target may enrol the key later, the source must have it"
+            );
+            return Err(Problem::new(ProblemKind::NotFound, why));
+        }
         let by = caller.name().to_owned();
         match self.submit_for(caller, Command::DeclareMigration { what, from, to, valid_for, by })? {
             Outcome::Migration(migration) => Ok(*migration),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
 use keywitness_verifier::wire::{
-    Alert, AttestationState, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind, Record,
-    Revocation, RevocationTarget, Standing, StatementStatus, Status,
+    Alert, AttestationState, Event, EventKind, EventPage, HsmKeyStatus, KeyQuery, KeyStatus, Problem, ProblemKind,
+    Record, Revocation, RevocationTarget, Standing, StatementStatus, Status,
 };
 
 use super::{
@@ -242,7 +242,7 @@ impl Manager {
             let hsms = hsms_within(state, caller.scope())?;
             events.retain(|event| concerns(caller.scope(), &hsms, &event.kind));
         }
-        Ok(EventPage { events })
+        Ok(EventPage { events: events.into_iter().map(Event::in_words).collect() })
     }
 }
 

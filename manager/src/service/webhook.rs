@@ -288,6 +288,7 @@ fn selected(state: State<'_>, config: &WebhookConfig, event: Event) -> Result<Op
         return Ok(None);
     }
     let scope = Scope::of(config.clusters.clone());
+    let event = event.in_words();
     if scope.is_all() {
         return Ok(Some(NotificationData { alert, event: Some(event) }));
     }

@@ -20,7 +20,7 @@ use self::{
     source::Layers,
     table::{Lens, Setting, TABLE},
 };
-use crate::{Config, StartError, signer::Pkcs11Config};
+use crate::{Config, StartError, files::check_private, signer::Pkcs11Config};
 
 /// What the names of variables begin with that set something: the section and the name follow, in capitals.
 pub const ENVIRONMENT: &str = "KEYWITNESS_MANAGER_";
@@ -178,9 +178,11 @@ impl Settings {
         layers.environment(environment);
         layers.flags(flags);
         let (settings, sources, mut complaints) = layers.finish();
-        if complaints.is_empty() {
-            complaints.extend(settings.complaints(&sources));
-        }
+        // What nobody set, and what is wrong together, could be the other complaints' doing.
+        let all_read = complaints.is_empty();
+        let set = |source: &Source| matches!(source, Source::File(..) | Source::Environment(_) | Source::Flag(_));
+        let more = settings.complaints(&sources).into_iter().filter(|complaint| all_read || set(&complaint.source));
+        complaints.extend(more);
         if !complaints.is_empty() {
             return Err(complaints);
         }
@@ -229,6 +231,18 @@ impl Settings {
         rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned()).collect()
     }
 
+    /// Files to look at that are secret, or that are no setting of their own: with the setting that names them, and whether they
+    /// are secret.
+    fn files(&self) -> Vec<(&'static str, &Path, bool)> {
+        let key = self.config.tls.key.as_deref();
+        let mut files: Vec<_> = key.into_iter().map(|key| (TLS_KEY, key, true)).collect();
+        for webhook in &self.config.webhooks.webhooks {
+            let secret = |path: &PathBuf| webhook.key.as_ref() == Some(path);
+            files.extend(webhook.files().map(|path| ("webhooks.sinks", path.as_path(), secret(path))));
+        }
+        files
+    }
+
     /// What makes no sense, though each value can be read.
     fn complaints(&self, sources: &[Source]) -> Vec<Complaint> {
         let about = |setting: &Setting, why: String| {
@@ -249,6 +263,14 @@ impl Settings {
                 complaints.push(about(setting, format!("{}: {error}", path.display())));
             }
         }
+        for (path, file, secret) in self.files() {
+            let private = if secret { check_private(file) } else { Ok(()) };
+            let there = std::fs::metadata(file).map(drop);
+            let absent = there.err().filter(|error| path != TLS_KEY && error.kind() == std::io::ErrorKind::NotFound);
+            let wrong = absent.or(private.err()).map(|error| error.to_string());
+            let told = named(path).zip(wrong);
+            complaints.extend(told.map(|(setting, why)| about(setting, format!("{}: {why}", file.display()))));
+        }
         let nonsense = self.config.nonsense().into_iter().chain(self.nonsense_of_signer());
         let nonsense = nonsense.into_iter().chain(self.config.check_exposure(self.listen).err());
         complaints.extend(nonsense.map(|why| Complaint { source: Source::Together, setting: None, why }));
@@ -258,6 +280,9 @@ impl Settings {
 
 /// Name of the directory of the signer, beside the manager's.
 pub const SIGNER: &str = "signer";
+
+/// The setting of a file that is opened where the others are, but must be private besides.
+const TLS_KEY: &str = "tls.key";
 
 const NO_TRUST_DOMAIN: &str = "it is not set: name everything this manager speaks for, such as acme.example";
 

@@ -95,7 +95,8 @@ impl Layers {
         self.complaints.push(Complaint { source, setting: setting.map(str::to_owned), why: why.into() });
     }
 
-    fn set(&mut self, position: usize, source: Source, given: &Given<'_>) {
+    /// Sets one thing to what `source` gives; where it is a list, `of_text` is where each of its texts comes from.
+    fn set(&mut self, position: usize, source: Source, given: &Given<'_>, of_text: impl Fn(usize) -> Source) {
         let Some(setting) = TABLE.get(position) else { return };
         match assign(&mut self.settings, setting, given) {
             Ok(()) => {
@@ -103,7 +104,12 @@ impl Layers {
                     *slot = source;
                 }
             }
-            Err(why) => self.complain(source, Some(&setting.path()), why),
+            Err(wrong) => {
+                for (at, why) in wrong {
+                    let source = at.map_or_else(|| source.clone(), &of_text);
+                    self.complain(source, Some(&setting.path()), why);
+                }
+            }
         }
     }
 
@@ -137,13 +143,20 @@ impl Layers {
     fn section(&mut self, section: &str, entries: &DeTable<'_>, source: &impl Fn(usize) -> Source) {
         for (name, value) in entries {
             let found = TABLE.iter().position(|known| known.section == section && known.name == name.get_ref());
-            let source = source(name.span().start);
+            let here = source(name.span().start);
             match found {
-                Some(position) => self.set(position, source, &Given::Toml(Spanned::get_ref(value))),
+                Some(position) => {
+                    let text = |at: usize| match value.get_ref() {
+                        DeValue::Array(values) => values.get(at).map(|text| source(text.span().start)),
+                        _ => None,
+                    };
+                    let of_text = |at| text(at).unwrap_or_else(|| here.clone());
+                    self.set(position, here.clone(), &Given::Toml(Spanned::get_ref(value)), of_text);
+                }
                 None => {
                     let known = TABLE.iter().filter(|known| known.section == section).map(|known| known.name);
                     let why = format!("there is no such setting{}", nearest(name.get_ref(), known));
-                    self.complain(source, Some(&format!("{section}.{}", name.get_ref())), why);
+                    self.complain(here, Some(&format!("{section}.{}", name.get_ref())), why);
                 }
             }
         }
@@ -157,7 +170,7 @@ impl Layers {
             }
             let source = Source::Environment(name.clone());
             match TABLE.iter().position(|setting| setting.variable() == name) {
-                Some(position) => self.set(position, source, &Given::Text(&value)),
+                Some(position) => self.set(position, source.clone(), &Given::Text(&value), |_| source.clone()),
                 None => {
                     let known: Vec<_> = TABLE.iter().map(Setting::variable).collect();
                     let near = nearest(&name, known.iter().map(String::as_str));
@@ -172,7 +185,7 @@ impl Layers {
         for (path, value) in flags {
             let source = Source::Flag(format!("--set {path}"));
             match TABLE.iter().position(|setting| setting.path() == *path) {
-                Some(position) => self.set(position, source, &Given::Text(value)),
+                Some(position) => self.set(position, source.clone(), &Given::Text(value), |_| source.clone()),
                 None => {
                     let known: Vec<_> = TABLE.iter().map(Setting::path).collect();
                     let near = nearest(path, known.iter().map(String::as_str));
@@ -192,17 +205,24 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-fn assign(settings: &mut Settings, setting: &Setting, given: &Given<'_>) -> Result<(), String> {
-    match setting.lens {
+/// What is wrong with a value, or with one of its texts, by the position of that from 0.
+type Wrong = (Option<usize>, String);
+
+fn assign(settings: &mut Settings, setting: &Setting, given: &Given<'_>) -> Result<(), Vec<Wrong>> {
+    let assigned = match setting.lens {
         Lens::Seconds(field) => seconds(given).map(|value| *field(settings) = value),
         Lens::Count(field) => number(given).map(|value| *field(settings) = value),
         Lens::Number(field) => number(given).map(|value| *field(settings) = value),
         Lens::Switch(field) => switch(given).map(|value| *field(settings) = value),
         Lens::File(field) => text(given)
             .map(|value| *field(settings) = Some(PathBuf::from(value)).filter(|path| !path.as_os_str().is_empty())),
-        Lens::Text(parse, _) => parse(settings, text(given)?),
-        Lens::List(parse, _) => parse(settings, &list(given)?),
-    }
+        Lens::Text(parse, _) => text(given).and_then(|value| parse(settings, value)),
+        Lens::List(parse, _) => {
+            let parsed = parse(settings, &list(given)?);
+            return parsed.map_err(|wrong| wrong.into_iter().map(|(at, why)| (Some(at), why)).collect());
+        }
+    };
+    assigned.map_err(|why| vec![(None, why)])
 }
 
 fn text<'a>(given: &'a Given<'a>) -> Result<&'a str, String> {
@@ -237,13 +257,16 @@ fn switch(given: &Given<'_>) -> Result<bool, String> {
     }
 }
 
-fn list<'a>(given: &'a Given<'a>) -> Result<Vec<&'a str>, String> {
+fn list<'a>(given: &'a Given<'a>) -> Result<Vec<&'a str>, Vec<Wrong>> {
+    let wrong = |at: Option<usize>| (at, "this is a list of texts: [\"one\", \"two\"]".to_owned());
     match given {
         Given::Text(text) => Ok(text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect()),
         Given::Toml(DeValue::Array(values)) => {
-            let texts: Option<Vec<_>> = values.iter().map(|value| value.get_ref().as_str()).collect();
-            texts.ok_or_else(|| "this is a list of texts: [\"one\", \"two\"]".to_owned())
+            let texts: Vec<_> = values.iter().map(|value| value.get_ref().as_str()).collect();
+            let others: Vec<_> =
+                (0..).zip(&texts).filter(|(_, text)| text.is_none()).map(|(at, _)| wrong(Some(at))).collect();
+            if others.is_empty() { Ok(texts.into_iter().flatten().collect()) } else { Err(others) }
         }
-        Given::Toml(_) => Err("this is a list of texts: [\"one\", \"two\"]".to_owned()),
+        Given::Toml(_) => Err(vec![wrong(None)]),
     }
 }

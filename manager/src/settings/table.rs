@@ -9,7 +9,7 @@ use keywitness_circuits::{Digest, Suite};
 use keywitness_verifier::log::VerifierKey;
 
 use super::{LogFormat, Settings, SignerMode};
-use crate::outbox::WebhooksConfig;
+use crate::{config::WrongTexts, outbox::WebhooksConfig};
 
 /// One setting.
 pub(super) struct Setting {
@@ -38,7 +38,7 @@ pub(super) enum Lens {
     /// Anything else that is one text.
     Text(fn(&mut Settings, &str) -> Result<(), String>, fn(&Settings) -> String),
     /// A list of texts; separated by commas in the environment and in flags.
-    List(fn(&mut Settings, &[&str]) -> Result<(), String>, fn(&Settings) -> Vec<String>),
+    List(fn(&mut Settings, &[&str]) -> Result<(), WrongTexts>, fn(&Settings) -> Vec<String>),
 }
 
 impl Setting {
@@ -70,8 +70,16 @@ fn suite(text: &str) -> Result<Suite, String> {
     }
 }
 
-fn each<T>(texts: &[&str], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
-    texts.iter().map(|text| parse(text)).collect()
+fn each<T>(texts: &[&str], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, WrongTexts> {
+    let (mut values, mut wrong) = (Vec::new(), Vec::new());
+    for (at, text) in texts.iter().enumerate() {
+        match parse(text) {
+            Ok(value) => values.push(value),
+            Err(why) if why.contains(text) => wrong.push((at, why)),
+            Err(why) => wrong.push((at, format!("{text:?}: {why}"))),
+        }
+    }
+    if wrong.is_empty() { Ok(values) } else { Err(wrong) }
 }
 
 /// Every setting, section by section.
@@ -459,7 +467,7 @@ pub(super) const TABLE: &[Setting] = &[
         "Changes of fraud rules, each as RULE.FIELD=VALUE: drift.grace=3600, repeated-failures.threshold=10, replay.action=quarantine, \
          silent-hsm.enabled=false.",
         Lens::List(
-            |settings, texts| texts.iter().try_for_each(|text| settings.config.fraud.change(text)),
+            |settings, texts| settings.config.fraud.change_all(texts),
             |settings| settings.config.fraud.changes(),
         ),
     ),
@@ -472,7 +480,7 @@ pub(super) const TABLE: &[Setting] = &[
         Lens::List(
             |settings, texts| {
                 settings.config.webhooks =
-                    WebhooksConfig { patience: settings.config.webhooks.patience, ..WebhooksConfig::parse(texts)? };
+                    WebhooksConfig { patience: settings.config.webhooks.patience, ..WebhooksConfig::read(texts)? };
                 Ok(())
             },
             |settings| settings.config.webhooks.texts(),

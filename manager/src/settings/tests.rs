@@ -71,6 +71,41 @@ fn everything_that_is_wrong_is_told_at_once_with_its_line_and_the_nearest_name()
 }
 
 #[test]
+fn everything_that_is_wrong_in_a_list_is_told_at_once_each_with_the_line_of_its_text() {
+    let file = format!(
+        "{LEAST}[fraud]\nrules = [\n  \"drift.grace=60\",\n  \"drift.threshold=5\",\n  \"drifts.grace=1\",\n  \
+         \"repeated-failures.threshold=0\",\n]\n[webhooks]\nsinks = [\n  \"pager.url=ftp://a/\",\n  \"pager.sends=all\",\n  \
+         \"siem.sends=events\",\n]\n[log]\nwitnesses = [\n  \"nobody\",\n  7,\n  \"nothing\"]\n[verification]\nsuites = [\"rot13\", \
+         \"rot26\"]\n"
+    );
+    let wrong =
+        load(&file, &[("KEYWITNESS_MANAGER_FRAUD_RULES", "replay.window=1,drift.gracious=1")], &[]).unwrap_err();
+    for (place, part) in [
+        ("m.toml:6: fraud.rules: ", "drift.threshold has no effect"),
+        ("m.toml:7: fraud.rules: ", "no fraud rule is named \"drifts\""),
+        ("m.toml:8: fraud.rules: ", "its threshold must be 1 to 1000"),
+        ("m.toml:12: webhooks.sinks: ", "webhook pager: its url begins with https://"),
+        ("m.toml:13: webhooks.sinks: ", "webhook pager: it sends one of"),
+        ("m.toml:14: webhooks.sinks: ", "webhook siem: it has no url: give siem.url="),
+        ("m.toml:19: log.witnesses: ", "this is a list of texts"),
+        ("m.toml:22: verification.suites: ", "\"rot13\" is no suite"),
+        ("m.toml:22: verification.suites: ", "\"rot26\" is no suite"),
+        ("KEYWITNESS_MANAGER_FRAUD_RULES: fraud.rules: ", "replay.window has no effect"),
+        ("KEYWITNESS_MANAGER_FRAUD_RULES: fraud.rules: ", "not \"gracious\""),
+    ] {
+        assert!(
+            wrong.iter().any(|told| told.starts_with(place) && told.contains(part)),
+            "{place}{part} is not in {wrong:#?}"
+        );
+    }
+    assert_eq!(wrong.len(), 11, "{wrong:#?}");
+    let file = format!("{LEAST}[log]\nwitnesses = [\n  \"nobody\",\n  \"nothing\"]\n");
+    let wrong = load(&file, &[], &[]).unwrap_err();
+    assert!(wrong[0].starts_with("m.toml:5: log.witnesses: \"nobody\""), "{wrong:?}");
+    assert!(wrong[1].starts_with("m.toml:6: log.witnesses: \"nothing\""), "{wrong:?}");
+}
+
+#[test]
 fn what_is_no_toml_is_told_with_its_line() {
     let wrong = load("[manager]\ntrust-domain = \n[listen]\naddress == 1\n", &[], &[]).unwrap_err();
     assert!(wrong.iter().any(|told| told.starts_with("m.toml:2: ")), "{wrong:?}");

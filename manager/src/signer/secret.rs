@@ -83,6 +83,7 @@ impl Secret {
 
     /// Reads a key's file, if it is there.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, SignerError> {
+        files::check_private(path).map_err(at(path))?;
         let Some(pem) = files::read_if_there(path).map_err(at(path))?.map(Zeroizing::new) else { return Ok(None) };
         Self::from_pem(&pem).ok_or_else(|| SignerError::NoKey(path.display().to_string())).map(Some)
     }

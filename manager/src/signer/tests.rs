@@ -144,10 +144,26 @@ fn keys_are_private_found_again_and_named_by_their_thumbprint() {
     }
     assert!(!format!("{:?}", FileKeys::open(directory.path()).unwrap()).contains("BEGIN"));
     for name in [FILE, LOG_FILE] {
-        std::fs::write(directory.path().join(name), "noise").unwrap();
+        crate::files::write_private(directory.path(), name, b"noise").unwrap();
         let Err(SignerError::NoKey(path)) = spec(directory.path()).open() else { panic!("noise is a key") };
         assert!(path.contains(name));
         std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    for name in [None, Some(LOG_FILE)] {
+        let (directory, signer) = signer();
+        signs_tokens(&signer);
+        let of_tokens = signer.keys().unwrap().first().map(|key| format!("token-key-{}.pem", key.kid().unwrap()));
+        let path = directory.path().join(name.map_or(of_tokens.unwrap(), str::to_owned));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let Err(error) = spec(directory.path()).open() else { panic!("{} was used", path.display()) };
+        let told = error.to_string();
+        assert!(told.contains("chmod 600") && told.contains(path.to_str().unwrap()), "{told}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        spec(directory.path()).open().unwrap();
     }
 }
 
@@ -206,7 +222,7 @@ fn a_key_of_the_standard_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
                -----END PRIVATE KEY-----\n";
-    std::fs::write(directory.path().join("key"), pem).unwrap();
+    crate::files::write_private(directory.path(), "key", pem.as_bytes()).unwrap();
     let key = note_key(directory.path(), "key", "w", Algorithm::CosignatureV1).unwrap();
     // The same section's public key.
     let public = data_encoding::BASE64.decode(b"Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=").unwrap();

@@ -15,9 +15,20 @@ pub struct Event {
     /// Number of the alert that it raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<u64>,
+    /// What, in words: where it is told. Never stored.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
+}
+
+impl Event {
+    /// This event, with what happened in words.
+    #[must_use]
+    pub fn in_words(self) -> Self {
+        Self { text: self.kind.to_string(), ..self }
+    }
 }
 
 /// One side of a fraud event: who proved what, and the envelope that is the evidence.

@@ -14,6 +14,7 @@ mod log;
 pub mod path;
 mod problem;
 mod revocation;
+mod sentence;
 mod sharing;
 mod status;
 mod token;
@@ -40,6 +41,7 @@ pub use health::{Check, Readiness};
 pub use log::{ConsistencyProof, InclusionProof, LogKey, Retained, SealInfo, Seals};
 pub use problem::{Problem, ProblemKind};
 pub use revocation::{Reason, ReasonCode, ReinstateRequest, Revocation, RevocationTarget, RevokeRequest, Standing};
+pub use sentence::rfc3339;
 pub use sharing::{
     ComplaintRequest, ComplaintVerdict, Dealings, Dealt, EnrolSharingRequest, Holder, Holders, SealingKeyAnnouncement,
     ShareStatus, Sharing, share_name,

@@ -6,7 +6,7 @@ use keywitness_verifier::{
     identity::IdentityKey,
     log::{Checkpoint, CheckpointPolicy, Opening, TlogProof, VerifierKey},
     token::{self, Expected, KeyAttestation, ProvenStatement, TokenError, VerifiedToken},
-    wire::{KeyRef, Record, Standing},
+    wire::{KeyRef, Record, Standing, rfc3339},
 };
 
 use super::appraisal::{self, Shown};
@@ -90,7 +90,7 @@ fn token_of(bundle: &Bundle, question: &Question<'_>) -> Noted<VerifiedToken> {
     if *manager != anchors.manager {
         return Err(format!("it is of manager {manager}, and the trust anchors name {}", anchors.manager));
     }
-    let text = format!("signed by an anchored key, in force at {}: {} @{} in {hsm}", at.0, key.key, key.epoch);
+    let text = format!("signed by an anchored key, in force at {}: {} @{} in {hsm}", rfc3339(at), key.key, key.epoch);
     Ok((token, text))
 }
 
@@ -102,25 +102,32 @@ fn status_of(bundle: &Bundle, token: &VerifiedToken, question: &Question<'_>) ->
     let (standing, list) = looked_up.map_err(|error| match error {
         TokenError::UnknownKey(key) => format!("the status list is signed by key {key:?}, which is not anchored"),
         TokenError::Signature => "the status list's signature does not verify".to_owned(),
-        TokenError::Expired(end) => format!("the status list expired at {}, and says nothing of {}", end.0, at.0),
-        TokenError::NotYet(made) => format!("the status list was made at {}, after {}", made.0, at.0),
+        TokenError::Expired(end) => {
+            format!("the status list expired at {}, and says nothing of {}", rfc3339(end), rfc3339(at))
+        }
+        TokenError::NotYet(made) => format!("the status list was made at {}, after {}", rfc3339(made), rfc3339(at)),
         other => other.to_string(),
     })?;
     if list.iat < issued {
         return Err(format!(
             "the status list was made at {}, before the token was issued at {}: it says nothing of it",
-            list.iat.0, issued.0
+            rfc3339(list.iat),
+            rfc3339(issued)
         ));
     }
     if list.iat > at {
-        return Err(format!("the status list was made at {}, and says nothing of {} before that", list.iat.0, at.0));
+        return Err(format!(
+            "the status list was made at {}, and says nothing of {} before that",
+            rfc3339(list.iat),
+            rfc3339(at)
+        ));
     }
     match standing {
         Standing::Active => {
-            let (from, to) = (list.iat.0, list.exp.0);
+            let (from, to) = (rfc3339(list.iat), rfc3339(list.exp));
             Ok(((), format!("neither revoked nor suspended, by the list {} of {from}, good until {to}", list.sub)))
         }
-        standing => Err(format!("what the token speaks of was {standing} at {}", list.iat.0)),
+        standing => Err(format!("what the token speaks of was {standing} at {}", rfc3339(list.iat))),
     }
 }
 
@@ -240,7 +247,7 @@ impl Claim<'_> {
         };
         match &entry.outcome {
             Outcome::Recorded(records) if records.contains(&record) && entry.at == proven.proven_at => {
-                Ok(((number, envelope), format!("entry {number}, accepted at {}", entry.at.0)))
+                Ok(((number, envelope), format!("entry {number}, accepted at {}", rfc3339(entry.at))))
             }
             _ => Err(format!("entry {number} did not make the record that the token speaks of")),
         }
@@ -270,10 +277,10 @@ impl Claim<'_> {
             return Err(format!("the envelope's {field} is not the token's"));
         }
         if at < context.not_before || at >= context.not_after {
-            let (from, to) = (context.not_before.0, context.not_after.0);
-            return Err(format!("the claim holds from {from} to {to}, and not at {}", at.0));
+            let (from, to) = (rfc3339(context.not_before), rfc3339(context.not_after));
+            return Err(format!("the claim holds from {from} to {to}, and not at {}", rfc3339(at)));
         }
-        Ok(((), format!("holds from {} to {}", context.not_before.0, context.not_after.0)))
+        Ok(((), format!("holds from {} to {}", rfc3339(context.not_before), rfc3339(context.not_after))))
     }
 
     /// Which of the claim's keys is meant.
@@ -312,7 +319,7 @@ impl Claim<'_> {
         if !right {
             return Err(format!("the challenge of entry {number} is not one that the claim could answer"));
         }
-        Ok(((), format!("entry {number}, given at {}: the proof is no older", given_at.0)))
+        Ok(((), format!("entry {number}, given at {}: the proof is no older", rfc3339(given_at))))
     }
 
     fn key_enrolment(&self, envelope: &Envelope, attested: u64) -> Noted<Vec<Instance>> {

@@ -185,7 +185,12 @@ pub(in crate::http) const OPERATIONS: &[Operation] = &[
     post(path::JOIN_TOKENS, OPERATOR, "Invite an HSM")
         .takes(Media::Json("JoinTokenRequest"))
         .gives(Media::Json("JoinToken"))
-        .refuses(&[ProblemKind::NotFound, ProblemKind::HsmRevoked, ProblemKind::Suspended]),
+        .refuses(&[
+            ProblemKind::NotFound,
+            ProblemKind::AlreadyEnrolled,
+            ProblemKind::HsmRevoked,
+            ProblemKind::Suspended,
+        ]),
     post(path::CREDENTIALS, OPERATOR, "Make a credential")
         .takes(Media::Json("CredentialRequest"))
         .gives(Media::Json("Credential")),

@@ -126,7 +126,7 @@ pub(super) fn numbered(head: &mut Head, happened: Happened, at: Timestamp) -> Ve
         let alert = alerts.iter().find(|(event, _)| *event == index).map(|(_, alert)| *alert);
         head.events += 1;
         head.alerts += u64::from(alert.is_some());
-        Event { number: head.events, at, alert, kind }
+        Event { number: head.events, at, alert, text: String::new(), kind }
     };
     events.into_iter().enumerate().map(number).collect()
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use keywitness_verifier::wire::{Action, Rule};
 use serde::{Deserialize, Serialize};
 
+use crate::config::WrongTexts;
+
 /// How one rule goes. Which of the numbers a rule reads, [`uses`] says; the others are zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RuleSettings {
@@ -109,11 +111,33 @@ impl FraudPolicy {
         self.0.entry(rule).or_insert_with(|| initial(rule))
     }
 
-    /// Changes one setting: `RULE.FIELD=VALUE`, such as `drift.grace=3600`.
+    /// Changes settings, one after the other, and checks the rules that were changed.
     ///
     /// # Errors
-    /// In words for an operator.
-    pub fn change(&mut self, text: &str) -> Result<(), String> {
+    /// Everything that is wrong, a rule as a whole with the last text that changed it.
+    pub fn change_all(&mut self, texts: &[&str]) -> Result<(), WrongTexts> {
+        let (mut changed, mut wrong) = (BTreeMap::new(), Vec::new());
+        for (at, text) in texts.iter().enumerate() {
+            match self.change(text) {
+                Ok(rule) => {
+                    changed.insert(rule, at);
+                }
+                Err(why) => wrong.push((at, why)),
+            }
+        }
+        let check = |(rule, at): (Rule, usize)| {
+            let why = self.rule(rule).check(rule).err()?;
+            Some((at, format!("fraud rule {rule}: {why}")))
+        };
+        wrong.extend(changed.into_iter().filter_map(check));
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Changes one setting of the rule that is returned: `RULE.FIELD=VALUE`, such as `drift.grace=3600`.
+    ///
+    /// # Errors
+    /// In words for an operator; also for what the rule does not read.
+    pub fn change(&mut self, text: &str) -> Result<Rule, String> {
         let form = || format!("{text:?} is not RULE.FIELD=VALUE, such as drift.grace=3600");
         let (name, value) = text.split_once('=').ok_or_else(form)?;
         let (rule, field) = name.split_once('.').ok_or_else(form)?;
@@ -122,6 +146,15 @@ impl FraudPolicy {
             format!("no fraud rule is named {rule:?}; there are {}", names.join(", "))
         })?;
         let wrong = |want: &str| format!("{rule}.{field} is {want}, not {value:?}");
+        let idle = |why: &str| Err(format!("{rule}.{field} has no effect: the rule {why}; leave it out"));
+        let uses = uses(rule);
+        match field {
+            "window" | "threshold" if !uses.window => {
+                return idle("counts nothing, and has no window and no threshold");
+            }
+            "grace" if !uses.grace => return idle("has no grace"),
+            _ => {}
+        }
         let settings = self.rule_mut(rule);
         match field {
             "enabled" => settings.enabled = value.parse().map_err(|_| wrong("true or false"))?,
@@ -135,7 +168,7 @@ impl FraudPolicy {
             }
             _ => return Err(format!("a rule has enabled, window, threshold, grace and action, not {field:?}")),
         }
-        Ok(())
+        Ok(rule)
     }
 
     /// What differs from the defaults, as [`Self::change`] reads it.
@@ -250,6 +283,19 @@ mod tests {
         {
             policy.change(wrong).unwrap_err();
         }
+        for (idle, why) in [
+            ("drift.threshold=5", "counts nothing"),
+            ("drift.threshold=0", "counts nothing"),
+            ("replay.window=60", "counts nothing"),
+            ("impossible-pace.grace=0", "has no grace"),
+        ] {
+            let told = policy.change(idle).unwrap_err();
+            assert!(told.contains("has no effect") && told.contains(why), "{told}");
+        }
+        let texts =
+            ["drift.threshold=5", "repeated-failures.threshold=0", "manager-clock.action=quarantine", "drift.grace=1"];
+        let wrong = FraudPolicy::default().change_all(&texts).unwrap_err();
+        assert_eq!(wrong.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1, 2], "{wrong:?}");
         let none = RuleChange { threshold: Some(0), ..RuleChange::default() };
         change(Rule::RepeatedFailures, none).unwrap_err();
     }

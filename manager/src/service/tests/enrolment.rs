@@ -75,6 +75,25 @@ fn a_join_token_expires_and_keeps_to_its_hsm() {
 }
 
 #[test]
+fn nobody_is_invited_under_a_name_that_is_taken() {
+    let world = World::new();
+    let token = world.join_token("eu", Some("hsm-1"));
+    let (owner, other) = (TestHsm::new("hsm-1"), world.join_token("eu", Some("hsm-1")));
+    let enrolment = owner.enrol(&world, &token).unwrap();
+    let invite = |reenrol| {
+        let hsm = Some(owner.id.clone());
+        let request = JoinTokenRequest { cluster: "eu".parse().unwrap(), hsm, reenrol, valid_for: 60 };
+        world.manager.create_join_token(&Caller::in_process(), &request).map(|_| ())
+    };
+    let problem = refused(invite(false), ProblemKind::AlreadyEnrolled);
+    assert!(problem.detail.contains("--reenrol hsm-1"), "{problem}");
+    invite(true).unwrap();
+    // Whoever lost the answer needs no other token: the one that was used, or any other, brings the same answer.
+    assert_eq!(owner.enrol(&world, &token).unwrap(), enrolment);
+    assert_eq!(owner.enrol(&world, &other).unwrap(), enrolment);
+}
+
+#[test]
 fn an_enrolled_name_is_never_taken_over() {
     let world = World::new();
     let owner = world.hsm("hsm-1", "eu");

@@ -21,6 +21,7 @@ use crate::{
 pub(crate) fn bustle(world: &World) {
     let key = TestKey::ed25519("moved", 9);
     let (here, there) = (world.hsm("moved-1", "old"), world.hsm("moved-2", "new"));
+    here.enrol_key(world, &key).unwrap();
     migrate(world, Migrant::Key(key.key.key.clone()), 3600);
     for (hsm, cluster) in [(&here, "old"), (&there, "new")] {
         hsm.enrol_key(world, &key).unwrap();
@@ -98,6 +99,7 @@ fn a_migration_that_was_declared_is_noted_and_one_that_is_over_is_told_of_whoeve
     let world = World::new();
     let key = TestKey::ed25519("k", 1);
     let (old, new) = (world.hsm("hsm-1", "old"), world.hsm("hsm-2", "new"));
+    old.enrol_key(&world, &key).unwrap();
     let number = migrate(&world, Migrant::Key(key.key.key.clone()), 3600);
     for (hsm, cluster) in [(&old, "old"), (&new, "new")] {
         hsm.enrol_key(&world, &key).unwrap();
@@ -146,11 +148,12 @@ fn a_migration_covers_what_it_names_in_its_direction_and_no_longer() {
             "fingerprint" => Migrant::Fingerprint(key.instance().fingerprint().unwrap()),
             _ => Migrant::Key("other".parse().unwrap()),
         };
+        let hsms = ["old", "new"].map(|cluster| (cluster, world.hsm(&format!("{cluster}-{number}"), cluster)));
+        hsms.iter().for_each(|(_, hsm)| hsm.enrol_key(&world, &key).unwrap());
+        hsms[0].1.enrol_key(&world, &TestKey::ed25519("other", 99)).unwrap();
         let request = MigrationRequest { what, from: from.parse().unwrap(), to: to.parse().unwrap(), valid_for: 60 };
         world.manager.declare_migration(&Caller::in_process(), &request).unwrap();
-        for cluster in ["old", "new"] {
-            let hsm = world.hsm(&format!("{cluster}-{number}"), cluster);
-            hsm.enrol_key(&world, &key).unwrap();
+        for (cluster, hsm) in hsms {
             hsm.attest(&world, cluster, &key).unwrap();
             world.advance(wait);
         }
@@ -158,13 +161,34 @@ fn a_migration_covers_what_it_names_in_its_direction_and_no_longer() {
         assert_eq!(world.alerts().len(), expected, "{number}");
     }
     let wrong = |from: &str, to: &str, valid_for| {
-        let what = Migrant::Key("k".parse().unwrap());
+        let what = Migrant::Fingerprint(TestKey::ed25519("k", 1).instance().fingerprint().unwrap());
         let request = MigrationRequest { what, from: from.parse().unwrap(), to: to.parse().unwrap(), valid_for };
         refused(world.manager.declare_migration(&Caller::in_process(), &request), ProblemKind::Malformed);
     };
     wrong("a", "a", 60);
     wrong("a", "b", 0);
     wrong("a", "b", keywitness_verifier::wire::MAX_MIGRATION + 1);
+}
+
+#[test]
+fn a_migration_of_a_key_that_its_source_never_had_is_refused_and_the_target_may_get_it_later() {
+    let world = World::new();
+    let key = TestKey::ed25519("k", 1);
+    let (old, new) = (world.hsm("hsm-1", "old"), world.hsm("hsm-2", "new"));
+    let declare = |from: &str, to: &str| {
+        let what = Migrant::Key(key.key.key.clone());
+        let request = MigrationRequest { what, from: from.parse().unwrap(), to: to.parse().unwrap(), valid_for: 60 };
+        world.manager.declare_migration(&Caller::in_process(), &request)
+    };
+    let problem = refused(declare("old", "new"), ProblemKind::NotFound);
+    assert!(problem.detail.contains("no HSM of cluster old has enrolled a key k"), "{problem}");
+    old.enrol_key(&world, &key).unwrap();
+    refused(declare("new", "old"), ProblemKind::NotFound);
+    declare("old", "new").unwrap();
+    new.enrol_key(&world, &key).unwrap();
+    old.attest(&world, "old", &key).unwrap();
+    new.attest(&world, "new", &key).unwrap();
+    assert!(raised(&world).is_empty());
 }
 
 #[test]
@@ -401,6 +425,10 @@ fn alerts_are_listed_and_acknowledged_once() {
     let alert = world.manager.acknowledge_alert(&Caller::in_process(), 2, &note).unwrap();
     let other = AcknowledgeRequest { note: "other".to_owned() };
     assert_eq!(world.manager.acknowledge_alert(&Caller::in_process(), 2, &other).unwrap(), alert);
+    let event = world.manager.events(&Caller::in_process(), alert.event - 1).unwrap().events.remove(0);
+    assert!(event.text.contains("a challenge that HSM hsm-1 had consumed came back"), "{event:?}");
+    let stored = log::events(world.store.view().unwrap().as_ref(), alert.event - 1, 1).unwrap().remove(0);
+    assert_eq!(stored.text, "", "words are for who reads them, and in no row");
     assert_eq!(alert.acknowledged.unwrap().by, "this process");
     assert_eq!(page(Some(AlertState::Open), 0), [1, 3]);
     assert_eq!(page(Some(AlertState::Acknowledged), 0), [2]);

@@ -139,7 +139,7 @@ fn a_revoked_hsm_returns_by_an_explicit_invitation_and_under_another_identity_on
     world.advance(10);
     refused(reinstate(&world, &target), ProblemKind::HsmRevoked);
     // An invitation that does not say so brings nobody back.
-    let plain = world.join_token("eu", Some("hsm-1"));
+    let plain = world.join_token("eu", None);
     refused(TestHsm::new("hsm-1").enrol(&world, &plain), ProblemKind::AlreadyEnrolled);
     refused(invite_again(&world, "hsm-1", "us"), ProblemKind::NotFound);
     refused(invite_again(&world, "hsm-2", "eu"), ProblemKind::NotFound);
