@@ -16,7 +16,7 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{PoisonError, RwLock, TryLockError},
 };
 
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -35,7 +35,7 @@ const SCHEMA_KEY: &str = "version";
 pub const FILE: &str = "manager.redb";
 
 /// How many bytes of the file are held in memory at most, unless the operator says otherwise.
-pub const CACHE: usize = 256 << 20;
+pub const CACHE: usize = 512 << 20;
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
@@ -229,9 +229,15 @@ impl Redb {
         transaction.commit().map_err(failed)
     }
 
+    /// Nobody waits here while the store is being recovered: that may take minutes.
     fn with<T>(&self, action: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Fault> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        action(database.as_ref().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
+        let database = match self.database.try_read() {
+            Ok(database) => Some(database),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let database = database.as_ref().and_then(|database| database.as_ref());
+        action(database.ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
     }
 
     fn begin(&self) -> Result<WriteTransaction, Fault> {

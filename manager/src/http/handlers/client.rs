@@ -16,35 +16,35 @@ use crate::{
 
 /// Any role: whether a key is attested.
 pub(in crate::http) async fn attested(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, ANY_ROLE).await?;
+    let caller = bearer(&manager, &request, ANY_ROLE)?;
     let asked: KeyQuery = query(&request)?;
     answer(&run(&manager, move |manager| manager.attested(&caller, &asked)).await?)
 }
 
 /// Any role: whether many keys are attested.
 pub(in crate::http) async fn attested_batch(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, ANY_ROLE).await?;
+    let caller = bearer(&manager, &request, ANY_ROLE)?;
     let asked = json(&body_of(payload, MAX_BATCH_BODY).await?)?;
     answer(&run(&manager, move |manager| manager.attested_batch(&caller, &asked)).await?)
 }
 
 /// Client: asks for a verification token. An operator cannot pass for a client.
 pub(in crate::http) async fn token(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, CLIENT).await?;
+    let caller = bearer(&manager, &request, CLIENT)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.issue_token(&caller, &asked)).await?)
 }
 
 /// Client or auditor: what a token rests on, for whoever will check it without the manager.
 pub(in crate::http) async fn bundle(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, RELIERS).await?;
+    let caller = bearer(&manager, &request, RELIERS)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.bundle(&caller, &asked)).await?)
 }
 
 /// Any role: everything at a glance.
 pub(in crate::http) async fn status(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, ANY_ROLE).await?;
+    let caller = bearer(&manager, &request, ANY_ROLE)?;
     answer(&run(&manager, move |manager| manager.status(&caller)).await?)
 }
 
@@ -58,7 +58,7 @@ struct After {
 
 /// Operator, viewer or auditor: what happened.
 pub(in crate::http) async fn events(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     let After { after } = query(&request)?;
     answer(&run(&manager, move |manager| manager.events(&caller, after)).await?)
 }
@@ -66,7 +66,7 @@ pub(in crate::http) async fn events(manager: Data<Manager>, request: HttpRequest
 /// Operator, viewer or auditor: measurements. Who reads them learns how busy the trust domain is, so that loopback alone
 /// lets nobody in: a proxy's callers come from there too.
 pub(in crate::http) async fn metrics(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     let text = run(&manager, move |manager| manager.measurements(&caller)).await?;
     Ok(HttpResponse::Ok().content_type(crate::metrics::TEXT).insert_header((CACHE_CONTROL, "no-store")).body(text))
 }

@@ -17,20 +17,20 @@ use crate::{
 
 /// Operator: makes a credential.
 pub(in crate::http) async fn create(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.create_credential(&caller, &asked)).await?)
 }
 
 /// Operator: every credential within the operator's clusters.
 pub(in crate::http) async fn list(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.credentials(&caller)).await?)
 }
 
 /// Operator: withdraws a credential.
 pub(in crate::http) async fn withdraw(manager: Data<Manager>, request: HttpRequest, id: Path<String>) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let id: CredentialId =
         id.parse().map_err(|error| Refusal::new(ProblemKind::Malformed, format!("the path: {error}")))?;
     run(&manager, move |manager| manager.withdraw_credential(&caller, id)).await?;

@@ -18,7 +18,7 @@ use crate::{
 
 /// Operator, viewer or auditor: alerts.
 pub(in crate::http) async fn alerts(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     let asked = query(&request)?;
     answer(&run(&manager, move |manager| manager.alerts(&caller, &asked)).await?)
 }
@@ -29,7 +29,7 @@ fn parsed(number: &str) -> Result<u64, Refusal> {
 
 /// Operator, viewer or auditor: one alert.
 pub(in crate::http) async fn alert(manager: Data<Manager>, request: HttpRequest, number: Path<String>) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     let number = parsed(&number)?;
     answer(&run(&manager, move |manager| manager.alert(&caller, number)).await?)
 }
@@ -41,7 +41,7 @@ pub(in crate::http) async fn acknowledge(
     payload: Payload,
     number: Path<String>,
 ) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     let number = parsed(&number)?;
     answer(&run(&manager, move |manager| manager.acknowledge_alert(&caller, number, &asked)).await?)
@@ -49,13 +49,13 @@ pub(in crate::http) async fn acknowledge(
 
 /// Operator: declares a migration.
 pub(in crate::http) async fn declare(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.declare_migration(&caller, &asked)).await?)
 }
 
 /// Operator, viewer or auditor: the migrations that are remembered.
 pub(in crate::http) async fn migrations(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     answer(&run(&manager, move |manager| manager.migrations(&caller)).await?)
 }

@@ -112,7 +112,7 @@ struct Page {
 
 /// Auditor: a page of openings.
 pub(in crate::http) async fn openings(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, AUDITOR).await?;
+    let caller = bearer(&manager, &request, AUDITOR)?;
     let Page { after, limit } = query(&request)?;
     let page = run(&manager, move |manager| manager.openings(&caller, after, limit.unwrap_or(PAGE))).await?;
     private(OPENINGS_TYPE, page)
@@ -120,7 +120,7 @@ pub(in crate::http) async fn openings(manager: Data<Manager>, request: HttpReque
 
 /// Auditor: brings a cosignature.
 pub(in crate::http) async fn cosign(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    bearer(&manager, &request, AUDITOR).await?;
+    bearer(&manager, &request, AUDITOR)?;
     let text = String::from_utf8(body(payload).await?.to_vec())
         .map_err(|_| Refusal::new(ProblemKind::Malformed, "the body is no signed note: it is not UTF-8"))?;
     run(&manager, move |manager| manager.cosign(&text)).await?;
@@ -129,13 +129,13 @@ pub(in crate::http) async fn cosign(manager: Data<Manager>, request: HttpRequest
 
 /// Operator: seals the state.
 pub(in crate::http) async fn seal(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.seal(&caller)).await?)
 }
 
 /// Operator or auditor: the seals so far.
 pub(in crate::http) async fn seals(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR_OR_AUDITOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR_OR_AUDITOR)?;
     answer(&run(&manager, move |manager| manager.seals(&caller)).await?)
 }
 
@@ -148,7 +148,7 @@ struct Part {
 
 /// Auditor: the state that a seal is of, part by part.
 pub(in crate::http) async fn snapshot(manager: Data<Manager>, request: HttpRequest, path: Path<String>) -> Answer {
-    let caller = bearer(&manager, &request, AUDITOR).await?;
+    let caller = bearer(&manager, &request, AUDITOR)?;
     let Part { offset } = query(&request)?;
     let sequence = path.parse().map_err(|_| Refusal::new(ProblemKind::NotFound, "a seal is named by its number"))?;
     let part = run(&manager, move |manager| manager.snapshot(&caller, sequence, offset)).await?;
@@ -157,7 +157,7 @@ pub(in crate::http) async fn snapshot(manager: Data<Manager>, request: HttpReque
 
 /// Operator: deletes the openings that are old enough.
 pub(in crate::http) async fn retain(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let deleted_through = run(&manager, move |manager| manager.retain(&caller)).await?;
     answer(&Retained { deleted_through })
 }

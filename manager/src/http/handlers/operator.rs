@@ -14,28 +14,28 @@ use crate::{
 
 /// Operator: invites an HSM.
 pub(in crate::http) async fn join_token(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.create_join_token(&caller, &asked)).await?)
 }
 
 /// Operator: revokes.
 pub(in crate::http) async fn revoke(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.revoke(&caller, &asked)).await?)
 }
 
 /// Operator: suspends.
 pub(in crate::http) async fn suspend(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.suspend(&caller, &asked)).await?)
 }
 
 /// Operator: ends a suspension, or frees a revoked key's name.
 pub(in crate::http) async fn reinstate(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     run(&manager, move |manager| manager.reinstate(&caller, &asked)).await?;
     done()
@@ -43,7 +43,7 @@ pub(in crate::http) async fn reinstate(manager: Data<Manager>, request: HttpRequ
 
 /// Operator: backs up the store.
 pub(in crate::http) async fn back_up(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.back_up(&caller)).await?)
 }
 
@@ -53,13 +53,13 @@ pub(in crate::http) async fn rotate_token_key(
     request: HttpRequest,
     payload: Payload,
 ) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let TokenKeyRequest { alg } = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.rotate_token_key(&caller, alg)).await?)
 }
 
 /// Operator: the token keys.
 pub(in crate::http) async fn token_keys(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.token_keys(&caller)).await?)
 }

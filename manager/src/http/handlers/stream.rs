@@ -173,7 +173,7 @@ pub(in crate::http) async fn alerts(manager: Data<Manager>, request: HttpRequest
 }
 
 async fn stream(manager: Data<Manager>, request: HttpRequest, source: Source) -> Answer {
-    let caller = bearer(&manager, &request, WATCHERS).await?;
+    let caller = bearer(&manager, &request, WATCHERS)?;
     caller.must_reach_everything()?;
     let From { after } = query(&request)?;
     let seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());

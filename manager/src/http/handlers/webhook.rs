@@ -13,7 +13,7 @@ use crate::{
 
 /// Operator of every cluster: the webhooks.
 pub(in crate::http) async fn webhooks(manager: Data<Manager>, request: HttpRequest) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.webhooks(&caller)).await?)
 }
 
@@ -24,13 +24,13 @@ pub(in crate::http) async fn replay(
     payload: Payload,
     name: Path<String>,
 ) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     let asked = json(&body(payload).await?)?;
     answer(&run(&manager, move |manager| manager.replay_webhook(&caller, &name, asked)).await?)
 }
 
 /// Operator of every cluster: sends a test.
 pub(in crate::http) async fn test(manager: Data<Manager>, request: HttpRequest, name: Path<String>) -> Answer {
-    let caller = bearer(&manager, &request, OPERATOR).await?;
+    let caller = bearer(&manager, &request, OPERATOR)?;
     answer(&run(&manager, move |manager| manager.test_webhook(&caller, &name)).await?)
 }
