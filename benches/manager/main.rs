@@ -2,7 +2,8 @@
 //!
 //! The manager runs in a process of its own, so that its CPU time and memory are told apart from those of whoever makes
 //! the load. `--quick` takes the smallest sizes; `--only intake|records` one part; `--records N`, `--seconds S` and
-//! `--directory DIR` say how much and on which disk; `--json` prints the figures as JSON.
+//! `--directory DIR` say how much and on which disk; `--data DIR` keeps the records there, and finds them there again; `--json`
+//! prints the figures as JSON.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod generator;
@@ -22,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) records: usize,
     pub(crate) seconds: u64,
     pub(crate) directory: PathBuf,
+    /// Where the records stay.
+    pub(crate) data: Option<PathBuf>,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ fn main() {
         records: number("--records", 1_000_000, 4000),
         seconds: number("--seconds", 20, 1) as u64,
         directory: value("--directory").map_or_else(std::env::temp_dir, PathBuf::from),
+        data: value("--data").map(PathBuf::from),
     };
     let mut figures = Vec::new();
     let only = value("--only").map(String::as_str);

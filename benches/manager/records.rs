@@ -8,6 +8,7 @@ use std::{
 };
 
 use keywitness_circuits::Nonce;
+use keywitness_manager::store::FILE;
 use keywitness_verifier::{
     client::ManagerClient,
     wire::{CredentialRequest, JoinTokenRequest, KeyQuery, Role, TokenRequest, path},
@@ -29,11 +30,14 @@ const BEFORE: u64 = 2;
 
 pub(crate) fn measure(options: &Options) -> Vec<Figure> {
     let directory = tempfile::tempdir_in(&options.directory).unwrap();
-    let path = directory.path();
+    let path = options.data.as_deref().unwrap_or(directory.path());
     let records = options.records;
-    let begun = Instant::now();
-    populate(path, records);
-    eprintln!("{records} records were written in {:.0} s", begun.elapsed().as_secs_f64());
+    // Whoever was interrupted removes it.
+    if !path.join(FILE).exists() {
+        let begun = Instant::now();
+        populate(path, records);
+        eprintln!("{records} records were written in {:.0} s", begun.elapsed().as_secs_f64());
+    }
     let rate = if options.quick { 200 } else { 2000 };
     let (time, quick) = (Duration::from_secs(options.seconds), options.quick);
     let wanted = |wanted| (!quick).then_some(wanted);
