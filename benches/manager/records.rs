@@ -2,6 +2,7 @@
 //! for two thousand a second, in peace and while a tenth of the records expire and what is due is forgotten.
 
 use std::{
+    fs,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -30,13 +31,22 @@ const BEFORE: u64 = 2;
 
 pub(crate) fn measure(options: &Options) -> Vec<Figure> {
     let directory = tempfile::tempdir_in(&options.directory).unwrap();
-    let path = options.data.as_deref().unwrap_or(directory.path());
+    let path = directory.path();
     let records = options.records;
-    // Whoever was interrupted removes it.
-    if !path.join(FILE).exists() {
+    let source = options.data.as_deref().unwrap_or(path);
+    // Who was interrupted removes what is there.
+    if !source.join(FILE).exists() {
         let begun = Instant::now();
-        populate(path, records);
+        populate(source, records);
         eprintln!("{records} records were written in {:.0} s", begun.elapsed().as_secs_f64());
+    }
+    // The measurement itself changes them.
+    if source != path {
+        let files =
+            fs::read_dir(source).unwrap().map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file());
+        for file in files {
+            fs::copy(file.path(), path.join(file.file_name())).unwrap();
+        }
     }
     let rate = if options.quick { 200 } else { 2000 };
     let (time, quick) = (Duration::from_secs(options.seconds), options.quick);
