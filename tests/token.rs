@@ -101,6 +101,7 @@ fn a_key_in_a_token_is_attested_and_used() {
     let credential = program(data, &["--json", "credential", "--role", "client", "--name", "shop"]).output().unwrap();
     let credential: serde_json::Value = serde_json::from_slice(&credential.stdout).unwrap();
     std::fs::write(data.join("client.credential"), credential["secret"].as_str().unwrap()).unwrap();
+    private(data.join("client.credential").to_str().unwrap());
     let (code, said) = exit(program(data, &["token", "--key", "signing-1", "--hsm", "hsm-1"]));
     assert_eq!(code, 0, "{said}");
 

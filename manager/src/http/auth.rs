@@ -1,6 +1,9 @@
 //! Reading requests: bodies under a cap, and who sent them.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use actix_web::{
     HttpMessage, HttpRequest,
@@ -9,7 +12,10 @@ use actix_web::{
     web::{Bytes, Data, Payload},
 };
 use keywitness_circuits::{Envelope, HsmId, codec::Canonical as _};
-use keywitness_verifier::wire::{MAX_BODY, ProblemKind, Role, split_envelopes};
+use keywitness_verifier::{
+    identity::RequestAuth,
+    wire::{MAX_BODY, ProblemKind, Role, split_envelopes},
+};
 use serde::de::DeserializeOwned;
 
 use super::{PATIENCE, connections::Peer, observe::CallerKind, problem::Refusal};
@@ -61,7 +67,7 @@ pub(super) fn bearer(manager: &Manager, request: &HttpRequest, roles: &[Role]) -
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
     // Two rows that everybody's requests keep in memory: a blocking thread would cost more than the look.
-    let caller = manager.authorise(secret, roles)?;
+    let caller = catch_unwind(AssertUnwindSafe(|| manager.authorise(secret, roles))).map_err(|_| panicked())??;
     request.extensions_mut().insert(CallerKind(match caller.role() {
         Role::Operator => "operator",
         Role::Client => "client",
@@ -76,13 +82,16 @@ pub(super) async fn hsm(manager: &Data<Manager>, request: &HttpRequest, body: &B
     let missing = || Refusal::new(ProblemKind::Unauthenticated, "sign the request: authorization: Keywitness-HSM ...");
     let authorization = authorization(request).ok_or_else(missing)?.to_owned();
     let peer = peer(request).cloned();
+    // Before anything of the named HSM's is spent.
+    if let Ok(named) = RequestAuth::from_header(&authorization) {
+        is_peers(peer.as_deref(), &named.hsm)?;
+    }
     let (method, path, body) = (request.method().to_string(), request.path().to_owned(), body.clone());
     let caller = run(manager, move |manager| {
         manager.authenticate(SignedRequest { authorization: &authorization, method: &method, path: &path, body: &body })
     })
     .await?;
     request.extensions_mut().insert(CallerKind("hsm"));
-    is_peers(peer.as_deref(), caller.hsm())?;
     Ok(caller)
 }
 
@@ -105,6 +114,14 @@ pub(super) fn envelopes_of_peer(request: &HttpRequest, batch: &[u8]) -> Result<(
 /// Whose budget a request spends, whoever makes it.
 pub(super) fn address(request: &HttpRequest) -> Option<Source> {
     request.peer_addr().map(|address| Source::address(address.ip()))
+}
+
+/// Spends further requests of the address's budget, for an answer that takes as much work as so many.
+pub(super) fn charge(manager: &Manager, request: &HttpRequest, more: u32) -> Result<(), Refusal> {
+    match address(request) {
+        Some(from) => Ok(manager.limits().spend(&from, more, manager.clock().now())?),
+        None => Ok(()),
+    }
 }
 
 fn peer(request: &HttpRequest) -> Option<&Arc<Peer>> {
@@ -130,9 +147,11 @@ pub(super) async fn run<T: Send + 'static>(
     let (manager, span) = (manager.clone(), tracing::Span::current());
     match actix_web::web::block(move || span.in_scope(|| use_case(&manager))).await {
         Ok(result) => result.map_err(Refusal::from),
-        Err(_) => {
-            tracing::error!("a use case panicked");
-            Err(Refusal::new(ProblemKind::Internal, "the manager's log has the reason"))
-        }
+        Err(_) => Err(panicked()),
     }
+}
+
+fn panicked() -> Refusal {
+    tracing::error!("a use case panicked");
+    Refusal::new(ProblemKind::Internal, "the manager's log has the reason")
 }

@@ -222,23 +222,25 @@ impl MessageBody for Held {
     }
 }
 
-/// Lets a request in while its address has a budget left, and charges the address for mistakes.
+/// Lets a request in while whoever is at the other end has a budget left, and charges it for mistakes: the HSM whose client
+/// certificate the connection has, and else the address. So nobody at an HSM's address keeps it from being heard.
 pub(super) async fn admit(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
     let Some(peer) = request.conn_data::<Arc<Peer>>().cloned() else {
         // The connection was one too many, and is being closed: what had arrived on it is not looked at.
         let why = "there are too many connections from this address, or in all; come again later";
         return Ok(request.error_response(Refusal(Problem::new(ProblemKind::Unavailable, why).after(1))));
     };
+    let certified = peer.hsm().cloned().map(Source::Hsm);
     let busy = Busy::new(peer);
     let manager = request.app_data::<Data<Manager>>().cloned();
-    let address = request.peer_addr().map(|address| Source::address(address.ip()));
-    let (Some(manager), Some(address)) = (manager, address) else { return next.call(request).await };
-    if let Err(problem) = manager.limits().spend(&address, 1, manager.clock().now()) {
+    let payer = certified.or_else(|| request.peer_addr().map(|address| Source::address(address.ip())));
+    let (Some(manager), Some(payer)) = (manager, payer) else { return next.call(request).await };
+    if let Err(problem) = manager.limits().spend(&payer, 1, manager.clock().now()) {
         return Ok(request.error_response(Refusal(problem)));
     }
     let response = next.call(request).await?;
     if is_mistake(response.status()) {
-        manager.limits().mistake(&address);
+        manager.limits().mistake(&payer);
     }
     Ok(response.map_body(|_, body| BoxBody::new(Held { body, _busy: Some(busy) })))
 }

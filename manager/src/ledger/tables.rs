@@ -34,6 +34,9 @@ pub enum Fault {
         /// What this build reads.
         supported: u64,
     },
+    /// The store failed a moment ago.
+    #[error("the store is being recovered")]
+    Recovering,
     /// Too many commands wait.
     #[error("too many changes wait to be written")]
     Busy,

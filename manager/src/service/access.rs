@@ -11,7 +11,7 @@ use crate::{
     ledger::{
         Command, Outcome,
         apply::revocation,
-        state::{HsmRow, RestorationRow, State, key},
+        state::{HsmRow, RequestRow, RestorationRow, State, key},
     },
     limits::Source,
     tls::HSM_LIFE,
@@ -23,6 +23,8 @@ pub struct HsmCaller {
     hsm: HsmId,
     enrolment: u32,
     request: Digest,
+    /// The answer to these bytes is recorded: whoever sends them again spends nothing of the HSM's.
+    answered: bool,
 }
 
 impl HsmCaller {
@@ -182,8 +184,12 @@ impl Manager {
 
     /// Spends an HSM's budget for a request that asks about so many keys, of which one is paid already.
     pub(super) fn spend_more(&self, caller: &HsmCaller, keys: usize) -> Result<(), Problem> {
-        let more = u32::try_from(keys).unwrap_or(u32::MAX).saturating_sub(1);
-        self.limits.spend(&Source::Hsm(caller.hsm.clone()), more, self.clock.now())
+        self.spend_of(caller, u32::try_from(keys).unwrap_or(u32::MAX).saturating_sub(1))
+    }
+
+    fn spend_of(&self, caller: &HsmCaller, count: u32) -> Result<(), Problem> {
+        let count = if caller.answered { 0 } else { count };
+        self.limits.spend(&Source::Hsm(caller.hsm.clone()), count, self.clock.now())
     }
 
     /// Spends one of a caller's requests for much at once: an overview, a bundle, a page of openings.
@@ -219,8 +225,6 @@ impl Manager {
         if auth.check(&hsm.identity_key()?, &parts).is_err() {
             return Err(stranger());
         }
-        // Only now is it known whose budget this is.
-        self.limits.spend(&Source::Hsm(auth.hsm.clone()), 1, self.clock.now())?;
         let now = self.now(state)?;
         if now.0.abs_diff(auth.created.0) > MAX_SKEW {
             let why = format!(
@@ -237,7 +241,12 @@ impl Manager {
             let why = "the request was made before this manager was restored from a backup; make it again";
             return Err(self.reject(ProblemKind::ClockSkew, why));
         }
-        Ok(HsmCaller { request: auth.digest(&parts), enrolment: hsm.revision, hsm: auth.hsm })
+        let request = auth.digest(&parts);
+        let answered = state.get::<RequestRow>(&request.0)?.is_some();
+        let caller = HsmCaller { request, enrolment: hsm.revision, hsm: auth.hsm, answered };
+        // Only now is it known whose budget this is. What was signed long ago, or sent before, anyone may have kept.
+        self.spend_of(&caller, 1)?;
+        Ok(caller)
     }
 
     /// Gives an HSM a client certificate for a TLS key. For that HSM.

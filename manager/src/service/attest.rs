@@ -65,7 +65,9 @@ impl Manager {
         }
         let source = Source::Hsm(hsm.hsm.clone());
         self.limits.spend(&source, 1, self.clock.now())?;
-        if wrong.as_ref().is_some_and(Wrong::is_mistake) {
+        if let Some(wrong) = &wrong
+            && wrong.is_mistake(state, self.now(state)?)?
+        {
             self.limits.mistake(&source);
         }
         let sent = Sent { hsm, envelope, digest };

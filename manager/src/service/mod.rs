@@ -83,7 +83,9 @@ impl From<Fault> for Problem {
     /// Tells the caller no more than whether to come back; the log has the rest.
     fn from(fault: Fault) -> Self {
         match &fault {
-            Fault::Busy | Fault::Stopped => Self::new(ProblemKind::Unavailable, format!("{fault}; try again shortly")),
+            Fault::Busy | Fault::Stopped | Fault::Recovering => {
+                Self::new(ProblemKind::Unavailable, format!("{fault}; try again shortly"))
+            }
             Fault::Storage(_) | Fault::Unsettled(_) => {
                 tracing::error!(%fault, "the store failed");
                 let why = "the store failed, and the change may or may not have been made; send the same again shortly";

@@ -1,6 +1,6 @@
 //! What the newest evidence comes to (`IsKeyAttested`): derived each time, and never stored.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use keywitness_circuits::{ClusterId, HsmId, KeyId, Timestamp};
 use keywitness_verifier::wire::{
@@ -14,14 +14,17 @@ use super::{
     fraud::visible,
 };
 use crate::ledger::{
-    Configuration, Fault,
+    Configuration, Fault, Table,
     apply::beacon,
     log,
-    state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, fraud::FraudCounts, key},
+    state::{FailureRow, HolderRow, HsmRow, KeyRow, RecordRow, State, decode, fraud::FraudCounts, key},
 };
 
 /// Most events in one page.
 const PAGE: usize = 1000;
+
+/// Of how many of the newest alerts a bounded scope's are counted.
+const ALERTS: u64 = 1000;
 
 /// One key in one HSM, and what its status rests on.
 pub(super) struct Evidence {
@@ -213,8 +216,8 @@ impl Manager {
         let trust_domain = configuration.audience.trust_domain;
         let mut revocations = state.revocations()?;
         revocations.retain(|revocation| reaches(caller.scope(), &hsms, &revocation.target));
-        let (events, alerts, verification) = (head.events, head.alerts, self.verification());
-        let open_alerts = open_alerts(state, caller.scope())?;
+        let (events, verification) = (head.events, self.verification());
+        let (alerts, open_alerts) = alerts_within(state, caller.scope())?;
         let webhooks = if caller.scope().is_all() { self.webhook_health(state)? } else { Vec::new() };
         Ok(Status {
             now,
@@ -246,16 +249,24 @@ impl Manager {
     }
 }
 
-/// How many alerts wait for an operator, of those that may be seen within a scope.
-fn open_alerts(state: State<'_>, scope: &Scope) -> Result<u64, Fault> {
+/// How many alerts there are, and how many of them wait for an operator: for a bounded scope, of those among the
+/// [`ALERTS`] newest that may be seen within it.
+fn alerts_within(state: State<'_>, scope: &Scope) -> Result<(u64, u64), Fault> {
+    let counts: FraudCounts = state.get(key::ONLY)?.unwrap_or_default();
     if scope.is_all() {
-        return Ok(state.get::<FraudCounts>(key::ONLY)?.unwrap_or_default().open);
+        return Ok((counts.alerts, counts.open));
     }
-    let mut open = 0;
-    for alert in state.all::<Alert>(&[])? {
-        open += u64::from(alert.acknowledged.is_none() && visible(state, scope, &alert)?);
-    }
-    Ok(open)
+    let (mut all, mut open) = (0, 0);
+    let start = key::number(counts.alerts.saturating_sub(ALERTS) + 1);
+    state.0.visit(Table::Alerts, &[], &start, &mut |_, value| {
+        let alert: Alert = decode(Table::Alerts, value)?;
+        if visible(state, scope, &alert)? {
+            all += 1;
+            open += u64::from(alert.acknowledged.is_none());
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok((all, open))
 }
 
 /// The HSMs of a scope's clusters.

@@ -236,8 +236,8 @@ impl Redb {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        let database = database.as_ref().and_then(|database| database.as_ref());
-        action(database.ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
+        let Some(database) = database else { return Err(Fault::Recovering) };
+        action(database.as_ref().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
     }
 
     fn begin(&self) -> Result<WriteTransaction, Fault> {

@@ -173,9 +173,9 @@ pub struct Status {
     pub revocations: Vec<Revocation>,
     /// How many events there are.
     pub events: u64,
-    /// How many alerts were ever raised.
+    /// How many alerts were ever raised; to a bounded credential, how many of the newest 1,000 it may see.
     pub alerts: u64,
-    /// How many of those that the caller may see nobody has acknowledged.
+    /// How many of those nobody has acknowledged.
     #[serde(default)]
     pub open_alerts: u64,
     /// How the checking of proofs goes.

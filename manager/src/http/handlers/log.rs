@@ -15,7 +15,7 @@ use super::{Answer, OPERATOR, answer, done};
 use crate::{
     Manager,
     http::{
-        auth::{bearer, body, query, run},
+        auth::{bearer, body, charge, query, run},
         problem::Refusal,
     },
 };
@@ -76,6 +76,9 @@ pub(in crate::http) async fn tile(manager: Data<Manager>, path: Path<String>) ->
     Ok(response.insert_header((CACHE_CONTROL, "public, max-age=31536000, immutable")).body(bytes))
 }
 
+/// How many further requests a proof costs its address: its hashes are computed anew each time.
+const PROOF: u32 = 9;
+
 /// Which entry, in which tree.
 #[derive(Deserialize)]
 struct Place {
@@ -86,6 +89,7 @@ struct Place {
 /// Anyone: an inclusion proof.
 pub(in crate::http) async fn inclusion(manager: Data<Manager>, request: HttpRequest) -> Answer {
     let Place { index, size } = query(&request)?;
+    charge(&manager, &request, PROOF)?;
     answer(&run(&manager, move |manager| manager.inclusion_proof(index, size)).await?)
 }
 
@@ -99,6 +103,7 @@ struct Trees {
 /// Anyone: a consistency proof.
 pub(in crate::http) async fn consistency(manager: Data<Manager>, request: HttpRequest) -> Answer {
     let Trees { from, to } = query(&request)?;
+    charge(&manager, &request, PROOF)?;
     answer(&run(&manager, move |manager| manager.consistency_proof(from, to)).await?)
 }
 

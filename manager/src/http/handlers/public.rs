@@ -14,7 +14,7 @@ use super::{Answer, answer};
 use crate::{
     Manager,
     http::{
-        auth::{address, query, run},
+        auth::{charge, query, run},
         problem::Refusal,
     },
     service::token_key::JWKS_MAX_AGE,
@@ -65,8 +65,8 @@ pub(in crate::http) async fn status_list(manager: Data<Manager>, request: HttpRe
     let nothing = || Refusal::new(ProblemKind::NotFound, "a status list is named by its number");
     let number = request.match_info().get("number").and_then(|text| text.parse().ok()).ok_or_else(nothing)?;
     let AsOf { time } = query(&request)?;
-    if let Some(from) = address(&request).filter(|_| time.is_some()) {
-        manager.limits().spend(&from, PAST_LIST, manager.clock().now())?;
+    if time.is_some() {
+        charge(&manager, &request, PAST_LIST)?;
     }
     let list = run(&manager, move |manager| manager.status_list(number, time.map(Timestamp))).await?;
     let fresh = format!("public, max-age={}", manager.config().status_ttl.div_ceil(2));

@@ -5,7 +5,8 @@ use keywitness_circuits::{
     context::instance_digest, key_knowledge::many,
 };
 use keywitness_verifier::wire::{
-    Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, RevocationTarget, Sighting, Standing,
+    Failure, KeyRef, MAX_RECORD_TTL, Problem, ProblemKind, Record, Revocation, RevocationTarget, Rule, Sighting,
+    Standing,
 };
 
 use super::{Apply, RETENTION, challenge::revoked, refuse, revocation, unenrolled};
@@ -14,7 +15,7 @@ use crate::ledger::{
     fraud::{self, policy::FraudPolicy},
     state::{
         BeaconRound, ChallengeRow, Consumption, EnrolledInstance, FailureRow, HsmRow, KeyRow, OutcomeRow, RecordRow,
-        RestorationRow, State, corrupt, key,
+        RestorationRow, State, VerifyingKeyRow, corrupt, key,
     },
     tables::{Fault, Table},
 };
@@ -70,12 +71,18 @@ impl Wrong {
         matches!(self.blame, Blame::Misdirected | Blame::Nobody).then_some(&self.problem)
     }
 
-    /// Whether the sender made a mistake, and not only bad luck.
-    pub(crate) const fn is_mistake(&self) -> bool {
-        match self.blame {
-            Blame::Sender | Blame::Replay { .. } | Blame::Revoked(_) => true,
+    /// Whether the sender made a mistake, and not only bad luck: one who is suspended, or was revoked a moment ago, has
+    /// made none.
+    pub(crate) fn is_mistake(&self, state: State<'_>, now: Timestamp) -> Result<bool, Fault> {
+        Ok(match &self.blame {
+            Blame::Sender | Blame::Replay { .. } => true,
+            Blame::Revoked(revocations) => {
+                let grace = state.configuration()?.fraud.rule(Rule::RevokedPersists).grace;
+                let counts = |hit: &Revocation| hit.standing == Standing::Revoked && now > hit.at.plus(grace);
+                revocations.iter().any(counts)
+            }
             Blame::Nobody | Blame::Honest | Blame::Late | Blame::Misdirected => false,
-        }
+        })
     }
 
     fn new(kind: ProblemKind, detail: impl Into<String>, blame: Blame) -> Self {
@@ -126,9 +133,14 @@ pub(crate) fn examine(
         return wrong(ProblemKind::ChallengeExpired, why, Blame::Late);
     }
     let in_force = context.statement.parse().ok().and_then(|kind: Kind| configuration.verifying_key(kind));
+    // Parameters and suites may have changed since the challenge was given: who answers under what was in force is honest.
+    let was_in_force = state
+        .get::<VerifyingKeyRow>(&context.verifying_key.0)?
+        .is_some_and(|row| row.statement == context.statement && challenge.statement.name() == row.statement);
+    let blame_of_key = || if was_in_force { Blame::Honest } else { Blame::Sender };
     if in_force.is_none() {
         let why = format!("no statement kind {:?} is in force here", context.statement);
-        return wrong(ProblemKind::UnknownStatement, why, Blame::Sender);
+        return wrong(ProblemKind::UnknownStatement, why, blame_of_key());
     }
     let keys = claimed(state, hsm, &challenge)?;
     let instance = asked_instance(challenge.statement, &keys)?;
@@ -140,7 +152,8 @@ pub(crate) fn examine(
     let asked = if challenge.round.is_some() { tag.is_some() } else { envelope.instance == instance };
     if let Some(field) = difference(&expected, context).or((!asked).then_some("instance")) {
         let why = format!("field {field} is not what the challenge and the enrolment ask for");
-        return wrong(ProblemKind::ContextMismatch, why, Blame::Sender);
+        let blame = if field == "verifying_key" { blame_of_key() } else { Blame::Sender };
+        return wrong(ProblemKind::ContextMismatch, why, blame);
     }
     if let Some((problem, revocations)) = revoked(state, hsm, keys.iter().map(|claimed| &claimed.row))? {
         return Ok(Err(Wrong { problem, blame: Blame::Revoked(revocations) }));

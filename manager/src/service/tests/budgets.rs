@@ -3,13 +3,16 @@
 use keywitness_circuits::{Timestamp, codec::Canonical};
 use keywitness_verifier::wire::{
     AttestAnswer, AttestedRequest, ChallengeBatchRequest, ChallengeRequest, CredentialRequest, KeyQuery, ProblemKind,
-    Role, join_envelopes,
+    ReinstateRequest, RevocationTarget, RevokeRequest, Role, join_envelopes,
 };
 
 use crate::{
     ledger::Table,
     limits::{Budget, LimitsConfig, Source},
-    service::testing::{Caller, TestKey, World, refused, submit},
+    service::{
+        access::SignedRequest,
+        testing::{Caller, TestKey, World, refused, submit},
+    },
 };
 
 /// Budgets that hardly come back.
@@ -60,6 +63,48 @@ fn published_envelopes_brought_again_cost_their_hsm_nothing_and_write_nothing() 
         hsm.try_call(&world).unwrap();
     }
     assert!(world.manager.limits().limited().is_empty());
+}
+
+#[test]
+fn a_signed_request_that_comes_again_or_long_after_costs_its_hsm_nothing() {
+    let world = world(20, 100_000);
+    let (hsm, key) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("k", 1));
+    hsm.enrol_key(&world, &key).unwrap();
+    let authorization = hsm.authorization(&world, "POST", "/kept", b"");
+    let kept = SignedRequest { authorization: &authorization, method: "POST", path: "/kept", body: b"" };
+    let ask = ChallengeRequest { statement: key.kind().name().to_owned(), keys: vec![key.key.clone()] };
+    let first = world.manager.challenge(&world.manager.authenticate(kept).unwrap(), &ask).unwrap();
+    for _ in 0..100 {
+        let again = world.manager.challenge(&world.manager.authenticate(kept).unwrap(), &ask).unwrap();
+        assert_eq!(again.nonce, first.nonce);
+    }
+    world.advance(1_000);
+    for _ in 0..100 {
+        refused(world.manager.authenticate(kept).map(drop), ProblemKind::ClockSkew);
+    }
+    hsm.attest(&world, "eu", &key).unwrap();
+    assert!(world.manager.limits().limited().is_empty());
+}
+
+#[test]
+fn who_is_suspended_or_was_revoked_a_moment_ago_pays_no_fine() {
+    let world = world(60, 100_000);
+    let (hsm, key) = (world.hsm("hsm-1", "eu"), TestKey::ed25519("k", 1));
+    hsm.enrol_key(&world, &key).unwrap();
+    let target = RevocationTarget::Hsm(hsm.id.clone());
+    let decided = RevokeRequest { target: target.clone(), reason: "a drill".into() };
+    let under_way = hsm.answer(&world, "eu", &key, &hsm.challenge(&world, &key).unwrap());
+    world.manager.suspend(&Caller::in_process(), &decided).unwrap();
+    refused(submit(&world, &under_way), ProblemKind::Suspended);
+    let reason = "it was a drill".into();
+    world.manager.reinstate(&Caller::in_process(), &ReinstateRequest { target, reason }).unwrap();
+    world.advance(1);
+    let under_way = hsm.answer(&world, "eu", &key, &hsm.challenge(&world, &key).unwrap());
+    world.manager.revoke(&Caller::in_process(), &decided).unwrap();
+    refused(submit(&world, &under_way), ProblemKind::HsmRevoked);
+    for _ in 0..40 {
+        hsm.try_call(&world).unwrap();
+    }
 }
 
 #[test]

@@ -10,7 +10,11 @@ use keywitness_verifier::{
 };
 
 use crate::{
-    ledger::{Table, tables::Row},
+    ledger::{
+        Table,
+        state::{FailureWindow, State, key},
+        tables::Row,
+    },
     service::testing::{Caller, TestHsm, TestKey, World, refused, submit},
 };
 
@@ -307,4 +311,27 @@ fn a_suite_is_added_at_the_same_epoch_and_changes_nothing_that_is_enrolled() {
         assert_eq!(statement.development_parameters, statement.fingerprint.suite == Suite::Groth16Bn254);
         assert_ne!(statement.envelope, Digest([0; 32]));
     }
+}
+
+#[test]
+fn who_answers_under_what_was_in_force_is_not_blamed() {
+    let mut world = World::of_both_suites();
+    let (hsm, halo2) = (world.hsm("hsm-1", "eu"), TestKey::aes256("a", 1));
+    let groth16 = halo2.in_suite(Suite::Groth16Bn254);
+    let mut request = halo2.request();
+    request.instances.push(Base64(groth16.instance().to_bytes()));
+    world.manager.enrol_key(&hsm.call(&world), &request).unwrap();
+    let failed = |world: &World| {
+        let view = world.store.view().unwrap();
+        State(view.as_ref()).get::<FailureWindow>(&key::hsm(&hsm.id)).unwrap().is_some()
+    };
+    let answer = hsm.answer(&world, "eu", &groth16, &hsm.challenge(&world, &groth16).unwrap());
+    world = world.reopen_with(vec![Suite::Halo2Pasta]);
+    refused(submit(&world, &answer), ProblemKind::UnknownStatement);
+    assert!(!failed(&world));
+    // A verifying key that never was in force is the sender's own.
+    let mut context = hsm.context(&world, "eu", &halo2, &hsm.challenge(&world, &halo2).unwrap());
+    context.verifying_key = Digest([9; 32]);
+    refused(submit(&world, &hsm.forge(&halo2, context)), ProblemKind::ContextMismatch);
+    assert!(failed(&world));
 }
