@@ -196,29 +196,51 @@ impl Drop for Busy {
         if let Some(entry) = self.0.connections.open().entries.get_mut(&self.0.id) {
             entry.busy -= 1;
             entry.idle_since = Instant::now();
+            entry.until = None;
         }
     }
 }
 
+/// How much of an answer is handed to a connection at once, in bytes. What is shorter counts as taken when it was made.
+const PART: usize = 64 * 1024;
+
 /// A body that keeps its connection busy until all of it was taken.
-struct Held {
-    body: BoxBody,
-    _busy: Option<Busy>,
+enum Held {
+    /// One that comes as it is made, and sees itself to it that it is taken.
+    Stream(BoxBody, #[allow(dead_code, reason = "dropped with the body")] Busy),
+    /// One that is there: of so many bytes, what has not been taken yet. Each part must be, as a stream's must.
+    Whole(u64, Bytes, Busy),
+}
+
+impl Held {
+    fn body(body: BoxBody, busy: Busy) -> BoxBody {
+        match body.try_into_bytes() {
+            Ok(bytes) if bytes.len() <= PART => BoxBody::new(bytes),
+            Ok(bytes) => BoxBody::new(Self::Whole(bytes.len() as u64, bytes, busy)),
+            Err(body) => BoxBody::new(Self::Stream(body, busy)),
+        }
+    }
 }
 
 impl MessageBody for Held {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
-        self.body.size()
+        match self {
+            Self::Stream(body, _) => body.size(),
+            Self::Whole(size, ..) => BodySize::Sized(*size),
+        }
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
-    }
-
-    fn try_into_bytes(self) -> Result<Bytes, Self> {
-        self.body.try_into_bytes().map_err(|body| Self { body, _busy: self._busy })
+        match &mut *self {
+            Self::Stream(body, _) => Pin::new(body).poll_next(cx),
+            Self::Whole(_, rest, _) if rest.is_empty() => Poll::Ready(None),
+            Self::Whole(_, rest, Busy(peer)) => {
+                peer.reads();
+                Poll::Ready(Some(Ok(rest.split_to(PART.min(rest.len())))))
+            }
+        }
     }
 }
 
@@ -242,7 +264,7 @@ pub(super) async fn admit(request: ServiceRequest, next: Next<BoxBody>) -> Resul
     if is_mistake(response.status()) {
         manager.limits().mistake(&payer);
     }
-    Ok(response.map_body(|_, body| BoxBody::new(Held { body, _busy: Some(busy) })))
+    Ok(response.map_body(|_, body| Held::body(body, busy)))
 }
 
 /// Whether an answer says that the caller could not be authenticated or understood.
@@ -254,4 +276,42 @@ fn is_mistake(status: StatusCode) -> bool {
             | StatusCode::PAYLOAD_TOO_LARGE
             | StatusCode::UNSUPPORTED_MEDIA_TYPE
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_long_answer_keeps_its_connection_until_the_last_part_is_taken() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (config, trust_domain) = (ConnectionsConfig::default(), "acme.example".parse().unwrap());
+        let connections = Arc::new(Connections { config, trust_domain, open: Mutex::default() });
+        let from = Source::address("192.0.2.1".parse().unwrap());
+        let entry = Entry { socket, from, busy: 0, idle_since: Instant::now(), until: None };
+        connections.open().entries.insert(7, entry);
+        let peer = Arc::new(Peer { connections: Arc::clone(&connections), id: 7, hsm: None });
+        let state = || {
+            let open = connections.open();
+            (open.entries[&7].busy, open.entries[&7].until.is_some())
+        };
+        let answer: Vec<u8> = (0..3 * PART + 1).map(|place| place as u8).collect();
+        let mut body = Held::body(BoxBody::new(answer.clone()), Busy::new(Arc::clone(&peer)));
+        assert_eq!((state(), body.size()), ((1, false), BodySize::Sized(answer.len() as u64)));
+        let (mut taken, mut context) = (Vec::new(), Context::from_waker(Waker::noop()));
+        while let Poll::Ready(Some(part)) = Pin::new(&mut body).poll_next(&mut context) {
+            taken.extend_from_slice(&part.unwrap());
+            assert_eq!(state(), (1, true));
+        }
+        assert_eq!((taken, state()), (answer, (1, true)));
+        drop(body);
+        assert_eq!(state(), (0, false));
+        // A short one is as good as taken.
+        let short = Held::body(BoxBody::new(vec![0; PART]), Busy::new(peer));
+        assert_eq!((state(), short.size()), ((0, false), BodySize::Sized(PART as u64)));
+    }
 }
