@@ -311,7 +311,7 @@ mod tests {
         drop(body);
         assert_eq!(state(), (0, false));
         // A short one is as good as taken.
-        let short = Held::body(BoxBody::new(vec![0; PART]), Busy::new(peer));
+        let short = Held::body(BoxBody::new(vec![0; PART]), Busy::new(Arc::clone(&peer)));
         assert_eq!((state(), short.size()), ((0, false), BodySize::Sized(PART as u64)));
     }
 }

@@ -35,7 +35,7 @@ const SCHEMA_KEY: &str = "version";
 pub const FILE: &str = "manager.redb";
 
 /// How many bytes of the file are held in memory at most, unless the operator says otherwise.
-pub const CACHE: usize = 512 << 20;
+pub const CACHE: usize = 768 << 20;
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
