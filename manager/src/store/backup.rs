@@ -195,7 +195,7 @@ fn damaged(backup: &Path) -> Fault {
 fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>) -> Result<Backup, Fault> {
     let bytes = fs::copy(from, draft).map_err(failed(from))?;
     // Errors name the backup, and not the copy that is made of it.
-    let store = Redb::over(draft, &from.display().to_string(), CACHE)?;
+    let mut store = Redb::over(draft, &from.display().to_string(), CACHE)?;
     if !store.check_integrity()? {
         return Err(damaged(from));
     }

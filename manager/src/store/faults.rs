@@ -15,7 +15,7 @@ use keywitness_verifier::wire::{ProblemKind, RevocationTarget};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use redb::{Builder, Database, StorageBackend};
 
-use super::{Medium, Redb};
+use super::{Medium, Redb, check_schema};
 use crate::{
     clock::Clock,
     ledger::{
@@ -191,8 +191,9 @@ impl Medium for Disk {
 fn open(disk: &Disk) -> Result<Arc<Redb>, Fault> {
     let (name, cache) = ("disk".to_owned(), 1 << 20);
     let store = Redb { name, cache, medium: Box::new(disk.clone()), database: std::sync::RwLock::new(None) };
-    store.connect()?;
-    store.check_schema()?;
+    let database = store.connect()?;
+    check_schema(&database)?;
+    store.place(Some(database));
     Ok(Arc::new(store))
 }
 
@@ -369,10 +370,24 @@ fn a_full_disk_refuses_writes_loses_nothing_and_is_used_again_once_there_is_room
         assert!(acknowledged < 100_000, "the disk never filled up");
     };
     assert!(matches!(fault, Fault::Storage(_) | Fault::Unsettled(_)), "{fault}");
+    // What was written is read: not only while nobody tries again, but again and again.
+    let read = |store: &Redb| entries(store.view()?.as_ref(), 0, usize::MAX).map(|found| found.len());
+    let (mut readings, until) = (0, Instant::now() + Duration::from_secs(30));
+    while readings < 200 {
+        assert!(Instant::now() < until, "nothing can be read: {readings}");
+        match read(&store) {
+            Ok(found) => {
+                assert!((acknowledged..=acknowledged + 1).contains(&found));
+                readings += 1;
+            }
+            Err(fault) => assert!(matches!(fault, Fault::Recovering | Fault::Storage(_)), "{fault}"),
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    assert!(!ledger.alive());
     disk.plan(Plan::Nothing);
     until_alive(&ledger);
-    let written = entries(store.view().unwrap().as_ref(), 0, usize::MAX).unwrap().len();
-    assert!((acknowledged..=acknowledged + 1).contains(&written));
+    assert!((acknowledged..=acknowledged + 1).contains(&read(&store).unwrap()));
     assert!(
         ledger
             .submit(Command::Revoke {

@@ -16,7 +16,7 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock, TryLockError},
+    sync::{PoisonError, RwLock},
 };
 
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -30,6 +30,10 @@ pub const SCHEMA: u64 = 6;
 /// Where the version is.
 const SCHEMA_TABLE: TableDefinition<'static, &str, u64> = TableDefinition::new("schema");
 const SCHEMA_KEY: &str = "version";
+
+/// What is written and removed again to find out whether a store takes writes.
+const PROBE_TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("probe");
+const PROBE_BYTES: usize = 1 << 20;
 
 /// Name of the file in a data directory.
 pub const FILE: &str = "manager.redb";
@@ -132,15 +136,16 @@ impl Redb {
     pub fn open_with(path: &Path, cache: usize) -> Result<Self, Fault> {
         make(path)?;
         let store = Self::closed(path, cache);
-        store.connect()?;
-        if let Some(found) = store.schema()?.filter(|found| migrate::can_migrate(*found)) {
-            store.disconnect();
+        let mut database = store.connect()?;
+        if let Some(found) = schema(&database)?.filter(|found| migrate::can_migrate(*found)) {
+            drop(database);
             let copy = path.with_extension(format!("schema-{found}.redb"));
             tracing::warn!(copy = %copy.display(), "the data has the old schema {found}: it is copied, then migrated");
             keep_copy(path, &copy).map_err(|error| Fault::Storage(format!("{}: {error}", copy.display())))?;
-            store.connect()?;
+            database = store.connect()?;
         }
-        store.check_schema()?;
+        check_schema(&database)?;
+        store.place(Some(database));
         Ok(store)
     }
 
@@ -156,8 +161,9 @@ impl Redb {
     /// As [`Redb::open_with`], of a file of this schema, which errors call `name`.
     fn over(path: &Path, name: &str, cache: usize) -> Result<Self, Fault> {
         let store = Self { name: name.to_owned(), ..Self::closed(path, cache) };
-        store.connect()?;
-        store.check_schema()?;
+        let database = store.connect()?;
+        check_schema(&database)?;
+        store.place(Some(database));
         Ok(store)
     }
 
@@ -166,92 +172,93 @@ impl Redb {
     /// # Errors
     /// [`Fault::Storage`]
     pub fn compact(&mut self) -> Result<(), Fault> {
-        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_mut().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?;
-        database.compact().map_err(failed)?;
-        Ok(())
-    }
-
-    fn disconnect(&self) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn connect(&self) -> Result<(), Fault> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // The old one is closed first, and with it its lock.
-        *database = None;
-        let mut builder = Builder::new();
-        builder.set_cache_size(self.cache);
-        // redb panics at what it does not expect in a file.
-        let opened = quiet::guarded(|| self.medium.open(&builder));
-        let opened = opened.ok_or_else(|| Fault::Storage(format!("{} is damaged: restore a backup", self.name)))?;
-        *database = Some(opened.map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
-            }
-            error => Fault::Storage(format!("{}: {error}", self.name)),
-        })?);
+        self.alone()?.compact().map_err(failed)?;
         Ok(())
     }
 
     /// Reads everything, and compares it with its checksums. Whether nothing had to be repaired.
-    fn check_integrity(&self) -> Result<bool, Fault> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        let intact = database.as_mut().map_or(Ok(true), |database| database.check_integrity().map_err(failed))?;
-        if !intact {
-            tracing::warn!("the store was repaired");
-        }
-        Ok(intact)
+    fn check_integrity(&mut self) -> Result<bool, Fault> {
+        self.alone()?.check_integrity().map_err(failed)
     }
 
-    /// The schema that the data has; none in a database that was just made.
-    fn schema(&self) -> Result<Option<u64>, Fault> {
-        let transaction = self.with(|database| database.begin_read().map_err(failed))?;
-        match transaction.open_table(SCHEMA_TABLE) {
-            Ok(table) => Ok(table.get(SCHEMA_KEY).map_err(failed)?.map(|version| version.value())),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(failed(error)),
-        }
+    fn alone(&mut self) -> Result<&mut Database, Fault> {
+        self.database.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().ok_or(Fault::Recovering)
     }
 
-    /// Migrates what an older program wrote, and makes the tables that are not there. All of it, or nothing.
-    fn check_schema(&self) -> Result<(), Fault> {
-        let found = self.schema()?;
-        let transaction = self.begin()?;
-        if let Some(found) = found {
-            migrate::migrate(found, &mut Writing::new(&transaction))?;
-        }
-        // Written every time: that shows that the store takes writes.
-        transaction.open_table(SCHEMA_TABLE).map_err(failed)?.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?;
-        for table in Table::ALL {
-            transaction.open_table(definition(*table)).map_err(failed)?;
-        }
-        transaction.commit().map_err(failed)
+    /// Puts `database` where readers and the writer find it; none while it is being recovered.
+    fn place(&self, database: Option<Database>) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
     }
 
-    /// Nobody waits here while the store is being recovered: that may take minutes.
+    /// Opens what no other may have open.
+    fn connect(&self) -> Result<Database, Fault> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(self.cache);
+        // redb panics at what it does not expect in a file.
+        let opened = quiet::guarded(|| self.medium.open(&builder)).ok_or_else(|| self.damaged())?;
+        opened.map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                Fault::Storage(format!("{} is in use: another manager runs on this directory", self.name))
+            }
+            error => Fault::Storage(format!("{}: {error}", self.name)),
+        })
+    }
+
+    fn damaged(&self) -> Fault {
+        Fault::Storage(format!("{} is damaged: restore a backup", self.name))
+    }
+
     fn with<T>(&self, action: impl FnOnce(&Database) -> Result<T, Fault>) -> Result<T, Fault> {
-        let database = match self.database.try_read() {
-            Ok(database) => Some(database),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        let Some(database) = database else { return Err(Fault::Recovering) };
-        action(database.as_ref().ok_or_else(|| Fault::Storage("it is being recovered".to_owned()))?)
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        action(database.as_ref().ok_or(Fault::Recovering)?)
     }
+}
 
-    fn begin(&self) -> Result<WriteTransaction, Fault> {
-        let mut transaction = self.with(|database| database.begin_write().map_err(failed))?;
-        transaction.set_durability(Durability::Immediate).map_err(failed)?;
-        transaction.set_two_phase_commit(true);
-        transaction.set_quick_repair(true);
-        Ok(transaction)
+/// The schema that the data has; none in a database that was just made.
+fn schema(database: &Database) -> Result<Option<u64>, Fault> {
+    match database.begin_read().map_err(failed)?.open_table(SCHEMA_TABLE) {
+        Ok(table) => Ok(table.get(SCHEMA_KEY).map_err(failed)?.map(|version| version.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(failed(error)),
     }
+}
+
+/// Migrates what an older program wrote, and makes the tables that are not there. All of it, or nothing.
+fn check_schema(database: &Database) -> Result<(), Fault> {
+    let found = schema(database)?;
+    let transaction = begin(database)?;
+    if let Some(found) = found {
+        migrate::migrate(found, &mut Writing::new(&transaction))?;
+    }
+    transaction.open_table(SCHEMA_TABLE).map_err(failed)?.insert(SCHEMA_KEY, SCHEMA).map_err(failed)?;
+    for table in Table::ALL {
+        transaction.open_table(definition(*table)).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// Whether there is room for more than the next few commands: who is let in again is not to be refused at once.
+fn probe(database: &Database) -> Result<(), Fault> {
+    let transaction = begin(database)?;
+    let filler = vec![0xa5; PROBE_BYTES];
+    transaction.open_table(PROBE_TABLE).map_err(failed)?.insert("", filler.as_slice()).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    let transaction = begin(database)?;
+    transaction.delete_table(PROBE_TABLE).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, Fault> {
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_durability(Durability::Immediate).map_err(failed)?;
+    transaction.set_two_phase_commit(true);
+    transaction.set_quick_repair(true);
+    Ok(transaction)
 }
 
 impl Store for Redb {
     fn write(&self, change: &mut dyn FnMut(&mut dyn Tables) -> Result<(), Fault>) -> Result<(), Fault> {
-        let transaction = self.begin()?;
+        let transaction = self.with(begin)?;
         change(&mut Writing::new(&transaction))?;
         transaction.commit().map_err(|error| Fault::Unsettled(redb::Error::from(error).to_string()))
     }
@@ -261,12 +268,25 @@ impl Store for Redb {
         Ok(Box::new(Reading::new(transaction)))
     }
 
+    /// While the disk is still full, readers have the database between two attempts. Once it takes writes, it is
+    /// read whole and compared with its checksums before anybody has it.
     fn recover(&self) -> Result<(), Fault> {
-        self.disconnect();
+        self.place(None);
         self.medium.settle().map_err(|error| Fault::Storage(format!("{}: {error}", self.name)))?;
-        self.connect()?;
-        self.check_integrity()?;
-        self.check_schema()
+        let mut database = self.connect()?;
+        let writes = quiet::guarded(|| probe(&database)).unwrap_or_else(|| Err(self.damaged()));
+        if let Err(fault) = writes {
+            // One that failed at writing reads no more: another one does.
+            drop(database);
+            self.place(Some(self.connect()?));
+            return Err(fault);
+        }
+        let intact = quiet::guarded(|| database.check_integrity()).ok_or_else(|| self.damaged())?.map_err(failed)?;
+        if !intact {
+            tracing::warn!("the store was repaired");
+        }
+        self.place(Some(database));
+        Ok(())
     }
 }
 
@@ -289,7 +309,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         let store = Redb::open(&path).unwrap();
-        let transaction = store.begin().unwrap();
+        let transaction = store.with(begin).unwrap();
         transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, SCHEMA + 1).unwrap();
         transaction.commit().unwrap();
         drop(store);
@@ -303,7 +323,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         let store = Redb::open(&path).unwrap();
-        let transaction = store.begin().unwrap();
+        let transaction = store.with(begin).unwrap();
         transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, 4).unwrap();
         transaction.commit().unwrap();
         drop(store);
@@ -327,6 +347,18 @@ mod tests {
         assert!(!draft_of(&path).exists());
         assert_eq!(fs::read(&path).unwrap(), whole);
         Redb::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_stays_does_not_hold_up_a_recovery() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Redb::open(&directory.path().join(FILE)).unwrap();
+        store.write(&mut |tables| tables.put(Table::Hsms, b"a", b"row")).unwrap();
+        let reader = store.view().unwrap();
+        store.recover().unwrap();
+        assert_eq!(store.view().unwrap().get(Table::Hsms, b"a").unwrap().as_deref(), Some(b"row".as_slice()));
+        drop(reader);
+        store.write(&mut |tables| tables.put(Table::Hsms, b"b", b"row")).unwrap();
     }
 
     #[test]

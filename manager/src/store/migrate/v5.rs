@@ -165,7 +165,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        let transaction = store.begin().unwrap();
+        let transaction = store.with(crate::store::begin).unwrap();
         transaction.open_table(SCHEMA_TABLE).unwrap().insert(SCHEMA_KEY, 5).unwrap();
         transaction.commit().unwrap();
     }
