@@ -124,6 +124,19 @@ impl Instance {
         }
     }
 
+    /// [`Self::spki`] of the canonical encoding of an instance that was read before, as when its key was enrolled. Whether its
+    /// point is usable is not decided again.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for what is no encoding of a public key's instance, as far as was looked.
+    pub fn spki_of_read(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        match reader.peek()? {
+            0 => key_knowledge::Instance::read_spki(&mut reader),
+            _ => Ok(None),
+        }
+    }
+
     /// Digest of the canonical encoding, as a claim context carries it.
     pub fn digest(&self) -> Digest {
         match self {

@@ -74,7 +74,8 @@ fn instance(bytes: &[u8]) {
             Instance::ShareCorrectness(_) => drop(instance.fingerprint()),
             one => assert!(one.fingerprint().is_ok(), "what was read has no fingerprint"),
         }
-        instance.spki().expect("what was read has an encoding");
+        let spki = instance.spki().expect("what was read has an encoding");
+        assert_eq!(Instance::spki_of_read(bytes).expect("it was read"), spki);
         assert!(instance.kind().is_some());
     }
 }

@@ -102,22 +102,17 @@ impl Instance {
     /// # Errors
     /// Never for an instance that was read or made by this module.
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
-        let Self::PublicKey { algorithm, bytes, .. } = self else { return Ok(None) };
-        let error = |_| Error::malformed("public key", "it is not a point");
-        match algorithm {
-            KeyAlgorithm::Ed25519 => {
-                // RFC 8410, section 4: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING }.
-                let header = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-                Ok(Some([&header, bytes.as_slice()].concat()))
-            }
-            KeyAlgorithm::P256 => {
-                let key = p256::PublicKey::from_sec1_bytes(bytes).map_err(error)?;
-                Ok(key.to_public_key_der().ok().map(|der| der.to_vec()))
-            }
-            KeyAlgorithm::Secp256k1 => {
-                let key = k256::PublicKey::from_sec1_bytes(bytes).map_err(error)?;
-                Ok(key.to_public_key_der().ok().map(|der| der.to_vec()))
-            }
+        match self {
+            Self::PublicKey { algorithm, bytes, .. } => spki(*algorithm, bytes),
+            Self::Symmetric { .. } => Ok(None),
+        }
+    }
+
+    /// [`Self::spki`] of what is encoded, which has been read before: the work of deciding that a point is usable is not
+    /// done again.
+    pub(crate) fn read_spki(reader: &mut Reader<'_>) -> Result<Option<Vec<u8>>, Error> {
+        match reader.u8()? {
+            0 => spki(reader.value()?, reader.bytes(33)?),
             _ => Ok(None),
         }
     }
@@ -125,6 +120,26 @@ impl Instance {
     /// Digest of the canonical encoding, as a claim context carries it.
     pub fn digest(&self) -> Digest {
         context::instance_digest(&self.to_bytes())
+    }
+}
+
+fn spki(algorithm: KeyAlgorithm, bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let error = |_| Error::malformed("public key", "it is not a point");
+    match algorithm {
+        KeyAlgorithm::Ed25519 => {
+            // RFC 8410, section 4: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING }.
+            let header = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+            Ok(Some([&header, bytes].concat()))
+        }
+        KeyAlgorithm::P256 => {
+            let key = p256::PublicKey::from_sec1_bytes(bytes).map_err(error)?;
+            Ok(key.to_public_key_der().ok().map(|der| der.to_vec()))
+        }
+        KeyAlgorithm::Secp256k1 => {
+            let key = k256::PublicKey::from_sec1_bytes(bytes).map_err(error)?;
+            Ok(key.to_public_key_der().ok().map(|der| der.to_vec()))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -14,7 +14,7 @@ use actix_web::{
 use keywitness_circuits::{Envelope, HsmId, codec::Canonical as _};
 use keywitness_verifier::{
     identity::RequestAuth,
-    wire::{MAX_BODY, ProblemKind, Role, split_envelopes},
+    wire::{MAX_BODY, Problem, ProblemKind, Role, split_envelopes},
 };
 use serde::de::DeserializeOwned;
 
@@ -67,7 +67,7 @@ pub(super) fn bearer(manager: &Manager, request: &HttpRequest, roles: &[Role]) -
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(|| Refusal::new(ProblemKind::Unauthenticated, "send a credential: authorization: Bearer kw_..."))?;
     // Two rows that everybody's requests keep in memory: a blocking thread would cost more than the look.
-    let caller = catch_unwind(AssertUnwindSafe(|| manager.authorise(secret, roles))).map_err(|_| panicked())??;
+    let caller = run_here(|| manager.authorise(secret, roles))?;
     request.extensions_mut().insert(CallerKind(match caller.role() {
         Role::Operator => "operator",
         Role::Client => "client",
@@ -142,7 +142,7 @@ fn is_peers(peer: Option<&Peer>, hsm: &HsmId) -> Result<(), Refusal> {
 /// Runs a use case on a blocking thread: it reads, writes and computes.
 pub(super) async fn run<T: Send + 'static>(
     manager: &Data<Manager>,
-    use_case: impl FnOnce(&Manager) -> Result<T, keywitness_verifier::wire::Problem> + Send + 'static,
+    use_case: impl FnOnce(&Manager) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Refusal> {
     let (manager, span) = (manager.clone(), tracing::Span::current());
     match actix_web::web::block(move || span.in_scope(|| use_case(&manager))).await {
@@ -151,7 +151,23 @@ pub(super) async fn run<T: Send + 'static>(
     }
 }
 
+/// Runs a use case on the thread that serves connections: a short one.
+pub(super) fn run_here<T>(use_case: impl FnOnce() -> Result<T, Problem>) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(use_case)).map_err(|_| panicked())?.map_err(Refusal::from)
+}
+
 fn panicked() -> Refusal {
     tracing::error!("a use case panicked");
     Refusal::new(ProblemKind::Internal, "the manager's log has the reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_where_connections_are_served_is_an_answer() {
+        let answer = run_here::<()>(|| panic!("a bug"));
+        assert_eq!(answer.map_err(|refusal| refusal.0.kind()), Err(Some(ProblemKind::Internal)));
+    }
 }

@@ -12,6 +12,7 @@ mod hostile_tests;
 mod observe;
 mod openapi;
 mod problem;
+mod swift;
 #[cfg(test)]
 mod tests;
 
@@ -150,6 +151,7 @@ pub fn serve(manager: Arc<Manager>, listener: TcpListener) -> io::Result<Server>
 
 /// Every route of the API, as `wire::path` documents them, and the dashboard.
 fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
+    app.app_data(swift::Swift::default());
     use keywitness_verifier::wire::path;
     let refuse = || web::to(problem::wrong_method);
     let mut route = |path: &str, route: actix_web::Route| {

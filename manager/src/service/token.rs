@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{
-    ClusterId, Fingerprint, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Suite, Timestamp, codec::Canonical,
-};
+use keywitness_circuits::{ClusterId, Fingerprint, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Suite, Timestamp};
 use keywitness_verifier::{
     token::{
         Appraisal, ChannelJwk, Claims, Confirmation, DerivedFrom, KeyAttestation, PROFILE, ProvenStatement,
@@ -20,6 +18,7 @@ use crate::{
         apply::revocation,
         state::{KeyRow, RecordRow, State, key},
     },
+    signer::{compact, signing_input},
 };
 
 /// The policy that an appraisal names.
@@ -37,6 +36,20 @@ pub(crate) const RESIDENCE: &str = "not-evidenced";
 /// Longest audience, in characters.
 const MAX_AUDIENCE: usize = 256;
 
+/// A token that waits for its signature.
+pub(crate) struct UnsignedToken {
+    kid: String,
+    input: String,
+    /// All of the answer but the token.
+    answer: TokenResponse,
+}
+
+impl UnsignedToken {
+    fn signed(self, signature: &[u8; 64]) -> TokenResponse {
+        TokenResponse { token: compact(self.input, signature), ..self.answer }
+    }
+}
+
 impl Manager {
     /// Issues a verification token for a key that is attested now: by the HSM that was named, or else by
     /// the one whose proofs are freshest, of those that agree. For clients.
@@ -47,6 +60,31 @@ impl Manager {
     /// `not-attested`, `key-revoked`, `hsm-revoked`, `ambiguous-key`, `disputed-key`, `not-found`; `malformed` for an
     /// audience that is empty or overlong.
     pub fn issue_token(&self, caller: &Caller, request: &TokenRequest) -> Result<TokenResponse, Problem> {
+        self.sign_token(self.unsigned_token(caller, request)?)
+    }
+
+    /// Signs what [`Self::unsigned_token`] gave.
+    ///
+    /// # Errors
+    /// `unavailable` where the signer is away.
+    pub(crate) fn sign_token(&self, token: UnsignedToken) -> Result<TokenResponse, Problem> {
+        let signature = self.signer.sign(&token.kid, token.input.as_bytes())?;
+        Ok(token.signed(&signature))
+    }
+
+    /// As [`Self::sign_token`], for a caller that may not wait: the token itself where the signer takes more than a moment.
+    pub(crate) fn sign_token_at_once(&self, token: UnsignedToken) -> Result<TokenResponse, Box<UnsignedToken>> {
+        match self.signer.sign_at_once(&token.kid, token.input.as_bytes()) {
+            Some(signature) => Ok(token.signed(&signature)),
+            None => Err(Box::new(token)),
+        }
+    }
+
+    /// All of [`Self::issue_token`] but the signature.
+    ///
+    /// # Errors
+    /// As [`Self::issue_token`].
+    pub(crate) fn unsigned_token(&self, caller: &Caller, request: &TokenRequest) -> Result<UnsignedToken, Problem> {
         let audience = &request.audience;
         if audience.is_empty() || audience.chars().count() > MAX_AUDIENCE || audience.chars().any(char::is_control) {
             let why = format!("name the audience in 1 to {MAX_AUDIENCE} characters: whoever will check the token");
@@ -84,9 +122,10 @@ impl Manager {
             tracing::error!(%error, "a token cannot be written");
             Problem::new(ProblemKind::Internal, "the manager's log has the reason")
         })?;
-        let token = self.sign(state, request.form.alg, TYPE, &written)?;
+        let kid = self.signing_key(state, request.form.alg)?;
+        let input = signing_input((&kid, request.form.alg), TYPE, &written)?;
         let (hsm, channel_url) = (best.hsm.hsm.clone(), best.hsm.channel_url.clone());
-        Ok(TokenResponse { token, expires_at, hsm, channel_url })
+        Ok(UnsignedToken { kid, input, answer: TokenResponse { token: String::new(), expires_at, hsm, channel_url } })
     }
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
@@ -222,7 +261,7 @@ fn undisputed_epoch(
 /// The public key of an asymmetric key.
 fn public_key(evidence: &Evidence) -> Result<Option<PublicKeyClaim>, Problem> {
     let Some(enrolled) = evidence.key.instances.first() else { return Ok(None) };
-    let spki = Instance::from_bytes(&enrolled.bytes).and_then(|instance| instance.spki()).map_err(|error| {
+    let spki = Instance::spki_of_read(&enrolled.bytes).map_err(|error| {
         tracing::error!(%error, "an enrolled instance cannot be read");
         Problem::new(ProblemKind::Internal, "the manager's log has the reason")
     })?;

@@ -81,11 +81,17 @@ impl Manager {
         media_type: &str,
         claims: &impl Serialize,
     ) -> Result<String, Problem> {
-        let Some(key) = state.signing_key(algorithm, self.now(state)?)? else {
+        let kid = self.signing_key(state, algorithm)?;
+        Ok(jws(self.signer.as_ref(), (&kid, algorithm), media_type, claims)?)
+    }
+
+    /// The name of the key in force.
+    pub(super) fn signing_key(&self, state: State<'_>, algorithm: TokenAlgorithm) -> Result<String, Problem> {
+        let key = state.signing_key(algorithm, self.now(state)?)?.ok_or_else(|| {
             let why = format!("no {algorithm} key signs tokens here: make one (keywitness token-key rotate)");
-            return Err(Problem::new(ProblemKind::Unavailable, why));
-        };
-        Ok(jws(self.signer.as_ref(), (&key.kid, algorithm), media_type, claims)?)
+            Problem::new(ProblemKind::Unavailable, why)
+        })?;
+        Ok(key.kid)
     }
 }
 

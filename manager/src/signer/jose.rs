@@ -80,10 +80,29 @@ pub fn jws(
     media_type: &str,
     claims: &impl Serialize,
 ) -> Result<String, SignerError> {
-    let claims = serde_json::to_vec(claims).map_err(|error| SignerError::Failed(error.to_string()))?;
-    let input = format!("{}.{}", header(media_type, algorithm, kid), BASE64URL_NOPAD.encode(&claims));
+    let input = signing_input((kid, algorithm), media_type, claims)?;
     let signature = signer.sign(kid, input.as_bytes())?;
-    Ok(format!("{input}.{}", BASE64URL_NOPAD.encode(&signature)))
+    Ok(compact(input, &signature))
+}
+
+/// What is signed of a JWS: its encoded header and claims (RFC 7515, section 5.1).
+///
+/// # Errors
+/// [`SignerError::Failed`] for claims that are not JSON.
+pub(crate) fn signing_input(
+    (kid, algorithm): (&str, TokenAlgorithm),
+    media_type: &str,
+    claims: &impl Serialize,
+) -> Result<String, SignerError> {
+    let claims = serde_json::to_vec(claims).map_err(|error| SignerError::Failed(error.to_string()))?;
+    Ok(format!("{}.{}", header(media_type, algorithm, kid), BASE64URL_NOPAD.encode(&claims)))
+}
+
+/// A compact JWS of its signing input and signature.
+pub(crate) fn compact(mut input: String, signature: &[u8; 64]) -> String {
+    input.push('.');
+    BASE64URL_NOPAD.encode_append(signature, &mut input);
+    input
 }
 
 /// Refuses whatever is neither the signing input of a JWS of one of [`TYPES`], under the very header that [`jws`] writes for this

@@ -29,6 +29,7 @@ pub use error::SignerError;
 pub use files::{FILE, FileKeys, LOG_FILE, adopt};
 pub use guard::Guard;
 pub use jose::{PublicKey, TYPES, jws};
+pub(crate) use jose::{compact, signing_input};
 pub use keys::Keys;
 pub use log::NEWEST;
 pub use pkcs11::{Pkcs11Config, TokenKeys};
@@ -54,6 +55,11 @@ pub trait Signer: Send + Sync {
     /// # Errors
     /// [`SignerError`]
     fn sign(&self, kid: &str, message: &[u8]) -> Result<[u8; 64], SignerError>;
+
+    /// As [`Self::sign`], for a caller that may not wait: none where that takes more than a moment, or fails.
+    fn sign_at_once(&self, _kid: &str, _message: &[u8]) -> Option<[u8; 64]> {
+        None
+    }
 
     /// The key that signs the log's checkpoints.
     fn log_key(&self) -> VerifierKey;

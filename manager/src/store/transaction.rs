@@ -17,8 +17,9 @@ const _: () = {
     }
 };
 
-/// The tables that a transaction has opened so far, by code: each is opened once, when it is first asked for.
-struct Opened<T>([OnceCell<T>; CODES]);
+/// The tables that a transaction has opened so far, by code: each is opened once, when it is first asked for. Boxed,
+/// because most transactions open few.
+struct Opened<T>([OnceCell<Box<T>>; CODES]);
 
 impl<T> Default for Opened<T> {
     fn default() -> Self {
@@ -27,7 +28,7 @@ impl<T> Default for Opened<T> {
 }
 
 impl<T> Opened<T> {
-    fn cell(&self, table: Table) -> Result<&OnceCell<T>, Fault> {
+    fn cell(&self, table: Table) -> Result<&OnceCell<Box<T>>, Fault> {
         self.0.get(usize::from(table.code())).ok_or_else(|| unopened(table))
     }
 
@@ -36,14 +37,14 @@ impl<T> Opened<T> {
         if let Some(opened) = cell.get() {
             return Ok(opened);
         }
-        let opened = open().map_err(failed)?;
+        let opened = Box::new(open().map_err(failed)?);
         Ok(cell.get_or_init(|| opened))
     }
 
     fn get_mut(&mut self, table: Table, open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<&mut T, Fault> {
         self.get(table, open)?;
         let cell = self.0.get_mut(usize::from(table.code()));
-        cell.and_then(OnceCell::get_mut).ok_or_else(|| unopened(table))
+        cell.and_then(OnceCell::get_mut).map(Box::as_mut).ok_or_else(|| unopened(table))
     }
 }
 

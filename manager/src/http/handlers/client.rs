@@ -11,7 +11,10 @@ use serde::Deserialize;
 use super::{ANY_ROLE, Answer, CLIENT, RELIERS, WATCHERS, answer};
 use crate::{
     Manager,
-    http::auth::{bearer, body, body_of, json, query, run},
+    http::{
+        auth::{bearer, body, body_of, json, query, run},
+        swift::Swift,
+    },
 };
 
 /// Any role: whether a key is attested.
@@ -32,7 +35,15 @@ pub(in crate::http) async fn attested_batch(manager: Data<Manager>, request: Htt
 pub(in crate::http) async fn token(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let caller = bearer(&manager, &request, CLIENT)?;
     let asked = json(&body(payload).await?)?;
-    answer(&run(&manager, move |manager| manager.issue_token(&caller, &asked)).await?)
+    let swift = request.app_data::<Swift>().filter(|swift| swift.is_swift());
+    let Some(swift) = swift else {
+        return answer(&run(&manager, move |manager| manager.issue_token(&caller, &asked)).await?);
+    };
+    let signed = swift.run(|| Ok(manager.sign_token_at_once(manager.unsigned_token(&caller, &asked)?)))?;
+    match signed {
+        Ok(token) => answer(&token),
+        Err(token) => answer(&run(&manager, move |manager| manager.sign_token(*token)).await?),
+    }
 }
 
 /// Client or auditor: what a token rests on, for whoever will check it without the manager.

@@ -15,6 +15,11 @@ use keywitness_verifier::{
     wire::TokenAlgorithm,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
 use super::{
     passing::{lanes, receive_lanes},
     protocol::{Answer, Request, receive, send},
@@ -32,6 +37,9 @@ const REST: Duration = Duration::from_millis(200);
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to a caller that may not wait: a signature by a key in a file takes a tenth of it.
+const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// Most generations of lanes that are tried at once: of workers that died unused.
 const TRIES: usize = 16;
@@ -66,12 +74,37 @@ struct Pool {
 struct Lane {
     stream: UnixStream,
     generation: u64,
+    /// An answer for which nobody waits any more is still to come.
+    owed: bool,
 }
 
 impl Lane {
     fn exchange(&mut self, request: &Request) -> io::Result<Answer> {
+        if self.owed {
+            self.answer()?;
+        }
         send(&mut self.stream, request)?;
-        receive(&mut self.stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.answer()
+    }
+
+    /// The answer, if it comes within a [`MOMENT`].
+    fn exchange_at_once(&mut self, request: &Request) -> io::Result<Option<Answer>> {
+        if self.owed {
+            return Ok(None);
+        }
+        send(&mut self.stream, request)?;
+        self.owed = true;
+        match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&MOMENT)) {
+            Ok(0) | Err(Errno::INTR) => Ok(None),
+            Ok(_) => self.answer().map(Some),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn answer(&mut self) -> io::Result<Answer> {
+        let answer = receive(&mut self.stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.owed = false;
+        Ok(answer)
     }
 }
 
@@ -149,7 +182,9 @@ impl Remote {
     fn give_back(&self, lane: Lane) {
         let mut pool = self.pool();
         if lane.generation == pool.generation {
-            pool.idle.push(lane);
+            // One that owes an answer is borrowed after all others.
+            let place = if lane.owed { 0 } else { pool.idle.len() };
+            pool.idle.insert(place, lane);
         }
         drop(pool);
         self.returned.notify_one();
@@ -206,7 +241,7 @@ impl Pool {
         self.open += streams.len();
         self.rest_until = None;
         let generation = self.generation;
-        self.idle.extend(streams.into_iter().map(|stream| Lane { stream, generation }));
+        self.idle.extend(streams.into_iter().map(|stream| Lane { stream, generation, owed: false }));
     }
 }
 
@@ -247,7 +282,7 @@ impl Source {
 
 /// Asks a new worker for its log key: whether it is there, and opened its keys.
 fn greet(streams: Vec<UnixStream>) -> Result<(Vec<UnixStream>, VerifierKey), SignerError> {
-    let mut lanes: Vec<_> = streams.into_iter().map(|stream| Lane { stream, generation: 0 }).collect();
+    let mut lanes: Vec<_> = streams.into_iter().map(|stream| Lane { stream, generation: 0, owed: false }).collect();
     for lane in &lanes {
         lane.stream.set_read_timeout(Some(ANSWER)).map_err(away)?;
         lane.stream.set_write_timeout(Some(ANSWER)).map_err(away)?;
@@ -313,6 +348,28 @@ impl Signer for Remote {
         match self.ask(&Request::Sign { kid: kid.to_owned(), message: message.to_vec() })? {
             Answer::Signature(signature) => Ok(signature),
             _ => Err(unexpected()),
+        }
+    }
+
+    fn sign_at_once(&self, kid: &str, message: &[u8]) -> Option<[u8; 64]> {
+        let mut lane = self.pool().idle.pop()?;
+        match lane.exchange_at_once(&Request::Sign { kid: kid.to_owned(), message: message.to_vec() }) {
+            Ok(answer) => {
+                self.give_back(lane);
+                match answer {
+                    Some(Answer::Signature(signature)) => Some(signature),
+                    _ => None,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.give_back(lane);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the signer does not answer");
+                self.discard(lane.generation);
+                None
+            }
         }
     }
 

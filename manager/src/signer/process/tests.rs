@@ -5,7 +5,7 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use super::{
     serve::{serve, tell},
 };
 use crate::signer::{
-    Guard, PublicKey, Signer, SignerError, jws,
+    Guard, PublicKey, Signer, SignerError, jws, signing_input,
     tests::{refuses_what_keys_are_not_for, signs_one_log_that_only_grows, signs_tokens, spec},
 };
 
@@ -73,6 +73,59 @@ fn a_remote_signer_is_as_good_as_one_in_the_process_and_as_strict() {
     assert_eq!(signer.newest().unwrap(), None);
     signs_one_log_that_only_grows(|| Box::new(remote(directory.path())));
     assert_eq!(signer.log_key(), guard(directory.path()).log_key());
+}
+
+#[test]
+fn who_may_not_wait_is_not_kept_and_a_late_answer_is_nobody_elses() {
+    let directory = tempfile::tempdir().unwrap();
+    let (control, end) = UnixStream::pair().unwrap();
+    let pairs: Vec<_> = (0..2).map(|_| UnixStream::pair().unwrap()).collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    send_lanes(&end, &theirs).unwrap();
+    // A signer that signs only while it is let.
+    let (guard, gate) = (guard(directory.path()), Arc::new(Mutex::new(())));
+    for mut lane in ours {
+        let (guard, gate) = (Arc::clone(&guard), Arc::clone(&gate));
+        std::thread::spawn(move || {
+            while let Ok(Some(request)) = receive(&mut lane) {
+                let answer = match request {
+                    Request::LogKey => Answer::LogKey(guard.log_key().to_string()),
+                    Request::Sign { kid, message } => {
+                        let _let_in = gate.lock().unwrap();
+                        Answer::Signature(guard.sign(&kid, &message).unwrap())
+                    }
+                    other => panic!("{other:?}"),
+                };
+                send(&mut lane, &answer).unwrap();
+            }
+        });
+    }
+    let signer = Remote::over_control(control).unwrap();
+    let public = guard.make(TokenAlgorithm::EdDsa).unwrap();
+    let kid = public.kid().unwrap();
+    let key = ed25519_dalek::VerifyingKey::from_bytes(&public.bytes.try_into().unwrap()).unwrap();
+    let input = |number: u32| signing_input((&kid, TokenAlgorithm::EdDsa), "eat+jwt", &json!({ "n": number })).unwrap();
+    let right = |number: u32, signature: [u8; 64]| {
+        key.verify_strict(input(number).as_bytes(), &ed25519_dalek::Signature::from_bytes(&signature)).unwrap();
+    };
+    let at_once = |number: u32| signer.sign_at_once(&kid, input(number).as_bytes());
+    let prompt = (0..100).find_map(|number| Some((number, at_once(number)?)));
+    let (number, signature) = prompt.expect("a signer that signs at once");
+    right(number, signature);
+
+    let shut = gate.lock().unwrap();
+    // More often than there are lanes: no call waits, and no lane is lost.
+    for number in 100..110 {
+        assert!(at_once(number).is_none());
+    }
+    drop(shut);
+    for number in 200..210 {
+        right(number, signer.sign(&kid, input(number).as_bytes()).unwrap());
+        if let Some(signature) = at_once(number + 100) {
+            right(number + 100, signature);
+        }
+    }
+    assert!((0..100).any(|number| at_once(number).is_some()));
 }
 
 #[test]
