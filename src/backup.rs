@@ -39,7 +39,9 @@ pub(crate) struct RestoreArgs {
     from: PathBuf,
 }
 
-/// Give back the disk space that a manager's store no longer needs. No manager may run meanwhile.
+/// Write a manager's store anew, as small as it can be: on disk, and in memory. No manager may run meanwhile.
+///
+/// Needs room for both files. Until the new one is whole, the old one stays what it is.
 #[derive(clap::Args)]
 #[command(after_help = "Example: keywitness --data /var/lib/keywitness compact")]
 pub(crate) struct CompactArgs {}
@@ -95,15 +97,13 @@ pub(crate) fn compact(global: &Global, _args: &CompactArgs) -> anyhow::Result<()
     let before = length(&file).with_context(|| format!("there is no store at {}", file.display()))?;
     let _lock = data::lock(&paths.manager_lock())?;
     let bar = output::spinner(global.json, "compacting");
-    let mut store = Redb::open(&file)?;
-    store.compact()?;
-    drop(store);
+    let rows = backup::compact(&file, &mut told(&bar))?;
     bar.finish_and_clear();
     let after = length(&file)?;
     if global.json {
-        return output::json(&serde_json::json!({ "before": before, "after": after }));
+        return output::json(&serde_json::json!({ "before": before, "after": after, "rows": rows }));
     }
-    say!("{before} bytes became {after}");
+    say!("{before} bytes became {after}: {rows} rows");
     Ok(())
 }
 

@@ -94,19 +94,32 @@ fn quantile(sorted: &[Duration], share: f64) -> f64 {
 }
 
 impl Latencies {
-    /// The median of the seconds' quantiles, in milliseconds: what else runs on the machine spoils some seconds.
+    /// Of all requests together, in milliseconds.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
+        quantile(&self.all(), share)
+    }
+
+    /// The median of the seconds' quantiles, in milliseconds: what else runs on the machine spoils some seconds.
+    pub(crate) fn usual(&self, share: f64) -> f64 {
         let mut seconds: Vec<f64> = self.0.iter().map(|second| quantile(second, share)).collect();
         seconds.sort_unstable_by(f64::total_cmp);
         seconds[seconds.len() / 2]
     }
 
-    /// Of all requests together.
     pub(crate) fn summary(&self) -> String {
+        let all = self.all();
+        let [p50, p90, worst] = [0.5, 0.9, 1.0].map(|share| quantile(&all, share));
+        let usual = self.usual(0.99);
+        format!(
+            "of {}: p50 {p50:.2}, p90 {p90:.2}, worst {worst:.1} ms; median of the seconds' p99s {usual:.2}",
+            all.len()
+        )
+    }
+
+    fn all(&self) -> Vec<Duration> {
         let mut all = self.0.concat();
         all.sort_unstable();
-        let [p50, p90, p99, worst] = [0.5, 0.9, 0.99, 1.0].map(|share| quantile(&all, share));
-        format!("of all {}: p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, worst {worst:.1} ms", all.len())
+        all
     }
 }
 

@@ -16,7 +16,7 @@ use keywitness_manager::{
         Command, Outcome, Store as _, Tables, Verdict,
         log::{Submission, execute},
     },
-    store::{FILE, Redb},
+    store::{FILE, Redb, backup},
 };
 use keywitness_verifier::{
     identity::IdentityKey,
@@ -109,6 +109,8 @@ pub(crate) fn populate(directory: &Path, records: usize) {
             done += keys.len();
         }
     }
+    drop(store);
+    backup::compact(&directory.join(FILE), &mut |_| ()).unwrap();
 }
 
 /// One HSM with its keys, each attested once.

@@ -9,7 +9,7 @@ use std::{
 
 use keywitness_circuits::Timestamp;
 
-use crate::Manager;
+use crate::{Manager, service::warming::Warming};
 
 /// How often the manager looks whether something is due.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -114,6 +114,11 @@ impl Manager {
         let mut background = Background::default();
         let manager: Weak<Self> = Arc::downgrade(self);
         let mut uptime = Uptime::new(self.clock().now(), Instant::now());
+        let (warmed, mut warming) = (Weak::clone(&manager), Warming::new(self.config().store_cache));
+        background.spawn("keywitness-warm", Duration::ZERO, move || {
+            let Some(manager) = warmed.upgrade() else { return false };
+            manager.read_ahead(&mut warming)
+        })?;
         let ticked = Weak::clone(&manager);
         background.spawn("keywitness-tick", PERIOD, move || {
             let Some(manager) = ticked.upgrade() else { return false };

@@ -23,6 +23,7 @@ pub(crate) mod testing;
 pub(crate) mod tests;
 mod token;
 pub(crate) mod token_key;
+pub(crate) mod warming;
 mod webhook;
 
 pub(crate) use sharing::verdict_of_complaint;

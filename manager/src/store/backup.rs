@@ -98,6 +98,23 @@ fn copy(rows: &dyn Rows, to: &Path, progress: &mut Progress<'_>) -> Result<u64, 
     Ok(done)
 }
 
+/// Writes the database at `path` anew, each table in order: as small as it can be, and with as many rows in each page that is
+/// held in memory. Returns how many rows it has. Until all of the new file is on disk, the old one is what it was.
+///
+/// # Errors
+/// [`Fault`], as while another process has it open, or where there is no room for both.
+pub fn compact(path: &Path, progress: &mut Progress<'_>) -> Result<u64, Fault> {
+    // Open until it is replaced: nobody writes what would be lost.
+    let store = Redb::open(path)?;
+    let draft = draft(path)?;
+    let copied = copy(store.view()?.as_ref(), &draft, progress);
+    let replaced = copied.and_then(|rows| publish(&draft, path).map(|()| rows));
+    if replaced.is_err() {
+        let _left = fs::remove_file(&draft);
+    }
+    replaced
+}
+
 /// Removes all backups of a directory but the `keep` newest.
 ///
 /// # Errors
@@ -374,7 +391,7 @@ mod tests {
     fn compaction_gives_back_what_is_free_and_changes_no_row() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        let mut store = Redb::open(&path).unwrap();
+        let store = Redb::open(&path).unwrap();
         let fill = |store: &Redb, keep: u64| {
             store.write(&mut |tables| {
                 for number in 0..2000 {
@@ -391,8 +408,12 @@ mod tests {
         let before = all(store.view().unwrap().as_ref());
         let length = || fs::metadata(&path).unwrap().len();
         let long = length();
-        store.compact().unwrap();
+        assert!(matches!(compact(&path, &mut |_| ()), Err(Fault::Storage(why)) if why.contains("in use")));
+        drop(store);
+        let rows = compact(&path, &mut |_| ()).unwrap();
         assert!(length() < long / 2, "{long} became {}", length());
-        assert_eq!(all(store.view().unwrap().as_ref()), before);
+        let after = all(Redb::open(&path).unwrap().view().unwrap().as_ref());
+        assert_eq!((rows, &after), (100, &before));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the draft is gone");
     }
 }

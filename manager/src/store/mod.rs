@@ -167,22 +167,10 @@ impl Redb {
         Ok(store)
     }
 
-    /// Moves what is in use to the front of the file, and gives the rest back. Nothing else may use the store.
-    ///
-    /// # Errors
-    /// [`Fault::Storage`]
-    pub fn compact(&mut self) -> Result<(), Fault> {
-        self.alone()?.compact().map_err(failed)?;
-        Ok(())
-    }
-
     /// Reads everything, and compares it with its checksums. Whether nothing had to be repaired.
     fn check_integrity(&mut self) -> Result<bool, Fault> {
-        self.alone()?.check_integrity().map_err(failed)
-    }
-
-    fn alone(&mut self) -> Result<&mut Database, Fault> {
-        self.database.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().ok_or(Fault::Recovering)
+        let database = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        database.as_mut().ok_or(Fault::Recovering)?.check_integrity().map_err(failed)
     }
 
     /// Puts `database` where readers and the writer find it; none while it is being recovered.
