@@ -37,6 +37,18 @@ fn get(manager: &Manager, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap())
 }
 
+/// What an answer is, once there is one: until then, 503 and a time to come back.
+fn in_the_end<T>(what: &str, ask: impl Fn() -> Result<T, ClientError>) -> T {
+    eventually(what, || match ask() {
+        Ok(answer) => Some(answer),
+        Err(refusal) => {
+            assert!(refusal.problem_kind() == Some(ProblemKind::Unavailable), "{what}: {refusal}");
+            assert!(refusal.retry_after().is_some_and(|seconds| seconds > 0), "{what}: 503 says when to come back");
+            None
+        }
+    })
+}
+
 #[test]
 fn on_a_full_disk_writes_are_refused_reads_go_on_and_room_is_used_at_once() {
     // The signal would end the process before the write could fail; its own log may be a file, too.
@@ -69,15 +81,15 @@ fn on_a_full_disk_writes_are_refused_reads_go_on_and_room_is_used_at_once() {
     assert!(status == 503 && readiness.checks.iter().any(|check| check.name == "ledger" && !check.ok), "{body}");
     // Whoever asks is answered, by what was written, but for the moments in which the store is tried again.
     let listed = |manager: &Manager| {
-        let known = eventually("the credentials", || manager.operator().credentials().ok()).credentials;
+        let known = in_the_end("the credentials", || manager.operator().credentials()).credentials;
         written.iter().filter(|id| !known.iter().any(|one| one.id == **id)).count()
     };
     for _ in 0..20 {
         assert_eq!(listed(&manager), 0);
-        let status = eventually("the records", || client.status().ok());
+        let status = in_the_end("the records", || client.status());
         assert_eq!(status.keys[0].statements[0].proven_at, Some(record.proven_at));
-        eventually("the checkpoint", || manager.anonymous().checkpoint().ok());
-        eventually("the token keys", || manager.anonymous().jwks().ok());
+        in_the_end("the checkpoint", || manager.anonymous().checkpoint());
+        in_the_end("the token keys", || manager.anonymous().jwks());
     }
     assert_eq!(problem(write(&manager, 999_999).map(drop)), ProblemKind::Unavailable);
 

@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread::sleep,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -169,7 +170,14 @@ fn a_flood_without_valid_signatures_changes_no_table_and_is_slowed_by_address_al
 
 /// A world whose clock is the machine's, since TLS clients look at theirs.
 fn secure(days: i64) -> (Api, String) {
-    let world = World::with_config(|config| config.tls.mode = TlsMode::Always);
+    secure_with(days, |_| {})
+}
+
+fn secure_with(days: i64, change: impl FnOnce(&mut Config)) -> (Api, String) {
+    let world = World::with_config(|config| {
+        config.tls.mode = TlsMode::Always;
+        change(config);
+    });
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     world.advance(now as i64 - world.now().0 as i64 + days * 24 * 60 * 60);
     let pem = std::fs::read_to_string(world.manager.authority().path()).unwrap();
@@ -254,6 +262,71 @@ fn who_shows_a_client_certificate_speaks_for_that_hsm_alone() {
     assert!(matches!(client.trust_domain(), Err(ClientError::Unreachable(..))));
     world.revoke_hsm(&own);
     refused(world.manager.certify(&own.call(world), &request).map(|_| ()), ProblemKind::HsmRevoked);
+}
+
+#[test]
+fn a_certified_hsm_is_heard_while_its_address_is_in_debt_and_pays_for_its_own_mistakes() {
+    let (address, hsm) = (Budget::new(500, 1), Budget::new(500, 1));
+    let limits = LimitsConfig { address, hsm, loopback: true, ..LimitsConfig::default() };
+    let (api, pem) = secure_with(0, |config| config.limits = limits);
+    let (own, other, key) = (api.world.hsm("hsm-1", "eu"), api.world.hsm("hsm-2", "eu"), TestKey::ed25519("k", 1));
+    let certified = client(&api, &pem);
+    let secret = p256::SecretKey::random(&mut rand::rngs::OsRng);
+    let request =
+        CertificateRequest { public_key: Base64(secret.public_key().to_public_key_der().unwrap().into_vec()) };
+    let given = certified.certify(&Signer(&api, &own), &request).unwrap();
+    certified.present(&given.certificate.0, &secret.to_pkcs8_pem(LineEnding::LF).unwrap()).unwrap();
+    let kind = |error: ClientError| error.problem_kind().unwrap();
+    let slowed_by = |mistake: &dyn Fn() -> ProblemKind| {
+        (0..100).position(|_| mistake() == ProblemKind::TooManyRequests).expect("mistakes cost nothing")
+    };
+    let stranger = client(&api, &pem).with_credential("kw_operator_x".to_owned());
+    assert!(slowed_by(&|| kind(stranger.status().unwrap_err())) > 5);
+    // The neighbour without a certificate shares its address's debts, and the HSM with one does not.
+    let neighbour = client(&api, &pem);
+    assert_eq!(
+        kind(neighbour.enrol_key(&Signer(&api, &other), &key.request()).unwrap_err()),
+        ProblemKind::TooManyRequests
+    );
+    certified.enrol_key(&Signer(&api, &own), &key.request()).unwrap();
+    let challenge = own.challenge(&api.world, &key).unwrap();
+    let mut envelope = own.answer(&api.world, "eu", &key, &challenge);
+    certified.attest(&envelope).unwrap();
+    envelope.signature = [1; 64];
+    assert!(slowed_by(&|| kind(certified.attest(&envelope).unwrap_err())) > 5);
+    let named: Vec<_> = api.world.manager.limits().limited().into_iter().map(|limited| limited.caller).collect();
+    assert!(named.contains(&"HSM hsm-1".to_owned()) && named.contains(&"address 127.0.0.1".to_owned()), "{named:?}");
+}
+
+#[test]
+fn who_reads_a_long_answer_slowly_gets_all_of_it_and_who_stops_reading_is_cut() {
+    const ANSWERS: usize = 60;
+    let (idle, stall) = (Duration::from_millis(150), Duration::from_secs(2));
+    let api = api(|config| config.connections = ConnectionsConfig { idle, stall, ..config.connections });
+    let alone = api.call("GET", path::OPENAPI, None, b"");
+    assert!(alone.body().len() > 128 * 1024, "the answer is not long: {}", alone.body().len());
+    let length = alone.head.len() + 4 + alone.body().len();
+    // So many that no socket's buffers hold them.
+    let requests = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", path::OPENAPI).repeat(ANSWERS);
+    let begin = || {
+        let mut stream = connect(&api, b"");
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 64 * 1024).unwrap();
+        stream.write_all(requests.as_bytes()).unwrap();
+        stream
+    };
+    let (mut slow, mut part, mut read) = (begin(), vec![0; length], 0);
+    let begun = Instant::now();
+    while read < ANSWERS * (length - 32) {
+        slow.read_exact(&mut part[..length - 32]).unwrap();
+        read += length - 32;
+        sleep(Duration::from_millis(90));
+    }
+    assert!(begun.elapsed() > idle + stall, "{:?}", begun.elapsed());
+    let mut stopped = begin();
+    sleep(stall + Duration::from_secs(1));
+    let mut rest = Vec::new();
+    let _reset = stopped.read_to_end(&mut rest);
+    assert!(rest.len() < ANSWERS * length * 2 / 3, "{} of {}", rest.len(), ANSWERS * length);
 }
 
 #[test]

@@ -38,6 +38,10 @@ pub(super) struct Response {
 }
 
 impl Response {
+    pub(super) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     fn json<T: DeserializeOwned>(&self) -> T {
         assert!((200..300).contains(&self.status), "{} {}", self.status, String::from_utf8_lossy(&self.body));
         serde_json::from_slice(&self.body).unwrap()
