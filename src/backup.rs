@@ -50,6 +50,7 @@ pub(crate) fn backup(global: &Global, args: &BackupArgs) -> anyhow::Result<()> {
     let paths = data::Data(&global.data);
     let file = paths.manager().join(store::FILE);
     let made = if file.exists() && !data::is_locked(&paths.manager_lock()) {
+        data::ensure_own(&paths.manager())?;
         let _lock = data::lock(&paths.manager_lock())?;
         let directory = paths.manager().join(backup::DIRECTORY);
         data::make_dir(&directory)?;
@@ -68,6 +69,7 @@ pub(crate) fn backup(global: &Global, args: &BackupArgs) -> anyhow::Result<()> {
 
 pub(crate) fn restore(global: &Global, args: &RestoreArgs) -> anyhow::Result<()> {
     data::make_dir(&global.data)?;
+    data::ensure_own(&global.data)?;
     let paths = data::Data(&global.data);
     let _lock = data::lock(&paths.manager_lock())?;
     data::make_dir(&paths.manager())?;
@@ -95,6 +97,7 @@ pub(crate) fn compact(global: &Global, _args: &CompactArgs) -> anyhow::Result<()
     let file = paths.manager().join(store::FILE);
     let length = |path: &Path| std::fs::metadata(path).map(|file| file.len());
     let before = length(&file).with_context(|| format!("there is no store at {}", file.display()))?;
+    data::ensure_own(&paths.manager())?;
     let _lock = data::lock(&paths.manager_lock())?;
     let bar = output::spinner(global.json, "compacting");
     let rows = backup::compact(&file, &mut told(&bar))?;

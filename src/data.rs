@@ -84,6 +84,18 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<fs::File> {
     }
 }
 
+/// Refuses to write files into the directory of another user, who could not read them.
+pub(crate) fn ensure_own(directory: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(directory).with_context(|| directory.display().to_string())?.uid();
+    anyhow::ensure!(
+        owner == rustix::process::geteuid().as_raw(),
+        "{} belongs to user {owner}, who could not read what this writes: run it as that user (runuser -u USER -- keywitness ...)",
+        directory.display()
+    );
+    Ok(())
+}
+
 /// Whether some process holds a lock file.
 pub(crate) fn is_locked(path: &Path) -> bool {
     fs::File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))

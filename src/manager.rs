@@ -187,6 +187,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(settings.listen).with_context(|| format!("cannot listen on {}", settings.listen))?;
     let listening = reachable(listener.local_addr()?, secure);
+    if config.public_url.is_none() && settings.listen.ip().is_unspecified() {
+        tracing::warn!(
+            "tokens say that their status is told at {listening}, which means another machine elsewhere: set tokens.public-url"
+        );
+    }
     config.public_url.get_or_insert(listening);
     let clock = Arc::new(SteadyClock::default());
     let manager = Arc::new(Manager::open_with_signer(config, parameters, clock, signer)?);

@@ -1,6 +1,11 @@
 //! A manager that is killed again and again while HSMs attest.
 
-use std::{collections::HashSet, thread, time::Duration};
+use std::{
+    collections::HashSet,
+    os::unix::fs::{MetadataExt as _, chown},
+    thread,
+    time::Duration,
+};
 
 use keywitness_circuits::{Envelope, KeyAlgorithm};
 use keywitness_manager::{
@@ -135,6 +140,17 @@ fn a_backup_of_a_running_manager_is_restored_on_another_machine() {
     assert!(!again.status.success());
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
     keywitness_json(elsewhere.path(), &["compact"]);
+    // Who is root writes nothing into another user's directory that this one could not read.
+    let kept = elsewhere.path().join("manager");
+    let owner = std::fs::metadata(&kept).unwrap().uid();
+    if chown(&kept, Some(owner + 1), None).is_ok() {
+        for command in [&["compact"][..], &["backup"]] {
+            let refused = keywitness(elsewhere.path(), command);
+            let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && told.contains("run it as that user"), "{told}");
+        }
+        chown(&kept, Some(owner), None).unwrap();
+    }
     let offline = keywitness_json(elsewhere.path(), &["backup"]);
     assert_eq!(offline["sequence"], restored["sequence"]);
     // The manager that was copied answers the challenge; the restored one would not.

@@ -51,7 +51,9 @@ pub(crate) fn serve(directory: &Path, time: Option<u64>) {
     std::fs::create_dir_all(&config.data_dir).unwrap();
     let signer = Remote::spawn(Path::new(PROGRAM), &[], &spec).unwrap();
     let manager = Manager::open_with_signer(config, Parameters::transparent(), clock, Box::new(signer)).unwrap();
-    let server = http::serve(Arc::new(manager), TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let manager = Arc::new(manager);
+    let _background = manager.background().unwrap();
+    let server = http::serve(manager, TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     println!("{}", server.address());
     let _end = std::io::stdin().read_line(&mut String::new());
     server.stop().unwrap();

@@ -114,7 +114,8 @@ impl Manager {
         let mut background = Background::default();
         let manager: Weak<Self> = Arc::downgrade(self);
         let mut uptime = Uptime::new(self.clock().now(), Instant::now());
-        let (warmed, mut warming) = (Weak::clone(&manager), Warming::new(self.config().store_cache));
+        // Pages may be half full.
+        let (warmed, mut warming) = (Weak::clone(&manager), Warming::new(self.config().store_cache / 2));
         background.spawn("keywitness-warm", Duration::ZERO, move || {
             let Some(manager) = warmed.upgrade() else { return false };
             manager.read_ahead(&mut warming)

@@ -28,6 +28,10 @@ const SCAN: usize = 20_000;
 /// Longest note, in characters.
 const MAX_NOTE: usize = 512;
 
+/// Most migrations that are remembered within the clusters of an operator who has not all of them: a tenth of what the ledger
+/// remembers, so that no such operator keeps others from declaring theirs.
+const MIGRATIONS_OF_SCOPE: usize = 100;
+
 /// How many commands one tick makes at most; each looks at some deadlines.
 const TICKS: usize = 16;
 
@@ -126,6 +130,12 @@ impl Manager {
                  with keywitness status; the target may enrol the key later, the source must have it"
             );
             return Err(Problem::new(ProblemKind::NotFound, why));
+        }
+        if !caller.scope().is_all() && self.migrations(caller)?.migrations.len() >= MIGRATIONS_OF_SCOPE {
+            let why = format!(
+                "{MIGRATIONS_OF_SCOPE} migrations within your clusters are remembered already; the oldest is forgotten first"
+            );
+            return Err(Problem::new(ProblemKind::Forbidden, why));
         }
         let by = caller.name().to_owned();
         match self.submit_for(caller, Command::DeclareMigration { what, from, to, valid_for, by })? {

@@ -10,6 +10,7 @@ use keywitness_verifier::{
     },
     wire::{AttestationState, Base64, KeyQuery, KeyRef, Problem, ProblemKind, TokenRequest, TokenResponse},
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{Manager, access::Caller, status::Evidence};
 use crate::{
@@ -261,10 +262,14 @@ fn undisputed_epoch(
 /// The public key of an asymmetric key.
 fn public_key(evidence: &Evidence) -> Result<Option<PublicKeyClaim>, Problem> {
     let Some(enrolled) = evidence.key.instances.first() else { return Ok(None) };
-    let spki = Instance::spki_of_read(&enrolled.bytes).map_err(|error| {
+    let wrong = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "an enrolled instance cannot be read");
         Problem::new(ProblemKind::Internal, "the manager's log has the reason")
-    })?;
+    };
+    let spki = Instance::spki_of_read(&enrolled.bytes).map_err(|error| wrong(&error))?;
+    if spki.as_ref().is_some_and(|der| Sha256::digest(der)[..] != enrolled.fingerprint.bytes.0) {
+        return Err(wrong(&"it is not what its fingerprint says"));
+    }
     Ok(spki.map(|der| PublicKeyClaim { akpub: Base64(der) }))
 }
 

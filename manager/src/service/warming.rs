@@ -9,7 +9,7 @@ use crate::ledger::{Fault, Rows, Table};
 const WARMED: [Table; 4] = [Table::Keys, Table::Holders, Table::Records, Table::StatusIndexes];
 
 /// How many rows are read in one step.
-const STEP_ROWS: usize = 16_384;
+const STEP_ROWS: usize = 1_024;
 
 /// How far it was read.
 pub(crate) struct Warming {
@@ -22,10 +22,10 @@ pub(crate) struct Warming {
 }
 
 impl Warming {
-    /// The beginning: at most `cache` bytes are read.
-    pub(crate) fn new(cache: usize) -> Self {
+    /// The beginning: at most `bytes` of rows are read.
+    pub(crate) fn new(bytes: usize) -> Self {
         let mut tables = WARMED.iter();
-        Self { table: tables.next().copied(), tables, next: Vec::new(), room: cache }
+        Self { table: tables.next().copied(), tables, next: Vec::new(), room: bytes }
     }
 
     /// Reads some rows; whether there are more.

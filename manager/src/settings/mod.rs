@@ -284,7 +284,8 @@ pub const SIGNER: &str = "signer";
 /// The setting of a file that is opened where the others are, but must be private besides.
 const TLS_KEY: &str = "tls.key";
 
-const NO_TRUST_DOMAIN: &str = "it is not set: name everything this manager speaks for, such as acme.example";
+const NO_TRUST_DOMAIN: &str = "it is not set: give --trust-domain NAME, or set it in DATA/manager.toml (`keywitness config example`): what \
+    this manager speaks for, such as acme.example";
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions, rename},
     io,
     ops::ControlFlow,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -98,21 +98,44 @@ fn copy(rows: &dyn Rows, to: &Path, progress: &mut Progress<'_>) -> Result<u64, 
     Ok(done)
 }
 
-/// Writes the database at `path` anew, each table in order: as small as it can be, and with as many rows in each page that is
-/// held in memory. Returns how many rows it has. Until all of the new file is on disk, the old one is what it was.
+/// Writes the database at `path` anew, checked in full, each table in order: as small as it can be, and with as many rows in each
+/// page that is held in memory. Owner and mode stay. Returns how many rows it has. Until all of the new file is on disk, the old
+/// one is what it was.
 ///
 /// # Errors
-/// [`Fault`], as while another process has it open, or where there is no room for both.
+/// [`Fault`], as while another process has it open, where it is damaged, or where there is no room for both.
 pub fn compact(path: &Path, progress: &mut Progress<'_>) -> Result<u64, Fault> {
+    let path = &fs::canonicalize(path).map_err(failed(path))?;
     // Open until it is replaced: nobody writes what would be lost.
-    let store = Redb::open(path)?;
+    let mut store = Redb::open(path)?;
     let draft = draft(path)?;
-    let copied = copy(store.view()?.as_ref(), &draft, progress);
-    let replaced = copied.and_then(|rows| publish(&draft, path).map(|()| rows));
+    let replaced = guarded(|| renewed(&mut store, &draft, progress)).unwrap_or_else(|| Err(store.damaged()));
+    let replaced = replaced.and_then(|rows| {
+        like(path, &draft).map_err(failed(&draft))?;
+        publish(&draft, path).map(|()| rows)
+    });
     if replaced.is_err() {
         let _left = fs::remove_file(&draft);
     }
     replaced
+}
+
+/// What is copied gets new checksums: the old ones are looked at before.
+fn renewed(store: &mut Redb, draft: &Path, progress: &mut Progress<'_>) -> Result<u64, Fault> {
+    if !store.check_integrity()? {
+        return Err(store.damaged());
+    }
+    let rows = store.view()?;
+    let checked = check(rows.as_ref(), progress)?;
+    let copied = copy(rows.as_ref(), draft, progress)?;
+    if copied == checked { Ok(copied) } else { Err(store.damaged()) }
+}
+
+/// Gives `to` the owner and mode of `from`.
+fn like(from: &Path, to: &Path) -> io::Result<()> {
+    let of = fs::metadata(from)?;
+    std::os::unix::fs::chown(to, Some(of.uid()), Some(of.gid()))?;
+    fs::set_permissions(to, of.permissions())
 }
 
 /// Removes all backups of a directory but the `keep` newest.
@@ -229,6 +252,8 @@ fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>)
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use keywitness_verifier::wire::{KeyQuery, ProblemKind};
 
     use super::*;
@@ -396,8 +421,8 @@ mod tests {
             store.write(&mut |tables| {
                 for number in 0..2000 {
                     match number < keep {
-                        true => tables.put(Table::Requests, &key::number(number), &[7; 4000])?,
-                        false => tables.remove(Table::Requests, &key::number(number))?,
+                        true => tables.put(Table::Due, &key::number(number), &[7; 4000])?,
+                        false => tables.remove(Table::Due, &key::number(number))?,
                     }
                 }
                 Ok(())
@@ -415,5 +440,21 @@ mod tests {
         let after = all(Redb::open(&path).unwrap().view().unwrap().as_ref());
         assert_eq!((rows, &after), (100, &before));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the draft is gone");
+        // By another name, and shared with a group: it stays so.
+        let (link, mode) = (directory.path().join("link"), fs::Permissions::from_mode(0o640));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        fs::set_permissions(&path, mode.clone()).unwrap();
+        compact(&link, &mut |_| ()).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        // What is damaged is not made to look whole.
+        let mut damaged = fs::read(&path).unwrap();
+        for page in damaged.chunks_mut(4096).filter(|page| page.iter().filter(|byte| **byte == 7).count() > 2048) {
+            page.iter_mut().for_each(|byte| *byte ^= u8::from(*byte == 7));
+        }
+        fs::write(&path, &damaged).unwrap();
+        let refused = compact(&path, &mut |_| ());
+        assert!(matches!(refused, Err(Fault::Storage(_))), "{refused:?}");
+        assert!(!draft_of(&path).exists() && path.exists());
     }
 }

@@ -190,7 +190,8 @@ impl Medium for Disk {
 
 fn open(disk: &Disk) -> Result<Arc<Redb>, Fault> {
     let (name, cache) = ("disk".to_owned(), 1 << 20);
-    let store = Redb { name, cache, medium: Box::new(disk.clone()), database: std::sync::RwLock::new(None) };
+    let (medium, database) = (Box::new(disk.clone()), std::sync::RwLock::new(None));
+    let store = Redb { name, cache, medium, database, checked: false.into() };
     let database = store.connect()?;
     check_schema(&database)?;
     store.place(Some(database));

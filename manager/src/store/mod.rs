@@ -14,9 +14,13 @@ mod transaction;
 use std::{
     fs::{self, File, OpenOptions, rename},
     io,
+    mem::replace,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -33,7 +37,7 @@ const SCHEMA_KEY: &str = "version";
 
 /// What is written and removed again to find out whether a store takes writes.
 const PROBE_TABLE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("probe");
-const PROBE_BYTES: usize = 1 << 20;
+const PROBE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// Name of the file in a data directory.
 pub const FILE: &str = "manager.redb";
@@ -116,6 +120,8 @@ pub struct Redb {
     medium: Box<dyn Medium>,
     /// None while it is being recovered.
     database: RwLock<Option<Database>>,
+    /// It was read whole since something failed that was more than a trial.
+    checked: AtomicBool,
 }
 
 impl Redb {
@@ -155,6 +161,7 @@ impl Redb {
             cache,
             medium: Box::new(InFile(path.to_owned())),
             database: RwLock::new(None),
+            checked: AtomicBool::new(false),
         }
     }
 
@@ -175,7 +182,9 @@ impl Redb {
 
     /// Puts `database` where readers and the writer find it; none while it is being recovered.
     fn place(&self, database: Option<Database>) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = database;
+        let before = replace(&mut *self.database.write().unwrap_or_else(PoisonError::into_inner), database);
+        // To close one may take long on a disk that fails, and panic.
+        let _closed = quiet::guarded(|| drop(before));
     }
 
     /// Opens what no other may have open.
@@ -225,7 +234,7 @@ fn check_schema(database: &Database) -> Result<(), Fault> {
     transaction.commit().map_err(failed)
 }
 
-/// Whether there is room for more than the next few commands: who is let in again is not to be refused at once.
+/// Whether there is room for more than the largest group of commands: who is let in again is not to be refused at once.
 fn probe(database: &Database) -> Result<(), Fault> {
     let transaction = begin(database)?;
     let filler = vec![0xa5; PROBE_BYTES];
@@ -256,23 +265,28 @@ impl Store for Redb {
         Ok(Box::new(Reading::new(transaction)))
     }
 
-    /// While the disk is still full, readers have the database between two attempts. Once it takes writes, it is
-    /// read whole and compared with its checksums before anybody has it.
+    /// It is read whole and compared with its checksums before anything is written. While the disk is still full, readers have
+    /// it between two attempts.
     fn recover(&self) -> Result<(), Fault> {
         self.place(None);
         self.medium.settle().map_err(|error| Fault::Storage(format!("{}: {error}", self.name)))?;
         let mut database = self.connect()?;
-        let writes = quiet::guarded(|| probe(&database)).unwrap_or_else(|| Err(self.damaged()));
-        if let Err(fault) = writes {
+        if !self.checked.load(Ordering::Acquire) {
+            let intact =
+                quiet::guarded(|| database.check_integrity()).ok_or_else(|| self.damaged())?.map_err(failed)?;
+            if !intact {
+                tracing::warn!("the store was repaired");
+            }
+            self.checked.store(true, Ordering::Release);
+        }
+        let written = quiet::guarded(|| probe(&database)).unwrap_or_else(|| Err(self.damaged()));
+        if let Err(fault) = written {
             // One that failed at writing reads no more: another one does.
-            drop(database);
+            let _closed = quiet::guarded(|| drop(database));
             self.place(Some(self.connect()?));
             return Err(fault);
         }
-        let intact = quiet::guarded(|| database.check_integrity()).ok_or_else(|| self.damaged())?.map_err(failed)?;
-        if !intact {
-            tracing::warn!("the store was repaired");
-        }
+        self.checked.store(false, Ordering::Release);
         self.place(Some(database));
         Ok(())
     }

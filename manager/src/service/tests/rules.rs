@@ -4,8 +4,8 @@ use keywitness_circuits::{KeyAlgorithm, Timestamp};
 use keywitness_verifier::{
     identity::{MAX_SKEW, RequestAuth, RequestParts},
     wire::{
-        AcknowledgeRequest, Action, AlertQuery, AlertState, EventKind, Migrant, MigrationRequest, ProblemKind,
-        RevocationTarget, Rule, Subject,
+        AcknowledgeRequest, Action, AlertQuery, AlertState, CredentialRequest, EventKind, Migrant, MigrationRequest,
+        ProblemKind, RevocationTarget, Role, Rule, Subject,
     },
 };
 
@@ -189,6 +189,24 @@ fn a_migration_of_a_key_that_its_source_never_had_is_refused_and_the_target_may_
     old.attest(&world, "old", &key).unwrap();
     new.attest(&world, "new", &key).unwrap();
     assert!(raised(&world).is_empty());
+}
+
+#[test]
+fn an_operator_of_some_clusters_keeps_nobody_else_from_declaring_migrations() {
+    let world = World::new();
+    let clusters = Some(["a", "b"].map(|cluster| cluster.parse().unwrap()).to_vec());
+    let bounded = CredentialRequest { clusters, ..CredentialRequest::new("of two", Role::Operator) };
+    let secret = world.manager.create_credential(&Caller::in_process(), &bounded).unwrap().secret;
+    let bounded = world.manager.authorise(&secret, &[Role::Operator]).unwrap();
+    let declare = |caller: &Caller, number: u8| {
+        let what = Migrant::Fingerprint(TestKey::ed25519("k", number).instance().fingerprint().unwrap());
+        let request = MigrationRequest { what, from: "a".parse().unwrap(), to: "b".parse().unwrap(), valid_for: 60 };
+        world.manager.declare_migration(caller, &request)
+    };
+    let declared = (1..=200).take_while(|number| declare(&bounded, *number).is_ok()).count();
+    assert_eq!(declared, 100);
+    refused(declare(&bounded, 201), ProblemKind::Forbidden);
+    declare(&Caller::in_process(), 202).unwrap();
 }
 
 #[test]

@@ -67,6 +67,8 @@ struct Pool {
     /// Lanes of this generation, idle or lent.
     open: usize,
     generation: u64,
+    /// Somebody is making lanes.
+    making: bool,
     /// Nobody answered a moment ago.
     rest_until: Option<Instant>,
 }
@@ -160,15 +162,22 @@ impl Remote {
             if pool.rest_until.is_some_and(|until| Instant::now() < until) {
                 return Err(away("it was not there a moment ago"));
             }
-            if pool.open == 0 || (pool.open < lanes() && matches!(self.source, Source::Socket(_))) {
-                match self.source.lanes(PATIENCE, Some(&self.key)) {
+            let short = pool.open == 0 || (pool.open < lanes() && matches!(self.source, Source::Socket(_)));
+            if short && !pool.making {
+                pool.making = true;
+                // That may take long, and some callers may not wait.
+                drop(pool);
+                let made = self.source.lanes(PATIENCE, Some(&self.key));
+                pool = self.pool();
+                pool.making = false;
+                self.returned.notify_all();
+                match made {
                     Ok((streams, _)) => pool.adopt(streams),
                     Err(error) => {
                         pool.rest_until = Some(Instant::now() + REST);
                         return Err(error);
                     }
                 }
-                self.returned.notify_all();
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
