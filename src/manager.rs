@@ -189,7 +189,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let listening = reachable(listener.local_addr()?, secure);
     if config.public_url.is_none() && settings.listen.ip().is_unspecified() {
         tracing::warn!(
-            "tokens say that their status is told at {listening}, which means another machine elsewhere: set tokens.public-url"
+            "tokens will say that their status is told at {listening}, where nobody elsewhere finds it: set tokens.public-url"
         );
     }
     config.public_url.get_or_insert(listening);

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions, rename},
     io,
     ops::ControlFlow,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -131,11 +131,16 @@ fn renewed(store: &mut Redb, draft: &Path, progress: &mut Progress<'_>) -> Resul
     if copied == checked { Ok(copied) } else { Err(store.damaged()) }
 }
 
-/// Gives `to` the owner and mode of `from`.
+/// Gives `to` the owner and mode of `from`. Who is not root may give a file to a group of his own only: another group gets no
+/// rights then.
 fn like(from: &Path, to: &Path) -> io::Result<()> {
-    let of = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(of.uid()), Some(of.gid()))?;
-    fs::set_permissions(to, of.permissions())
+    let (of, is) = (fs::metadata(from)?, fs::metadata(to)?);
+    let given = std::os::unix::fs::chown(to, Some(of.uid()), Some(of.gid()));
+    if given.is_err() && of.uid() != is.uid() {
+        return given;
+    }
+    let rights = if given.is_ok() { 0o777 } else { 0o700 };
+    fs::set_permissions(to, fs::Permissions::from_mode(of.mode() & rights))
 }
 
 /// Removes all backups of a directory but the `keep` newest.
@@ -252,8 +257,6 @@ fn renew(from: &Path, draft: &Path, now: Timestamp, progress: &mut Progress<'_>)
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use keywitness_verifier::wire::{KeyQuery, ProblemKind};
 
     use super::*;
