@@ -7,7 +7,7 @@ use keywitness_circuits::{Digest, Error, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Algorithm, ProofError, malformed,
+    Algorithm, ProofError, from_base64, malformed,
     note::{Note, VerifierKey},
 };
 use crate::identity::Audience;
@@ -91,7 +91,7 @@ pub(super) fn number(text: &str) -> Result<u64, Error> {
 
 /// A hash in base64.
 pub(super) fn hash(text: &str) -> Result<Digest, Error> {
-    let bytes = BASE64.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let bytes = from_base64(text).and_then(|bytes| bytes.try_into().ok());
     bytes.map(Digest).ok_or(wrong("a hash is not 32 bytes in base64"))
 }
 
@@ -314,6 +314,7 @@ mod tests {
             format!("a\n18446744073709551616\n{root}\n"),
             format!("a\n1\n{root}"),
             format!("a\n1\n{}\n", BASE64.encode(&[1; 31])),
+            format!("a\n1\n{}{}\n", BASE64.encode(&[1; 29]), BASE64.encode(&[1; 3])),
             format!("a\n1\n{root}\n\n"),
             format!("a\n1\n{root}\nother 1\n"),
             format!("a\n1\n{root}\nstate 01 {root}\n"),

@@ -22,7 +22,14 @@ pub use tree::{
     verify_consistency, verify_inclusion,
 };
 
+use data_encoding::BASE64;
 use keywitness_circuits::Error;
+
+/// The bytes of padded base64 (RFC 4648, section 4) in its one spelling: the library alone also takes padding in the
+/// middle, as of texts strung together.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.as_bytes()).ok().filter(|bytes| BASE64.encode(bytes) == text)
+}
 
 const fn malformed(what: &'static str, why: &'static str) -> Error {
     Error::Malformed { what, why }

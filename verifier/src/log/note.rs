@@ -7,7 +7,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use keywitness_circuits::{Error, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::malformed;
+use super::{from_base64, malformed};
 
 /// Longest note that is read, in bytes.
 pub(super) const MAX_NOTE: usize = 64 * 1024;
@@ -141,7 +141,7 @@ impl FromStr for VerifierKey {
         let form = wrong("it is not <name>+<id>+<base64 of a key>");
         let (name, rest) = text.split_once('+').ok_or_else(|| form.clone())?;
         let (id, key) = rest.split_once('+').ok_or_else(|| form.clone())?;
-        let key = BASE64.decode(key.as_bytes()).map_err(|_| form.clone())?;
+        let key = from_base64(key).ok_or(form.clone())?;
         let (algorithm, key) = key.split_first().ok_or_else(|| form.clone())?;
         let algorithm = [Algorithm::Ed25519, Algorithm::CosignatureV1]
             .into_iter()
@@ -215,7 +215,7 @@ impl FromStr for NoteSignature {
     fn from_str(line: &str) -> Result<Self, Error> {
         let form = || wrong("a signature is not — <name> <base64>");
         let (name, encoded) = line.strip_prefix("— ").and_then(|rest| rest.split_once(' ')).ok_or_else(form)?;
-        let bytes = BASE64.decode(encoded.as_bytes()).map_err(|_| form())?;
+        let bytes = from_base64(encoded).ok_or_else(form)?;
         let (id, bytes) = bytes.split_first_chunk().ok_or_else(form)?;
         if !is_name(name) || bytes.is_empty() {
             return Err(form());

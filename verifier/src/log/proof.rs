@@ -8,7 +8,7 @@ use keywitness_circuits::{Digest, Error};
 use super::{
     CheckpointPolicy, NotTrusted, VerifiedCheckpoint,
     checkpoint::{hash, number},
-    malformed,
+    from_base64, malformed,
     note::{MAX_NOTE, Note},
     tree::{leaf_hash, verify_inclusion},
 };
@@ -74,7 +74,7 @@ impl FromStr for TlogProof {
         }
         let extra = match lines.next_if(|line| line.starts_with("extra ")).and_then(|line| line.strip_prefix("extra "))
         {
-            Some(text) => Some(BASE64.decode(text.as_bytes()).map_err(|_| wrong("its extra data is not base64"))?),
+            Some(text) => Some(from_base64(text).ok_or(wrong("its extra data is not base64"))?),
             None => None,
         };
         let index = lines.next().and_then(|line| line.strip_prefix("index ")).ok_or(wrong("it has no index"))?;
