@@ -145,6 +145,15 @@ pub(crate) struct Args {
     /// Key of a client that may use this HSM's keys, as `keywitness credential` shows it; may be given again
     #[arg(long = "allow-client", value_name = "KEY", requires = "channel")]
     allow_clients: Vec<Digest>,
+    /// Identity key of another HSM of the cluster, as `keywitness key identity` prints it there; may be given again
+    ///
+    /// HSMs that name each other give each other copies of their keys: this one asks for those that it has not, and gives its own,
+    /// over its channel, with the manager's leave. Without it no key is copied.
+    #[arg(long = "peer", value_name = "KEY")]
+    peers: Vec<Digest>,
+    /// How often the other HSMs are asked for keys that this one has not, such as 30s
+    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "peers")]
+    copies_every: humantime::Duration,
     /// File with a line for each attempt; beside the store when left out
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -171,10 +180,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         channel_url: url,
         journal: Some(journal),
         attest_at_start: !args.resume,
+        copies_every: args.copies_every.as_secs().max(1),
+        peers: args.peers.iter().map(|key| IdentityKey::try_from(*key)).collect::<Result<_, _>>()?,
         ..AgentConfig::default()
     };
     let clients = args.allow_clients.iter().map(|key| IdentityKey::try_from(*key)).collect::<Result<Vec<_>, _>>()?;
-    let agent = args.place.agent(global, Arc::clone(&store), config)?;
+    let agent = Arc::new(args.place.agent(global, Arc::clone(&store), config)?);
     let _channel = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
     Ok(agent.run(&stop)?)
 }
@@ -184,12 +195,12 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn serve(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     store: Arc<dyn KeyStore>,
     clients: &[IdentityKey],
     listener: TcpListener,
 ) -> anyhow::Result<ChannelServer> {
-    let channel = Channel::new(store, agent.standing(), Arc::new(SystemClock));
+    let channel = Channel::new(store, agent.standing(), Arc::new(SystemClock)).with_giver(agent.clone());
     clients.iter().for_each(|client| channel.allow(*client));
     Ok(keywitness_prover::serve(Arc::new(channel), listener)?)
 }
@@ -215,6 +226,11 @@ fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync> {
                 eprintln!("the manager holds a share of {dealer} for good: {why}")
             }
         },
+        AgentEvent::KeyGiven { key, to } => eprintln!("gave {to} a copy of {key}"),
+        AgentEvent::KeyReceived { key, from } => eprintln!("received a copy of {key} from {from}"),
+        AgentEvent::CopiesFailed { hsm, error } => {
+            eprintln!("no copies from {hsm}: {}", output::printable(&error.to_string()));
+        }
         AgentEvent::Attested { record, .. } => {
             eprintln!("attested {} under {} for {}", record.key.key, record.statement, duration(&record.expires_at));
         }
@@ -262,7 +278,7 @@ impl Launch<'_> {
             journal: Some(self.journal),
             ..AgentConfig::default()
         };
-        let agent = Agent::new(Arc::clone(&store), self.client, self.parameters, config)?;
+        let agent = Arc::new(Agent::new(Arc::clone(&store), self.client, self.parameters, config)?);
         if let Some(join_token) = &self.join_token {
             agent.enrol(&self.name, join_token)?;
         }

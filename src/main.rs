@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 mod bundle;
 mod ceremony;
+mod cluster;
 mod config;
 mod connection;
 mod credential;
@@ -88,6 +89,7 @@ enum Command {
     Key(key::Args),
     Attest(attest::Args),
     Status(status::Args),
+    Cluster(cluster::Args),
     Alerts(alerts::AlertsArgs),
     Events(alerts::EventsArgs),
     Migration(Asked<alerts::Migrations>),
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Command::Key(args) => key::run(global, args),
         Command::Attest(args) => attest::run(global, args),
         Command::Status(args) => status::run(global, args),
+        Command::Cluster(args) => cluster::run(global, args),
         Command::Alerts(args) => alerts::alerts(global, args),
         Command::Events(args) => alerts::events(global, args),
         Command::Migration(args) => alerts::migration(global, args),

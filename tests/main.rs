@@ -4,6 +4,7 @@
 mod agreement;
 mod api;
 mod ceremony;
+mod cluster;
 mod crash;
 mod docs;
 mod faults;

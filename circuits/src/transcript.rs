@@ -96,6 +96,10 @@ pub mod label {
     pub const LOG_LEAF: &str = "keywitness/v1/log-leaf";
     /// What the key that shares are sealed to is derived from, with the channel secret.
     pub const SEALING_KEY: &str = "keywitness/v1/sealing-key";
+    /// HPKE info of a copy of a key, from one HSM to another.
+    pub const KEY_COPY: &str = "keywitness/v1/key-copy";
+    /// Copies of keys, which the HSM signs that gives them.
+    pub const TRANSFER: &str = "keywitness/v1/transfer";
     /// What every label begins with. A key that signs messages for others refuses such messages.
     pub const RESERVED_PREFIX: &str = "keywitness/";
 }

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use keywitness_circuits::KeyId;
+use keywitness_circuits::{KeyId, codec::Canonical};
 use keywitness_verifier::{
     identity::IdentityKey,
     operation::{MAX_AGE, Operation, OperationAnswer, OperationRequest},
+    transfer::Transfer,
     wire::{Base64, KeyRef},
 };
 
@@ -23,6 +24,18 @@ use crate::{
 #[error("the request does not open")]
 pub struct Unopenable;
 
+/// Gives copies of the HSM's keys to other HSMs of its cluster.
+pub trait Giver: Send + Sync {
+    /// Whether the HSM's operator has named this identity key as one that may have copies.
+    fn gives_to(&self, identity: &IdentityKey) -> bool;
+
+    /// Gives the copies that are asked for, by a request whose signature and age were checked.
+    ///
+    /// # Errors
+    /// Why not, for the HSM that asks.
+    fn give(&self, request: &OperationRequest) -> Result<Transfer, String>;
+}
+
 /// Answers the clients that the HSM's operator allows.
 ///
 /// Who asks and what is asked is inside the sealed request, and so is every refusal in the sealed answer: whoever
@@ -35,12 +48,19 @@ pub struct Channel {
     standing: Arc<Standing>,
     clock: Arc<dyn Clock>,
     clients: RwLock<HashSet<IdentityKey>>,
+    giver: Option<Arc<dyn Giver>>,
 }
 
 impl Channel {
     /// A channel to the keys of `store`, which nobody may use yet. `standing` comes from the HSM's agent.
     pub fn new(store: Arc<dyn KeyStore>, standing: Arc<Standing>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, standing, clock, clients: RwLock::default() }
+        Self { store, standing, clock, clients: RwLock::default(), giver: None }
+    }
+
+    /// This channel, over which other HSMs of the cluster may ask for copies of keys.
+    #[must_use]
+    pub fn with_giver(self, giver: Arc<dyn Giver>) -> Self {
+        Self { giver: Some(giver), ..self }
     }
 
     /// Allows the client that signs with this key.
@@ -67,16 +87,26 @@ impl Channel {
     }
 
     fn decide(&self, membership: &Membership, request: &OperationRequest) -> OperationAnswer {
-        let answer = self.check(membership, request).and_then(|()| {
-            let Operation::Sign { key, message } = &request.operation;
-            self.sign(key, &message.0)
-        });
+        let answer = match &request.operation {
+            Operation::Sign { key, message } => {
+                let allowed = self.clients.read().unwrap_or_else(PoisonError::into_inner).contains(&request.client);
+                self.check(membership, request, allowed).and_then(|()| self.sign(key, &message.0))
+            }
+            Operation::Copy { .. } => {
+                let giver = self.giver.as_ref().filter(|giver| giver.gives_to(&request.client));
+                self.check(membership, request, giver.is_some()).and_then(|()| {
+                    let transfer = giver
+                        .map_or_else(|| Err("this HSM gives no copies".to_owned()), |giver| giver.give(request))?;
+                    Ok(OperationAnswer::Keys(Base64(transfer.to_bytes())))
+                })
+            }
+        };
         answer.unwrap_or_else(OperationAnswer::Refused)
     }
 
     /// Who asks, and when.
-    fn check(&self, membership: &Membership, request: &OperationRequest) -> Result<(), String> {
-        if !self.clients.read().unwrap_or_else(PoisonError::into_inner).contains(&request.client) {
+    fn check(&self, membership: &Membership, request: &OperationRequest, allowed: bool) -> Result<(), String> {
+        if !allowed {
             return Err("this client is not allowed to use the HSM's keys".to_owned());
         }
         let signed = request.check(&membership.audience.trust_domain, &membership.hsm);
@@ -161,7 +191,7 @@ pub(crate) mod tests {
     fn refusal(answer: OperationAnswer) -> String {
         match answer {
             OperationAnswer::Refused(why) => why,
-            OperationAnswer::Signature(_) => panic!("signed"),
+            OperationAnswer::Signature(_) | OperationAnswer::Keys(_) => panic!("answered"),
         }
     }
 

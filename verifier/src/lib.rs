@@ -15,4 +15,5 @@ pub mod identity;
 pub mod log;
 pub mod operation;
 pub mod token;
+pub mod transfer;
 pub mod wire;

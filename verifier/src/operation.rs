@@ -75,6 +75,26 @@ impl OperationRequest {
         Ok(Self { client: client.public()?, created, operation, signature })
     }
 
+    /// Signs a request of an HSM to another one: its identity key is the client's, and `sign` signs with it.
+    ///
+    /// # Errors
+    /// What signing says.
+    pub fn sign_as<E>(
+        identity: IdentityKey,
+        (trust_domain, hsm): (&TrustDomain, &HsmId),
+        created: Timestamp,
+        operation: Operation,
+        sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>,
+    ) -> Result<Self, E> {
+        let signature = Base64(sign(&operation.signed_message(trust_domain, hsm, created))?.to_vec());
+        Ok(Self { client: identity, created, operation, signature })
+    }
+
+    /// What an answer can be bound to: the digest of everything that is signed.
+    pub fn digest(&self, trust_domain: &TrustDomain, hsm: &HsmId) -> Digest {
+        self.operation.digest(trust_domain, hsm, self.created)
+    }
+
     /// Checks that the client it names made it, for this HSM.
     ///
     /// # Errors
@@ -97,14 +117,37 @@ pub enum Operation {
         /// What.
         message: Base64,
     },
+    /// Give copies of keys: asked by another HSM of the cluster, with its identity key.
+    Copy {
+        /// Who asks.
+        hsm: HsmId,
+        /// Its channel key (X25519), to which the copies are sealed.
+        channel_key: Digest,
+        /// Of which keys: at most [`crate::wire::MAX_TRANSFER`].
+        keys: Vec<KeyRef>,
+    },
 }
 
 impl Operation {
-    fn signed_message(&self, trust_domain: &TrustDomain, hsm: &HsmId, created: Timestamp) -> Vec<u8> {
-        let Self::Sign { key, message } = self;
+    fn digest(&self, trust_domain: &TrustDomain, hsm: &HsmId, created: Timestamp) -> Digest {
         let mut writer = Writer::default();
-        writer.value(trust_domain).value(hsm).value(&created).u8(0).value(&key.key).u32(key.epoch).bytes(&message.0);
-        [label::OPERATION.as_bytes(), &[0], &Digest::of(label::OPERATION, &writer.into_bytes()).0].concat()
+        writer.value(trust_domain).value(hsm).value(&created);
+        match self {
+            Self::Sign { key, message } => {
+                writer.u8(0).value(&key.key).u32(key.epoch).bytes(&message.0);
+            }
+            Self::Copy { hsm, channel_key, keys } => {
+                writer.u8(1).value(hsm).value(channel_key).u32(keys.len() as u32);
+                for key in keys {
+                    writer.value(&key.key).u32(key.epoch);
+                }
+            }
+        }
+        Digest::of(label::OPERATION, &writer.into_bytes())
+    }
+
+    fn signed_message(&self, trust_domain: &TrustDomain, hsm: &HsmId, created: Timestamp) -> Vec<u8> {
+        [label::OPERATION.as_bytes(), &[0], &self.digest(trust_domain, hsm, created).0].concat()
     }
 }
 
@@ -114,6 +157,8 @@ impl Operation {
 pub enum OperationAnswer {
     /// 64 bytes: (R, s) or (r, s), each big-endian for ECDSA.
     Signature(Base64),
+    /// Copies of keys: a [`crate::transfer::Transfer`] in its canonical encoding.
+    Keys(Base64),
     /// Why not.
     Refused(String),
 }
@@ -178,6 +223,7 @@ impl Pending {
         let answer = self.answer.open(sealed)?;
         match serde_json::from_slice(&answer).map_err(|_| OperationError::Malformed)? {
             OperationAnswer::Refused(why) => Err(OperationError::Refused(why)),
+            OperationAnswer::Keys(_) => Err(OperationError::Malformed),
             OperationAnswer::Signature(Base64(signature)) => {
                 if verify_signature(self.algorithm, &self.akpub, &self.message, &signature) {
                     Ok(signature)

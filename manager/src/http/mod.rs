@@ -173,6 +173,9 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::CERTIFICATES, web::post().to(handlers::hsm::certify));
     route(path::SEALING_KEY, web::put().to(handlers::hsm::announce_sealing_key));
     route(path::HOLDERS, web::get().to(handlers::hsm::holders));
+    route(path::PEERS, web::get().to(handlers::hsm::peers));
+    route(path::TRANSFERS, web::post().to(handlers::hsm::transfer));
+    route(path::CLUSTERS, web::get().to(handlers::client::clusters));
     route(path::COMPLAINTS, web::post().to(handlers::hsm::complain));
     route(path::CHALLENGES, web::post().to(handlers::hsm::challenge));
     route(path::ATTESTATIONS, web::post().to(handlers::hsm::attest));

@@ -339,6 +339,19 @@ pub enum Command {
         /// Everything up to this event was delivered, or is not for it.
         through: u64,
     },
+    /// Lets an HSM that signed the request give copies of its keys to another HSM of its cluster.
+    CopyKeys {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who has the keys.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
+        /// Who may have copies.
+        to: HsmId,
+        /// The keys.
+        keys: Vec<KeyRef>,
+    },
 }
 
 /// How deep commands are nested at most in what is read: archives come from strangers, and reading must not run out of
@@ -401,6 +414,7 @@ impl Command {
             Self::ReportSkew { .. } => "report-skew",
             Self::PlaceWebhook { .. } => "place-webhook",
             Self::AdvanceWebhook { .. } => "advance-webhook",
+            Self::CopyKeys { .. } => "copy-keys",
         }
     }
 

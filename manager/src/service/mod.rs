@@ -8,6 +8,7 @@ mod backup;
 mod batch;
 mod bundle;
 mod challenge;
+mod cluster;
 mod credential;
 mod enrol;
 mod fraud;

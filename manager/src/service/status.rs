@@ -41,7 +41,7 @@ pub(super) struct Evidence {
 }
 
 /// What one HSM's newest epoch of a key comes to at `now`.
-fn weigh(
+pub(super) fn weigh(
     state: State<'_>,
     configuration: &Configuration,
     hsm: HsmRow,
@@ -295,6 +295,7 @@ pub(super) fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &Eve
         EventKind::Revoked { target, .. }
         | EventKind::Suspended { target, .. }
         | EventKind::Reinstated { target, .. } => reaches(scope, hsms, target),
+        EventKind::KeysCopied { cluster, .. } => scope.includes(cluster),
         EventKind::Drift { earlier, later } | EventKind::TagsDiffer { earlier, later, .. } => {
             scope.includes(&earlier.cluster) && scope.includes(&later.cluster)
         }

@@ -3,9 +3,12 @@
 use std::{path::PathBuf, sync::Arc};
 
 use keywitness_circuits::{HsmId, Kind, Timestamp};
-use keywitness_verifier::wire::{ComplaintVerdict, Enrolment, KeyRef, Record};
+use keywitness_verifier::{
+    identity::IdentityKey,
+    wire::{ComplaintVerdict, Enrolment, KeyRef, Record},
+};
 
-use super::{AgentError, AttestError, journal};
+use super::{AgentError, AttestError, CopyError, journal};
 
 /// What an operator can choose.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +27,11 @@ pub struct AgentConfig {
     pub envelopes: Option<PathBuf>,
     /// Size at which the journal is turned over, in bytes.
     pub journal_max_size: u64,
+    /// Identity keys of the HSMs of the cluster that get copies of this HSM's keys, and are asked for theirs. With none, no
+    /// key is copied.
+    pub peers: Vec<IdentityKey>,
+    /// How often they are asked, in seconds.
+    pub copies_every: u64,
 }
 
 impl Default for AgentConfig {
@@ -36,6 +44,8 @@ impl Default for AgentConfig {
             journal: None,
             envelopes: None,
             journal_max_size: journal::DEFAULT_MAX_SIZE,
+            peers: Vec::new(),
+            copies_every: 60,
         }
     }
 }
@@ -92,6 +102,27 @@ pub enum AgentEvent<'a> {
         dealer: &'a HsmId,
         /// What the manager says of the complaint.
         verdict: &'a ComplaintVerdict,
+    },
+    /// Another HSM was given a copy of a key, with the manager's leave.
+    KeyGiven {
+        /// The key.
+        key: &'a KeyRef,
+        /// To whom.
+        to: &'a HsmId,
+    },
+    /// A copy of a key arrived, and is what the cluster proves.
+    KeyReceived {
+        /// The key.
+        key: &'a KeyRef,
+        /// Who gave it.
+        from: &'a HsmId,
+    },
+    /// Copies of keys did not come; the HSM is asked again.
+    CopiesFailed {
+        /// Who was asked.
+        hsm: &'a HsmId,
+        /// Why.
+        error: &'a CopyError,
     },
     /// The manager does not answer, or not as one.
     ManagerAway {

@@ -67,6 +67,34 @@ pub struct Entry {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Which way a copy of a key went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Copied {
+    /// To another HSM.
+    Given,
+    /// From another HSM.
+    Received,
+}
+
+/// A copy of a key that was given or received.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyEntry {
+    /// When, by the agent's clock.
+    pub at: Timestamp,
+    /// This HSM.
+    pub hsm: HsmId,
+    /// Which enrolment of it.
+    pub enrolment: u32,
+    /// Which way it went.
+    pub copied: Copied,
+    /// The other HSM.
+    pub peer: HsmId,
+    /// The key and its epoch.
+    #[serde(flatten)]
+    pub key: KeyRef,
+}
+
 impl Entry {
     /// An attempt that the manager recorded.
     pub fn attested(at: Timestamp, record: &Record) -> Self {
@@ -133,17 +161,30 @@ impl Journal {
     /// What the file system says.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         for entry in entries {
-            let mut line =
-                serde_json::to_vec(entry).map_err(|_| StoreError::Sealing("a journal entry has no encoding"))?;
-            line.push(b'\n');
-            if self.size > 0 && self.size + line.len() as u64 > self.max_size {
-                self.sync()?;
-                self.turn_over()?;
-            }
-            self.file.write_all(&line).map_err(StoreError::io(&self.path))?;
-            self.size += line.len() as u64;
+            self.write(entry)?;
         }
         self.sync()
+    }
+
+    /// Appends that a copy was given or received, durably.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn append_copy(&mut self, entry: &CopyEntry) -> Result<(), StoreError> {
+        self.write(entry)?;
+        self.sync()
+    }
+
+    fn write(&mut self, entry: &impl Serialize) -> Result<(), StoreError> {
+        let mut line = serde_json::to_vec(entry).map_err(|_| StoreError::Sealing("a journal entry has no encoding"))?;
+        line.push(b'\n');
+        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
+            self.sync()?;
+            self.turn_over()?;
+        }
+        self.file.write_all(&line).map_err(StoreError::io(&self.path))?;
+        self.size += line.len() as u64;
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -177,6 +218,7 @@ pub fn read(path: &Path) -> Result<Vec<Entry>, StoreError> {
         for line in lines {
             match serde_json::from_slice(line) {
                 Ok(entry) => entries.push(entry),
+                Err(_) if serde_json::from_slice::<CopyEntry>(line).is_ok() => {}
                 Err(error) => tracing::warn!(path = %path.display(), %error, "passing over a line of the journal"),
             }
         }

@@ -3,6 +3,7 @@
 mod attest;
 mod batch;
 mod certificate;
+mod copies;
 mod enrol;
 mod error;
 mod event;
@@ -18,14 +19,14 @@ mod tests;
 mod together;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 use keywitness_circuits::{Kind, Parameters, Suite, Timestamp};
 use keywitness_verifier::{
     client::ManagerClient,
-    identity::Audience,
+    identity::{Audience, IdentityKey},
     wire::{Enrolment, KeyRef, ProblemKind, Record, TrustDomainInfo},
 };
 
@@ -34,6 +35,7 @@ use crate::{
     store::{KeyEntry, KeyStore, StoreError, current_keys},
 };
 use attest::{KnownKey, Session};
+pub use copies::CopyError;
 use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
@@ -55,6 +57,8 @@ pub struct Agent {
     observer: Observer,
     standing: Arc<Standing>,
     info: Mutex<Option<(Timestamp, TrustDomainInfo)>>,
+    /// Whose identities may have copies of this HSM's keys, and are asked for theirs.
+    peers: Mutex<HashSet<IdentityKey>>,
     known_keys: Mutex<BTreeMap<(KeyRef, Vec<Suite>), KnownKey>>,
     journal: Mutex<Option<Journal>>,
     sealing_key_told: AtomicBool,
@@ -80,11 +84,13 @@ impl Agent {
         config: AgentConfig,
     ) -> Result<Self, StoreError> {
         let journal = config.journal.as_deref().map(|path| Journal::open(path, config.journal_max_size)).transpose()?;
+        let peers = config.peers.iter().copied().collect();
         Ok(Self {
             store,
             client,
             parameters,
             config,
+            peers: Mutex::new(peers),
             clock: Arc::new(SystemClock),
             observer: Arc::new(|_| {}),
             standing: Arc::default(),
@@ -113,6 +119,11 @@ impl Agent {
     /// Which keys are attested and which are revoked, as far as the manager said; for the HSM's channel.
     pub fn standing(&self) -> Arc<Standing> {
         Arc::clone(&self.standing)
+    }
+
+    /// From now on, only HSMs with these identity keys get copies of this one's keys, and are asked for theirs.
+    pub fn set_peers(&self, peers: impl IntoIterator<Item = IdentityKey>) {
+        *lock(&self.peers) = peers.into_iter().collect();
     }
 
     fn enrolled(&self) -> Result<Enrolled, AgentError> {

@@ -12,6 +12,7 @@ use super::{
     Agent, AgentError, AgentEvent, AttestError, Enrolled,
     error::printable,
     journal::{self, Entry},
+    lock,
     schedule::{self, Pause, Schedule, Task},
 };
 use crate::{clock::Stop, store::KeyEntry};
@@ -40,7 +41,7 @@ impl Agent {
         let records = self.records(&enrolled)?;
         self.remember(&records);
         let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
-        let (mut away, mut begun, mut shares_due) = (0_u32, false, Timestamp(0));
+        let (mut away, mut begun, mut shares_due, mut copies_due) = (0_u32, false, Timestamp(0), Timestamp(0));
         let mut certificate_due = Timestamp(0);
         while !stop.is_stopped() {
             let info = match self.info(&enrolled.audience) {
@@ -59,6 +60,7 @@ impl Agent {
             self.certify(&enrolled, &info, &mut certificate_due, stop);
             self.announce(&enrolled, &info, &mut announcement, stop);
             self.look_for_shares(&enrolled, &info, &mut shares_due, stop);
+            self.look_for_copies(&enrolled, &info, &mut copies_due, stop);
             let work = self.work(&info);
             let tasks: Vec<Task> =
                 work.iter().map(|(kind, entry)| Task { kind: *kind, key: entry.key.clone() }).collect();
@@ -107,6 +109,19 @@ impl Agent {
         *due = now.plus(SHARES);
         if let Err(error) = self.receive_shares(&self.session(enrolled, info, stop)) {
             tracing::warn!(error = printable(&error), wait = SHARES, "shares cannot be received now");
+        }
+    }
+
+    /// Asks other HSMs of the cluster for their keys, now and then.
+    fn look_for_copies(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
+        let now = self.clock.now();
+        if *due > now || lock(&self.peers).is_empty() {
+            return;
+        }
+        let wait = self.config.copies_every;
+        *due = now.plus(wait);
+        if let Err(error) = self.fetch_copies(&self.session(enrolled, info, stop)) {
+            tracing::warn!(error = printable(&error), wait, "the cluster's keys cannot be asked for now");
         }
     }
 

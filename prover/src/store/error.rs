@@ -83,6 +83,12 @@ pub enum StoreError {
     /// The store's copy of a key differs.
     #[error("key {} at epoch {} exists already with other material", .0.key, .0.epoch)]
     KeyDiffers(KeyRef),
+    /// A copy of a key is not of the key that the cluster's HSMs prove, or does not open.
+    #[error("what was sent as key {0} is not the key that the cluster's HSMs prove, or was not sealed to this HSM")]
+    NotTheKey(KeyRef),
+    /// A token's key is not copied.
+    #[error("key {0} lives in the token, which does not give it out; make it there, or let the token copy it")]
+    TokenKeyStays(KeyRef),
     /// Nothing to rotate.
     #[error("there is no key {0} to rotate")]
     NothingToRotate(KeyId),

@@ -5,6 +5,7 @@
 //! [`Membership`] in a trust domain.
 
 mod content;
+mod copy;
 #[cfg(test)]
 mod derived_tests;
 mod error;
@@ -30,6 +31,7 @@ use keywitness_verifier::{
     channel::AnswerKey,
     identity::{Audience, IdentityKey},
     operation::{OperationError, OperationRequest},
+    transfer::{self, SealedKey},
     wire::{Enrolment, KeyRef},
 };
 use serde::{Deserialize, Serialize};
@@ -147,6 +149,25 @@ pub trait KeyStore: Send + Sync {
         dealer: &IdentityKey,
         cluster: &ClusterId,
     ) -> Result<Received, StoreError>;
+
+    /// Seals a copy of a key to the channel key of another HSM, whose right to it was checked.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`]; [`StoreError::ShareStays`] and [`StoreError::TokenKeyStays`] for what is not copied.
+    fn copy_key(&self, key: &KeyRef, terms: &transfer::Terms, channel_key: &[u8; 32]) -> Result<SealedKey, StoreError>;
+
+    /// Opens a copy that was sealed to this HSM under `terms`, and keeps it if it is the key whose canonical instances are
+    /// `expected`. Taking it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTheKey`], [`StoreError::KeyDiffers`] where the store has another key of that name and epoch,
+    /// [`StoreError::MasterMissing`]; what the file system says.
+    fn take_key(
+        &self,
+        copy: &SealedKey,
+        terms: &transfer::Terms,
+        expected: &[Instance],
+    ) -> Result<KeyEntry, StoreError>;
 
     /// Proves the claim that `context` makes about `instance`, a canonical encoding. The context names the same key.
     ///

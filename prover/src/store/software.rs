@@ -19,6 +19,7 @@ use keywitness_verifier::{
     channel::{self, AnswerKey},
     identity::IdentityKey,
     operation::{self, OperationError, OperationRequest},
+    transfer::{self, SealedKey},
     wire::KeyRef,
 };
 use rand::{RngCore, rngs::OsRng};
@@ -489,6 +490,19 @@ impl KeyStore for SoftwareStore {
         self.take_share(dealing, dealer, cluster)
     }
 
+    fn copy_key(&self, key: &KeyRef, terms: &transfer::Terms, channel_key: &[u8; 32]) -> Result<SealedKey, StoreError> {
+        self.seal_copy(key, terms, channel_key)
+    }
+
+    fn take_key(
+        &self,
+        copy: &SealedKey,
+        terms: &transfer::Terms,
+        expected: &[Instance],
+    ) -> Result<KeyEntry, StoreError> {
+        self.take_copy(copy, terms, expected)
+    }
+
     fn prove(
         &self,
         parameters: &Parameters,
@@ -560,7 +574,7 @@ fn channel_public(secret: &[u8]) -> Option<[u8; 32]> {
 }
 
 /// Comparison whose time tells nothing but the lengths.
-fn same_bytes(ours: &[u8], theirs: &[u8]) -> bool {
+pub(super) fn same_bytes(ours: &[u8], theirs: &[u8]) -> bool {
     ours.len() == theirs.len()
         && ours.iter().zip(theirs).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b))) == 0
 }

@@ -4,6 +4,7 @@
 mod access;
 mod attestation;
 mod channel;
+mod cluster;
 mod fraud;
 mod log;
 mod operations;

@@ -247,6 +247,17 @@ pub enum EventKind {
         /// The migration.
         migration: u64,
     },
+    /// An HSM was allowed to give copies of its keys to another HSM of its cluster.
+    KeysCopied {
+        /// Who has them.
+        from: HsmId,
+        /// Who may have copies.
+        to: HsmId,
+        /// The cluster of both.
+        cluster: ClusterId,
+        /// The keys.
+        keys: Vec<KeyRef>,
+    },
 }
 
 impl EventKind {
@@ -260,7 +271,8 @@ impl EventKind {
             | Self::Reinstated { .. }
             | Self::AlertAcknowledged { .. }
             | Self::MigrationDeclared { .. }
-            | Self::MigrationSighting { .. } => return None,
+            | Self::MigrationSighting { .. }
+            | Self::KeysCopied { .. } => return None,
             Self::ForeignCluster { .. } => Rule::ForeignCluster,
             Self::Drift { .. } => Rule::Drift,
             Self::TagsDiffer { .. } => Rule::TagsDiffer,

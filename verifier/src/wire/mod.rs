@@ -7,6 +7,7 @@ mod access;
 mod attestation;
 mod backup;
 mod batch;
+mod cluster;
 mod event;
 mod fraud;
 mod health;
@@ -31,6 +32,10 @@ pub use batch::{
     AttestAnswer, AttestBatch, AttestedAnswer, AttestedBatch, AttestedRequest, BriefHsm, BriefStatus, ChallengeAnswer,
     ChallengeBatch, ChallengeBatchRequest, ENVELOPES_TYPE, MAX_BATCH_BODY, MAX_BATCH_ENVELOPES, MAX_BATCH_KEYS,
     join_envelopes, split_envelopes,
+};
+pub use cluster::{
+    ClusterHsm, ClusterKey, ClusterStatus, Clusters, Coherence, KeyCopy, MAX_TRANSFER, MissingKey, Peer, Peers,
+    TransferGrant, TransferRequest,
 };
 pub use event::{Event, EventKind, EventPage, Sighting};
 pub use fraud::{

@@ -32,6 +32,12 @@ pub const SEALING_KEY: &str = "/v1/sealing-key";
 pub const HOLDERS: &str = "/v1/holders";
 /// `POST`, HSM: [`super::EnrolSharingRequest`] to [`super::Sharing`]. `GET`, HSM: [`super::Dealings`].
 pub const SHARINGS: &str = "/v1/sharings";
+/// `GET`, HSM: [`super::Peers`].
+pub const PEERS: &str = "/v1/peers";
+/// `POST`, HSM: [`super::TransferRequest`] to [`super::TransferGrant`].
+pub const TRANSFERS: &str = "/v1/transfers";
+/// `GET`, operator, viewer or auditor: [`super::Clusters`], or `?cluster=` alone.
+pub const CLUSTERS: &str = "/v1/clusters";
 /// `POST`, HSM: [`super::ComplaintRequest`] to [`super::ComplaintVerdict`].
 pub const COMPLAINTS: &str = "/v1/complaints";
 /// `POST`, HSM: [`super::ChallengeRequest`] to [`super::Challenge`].

@@ -118,6 +118,10 @@ impl fmt::Display for EventKind {
             Self::MigrationSighting { earlier, later, migration } => {
                 write!(f, "first {earlier}, then {later}, as migration {migration} allows")
             }
+            Self::KeysCopied { from, to, cluster, keys } => {
+                let keys: Vec<_> = keys.iter().map(KeyRef::to_string).collect();
+                write!(f, "HSM {from} of cluster {cluster} may give HSM {to} copies of {}", keys.join(", "))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use actix_web::{
     http::header::CACHE_CONTROL,
     web::{Data, Payload},
 };
+use keywitness_circuits::ClusterId;
 use keywitness_verifier::wire::{KeyQuery, MAX_BATCH_BODY};
 use serde::Deserialize;
 
@@ -57,6 +58,20 @@ pub(in crate::http) async fn bundle(manager: Data<Manager>, request: HttpRequest
 pub(in crate::http) async fn status(manager: Data<Manager>, request: HttpRequest) -> Answer {
     let caller = bearer(&manager, &request, ANY_ROLE)?;
     answer(&run(&manager, move |manager| manager.status(&caller)).await?)
+}
+
+/// Which cluster is asked for.
+#[derive(Deserialize)]
+struct Which {
+    /// All of the caller's when left out.
+    cluster: Option<ClusterId>,
+}
+
+/// Operator, viewer or auditor: how far the HSMs of a cluster agree on its keys.
+pub(in crate::http) async fn clusters(manager: Data<Manager>, request: HttpRequest) -> Answer {
+    let caller = bearer(&manager, &request, WATCHERS)?;
+    let Which { cluster } = query(&request)?;
+    answer(&run(&manager, move |manager| manager.clusters(&caller, cluster.as_ref())).await?)
 }
 
 /// Which events are asked for.

@@ -63,6 +63,20 @@ pub(in crate::http) async fn holders(manager: Data<Manager>, request: HttpReques
     answer(&run(&manager, Manager::holders).await?)
 }
 
+/// HSM: the other HSMs of its cluster, and what they have that it has not.
+pub(in crate::http) async fn peers(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let caller = hsm(&manager, &request, &body(payload).await?).await?;
+    answer(&run(&manager, move |manager| manager.peers(&caller)).await?)
+}
+
+/// HSM: asks to be allowed to give copies of its keys to another HSM.
+pub(in crate::http) async fn transfer(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
+    let bytes = body(payload).await?;
+    let caller = hsm(&manager, &request, &bytes).await?;
+    let asked = json(&bytes)?;
+    answer(&run(&manager, move |manager| manager.transfer(&caller, &asked)).await?)
+}
+
 /// HSM: enrols a sharing that it dealt.
 pub(in crate::http) async fn enrol_sharing(manager: Data<Manager>, request: HttpRequest, payload: Payload) -> Answer {
     let bytes = body(payload).await?;

@@ -143,6 +143,16 @@ const OF_HSMS: &[ProblemKind] = &[
     ProblemKind::UnknownKey,
 ];
 
+/// Problems of a transfer of keys.
+const OF_TRANSFERS: &[ProblemKind] = &[
+    ProblemKind::Forbidden,
+    ProblemKind::HsmRevoked,
+    ProblemKind::KeyRevoked,
+    ProblemKind::Suspended,
+    ProblemKind::UnknownKey,
+    ProblemKind::NotAttested,
+];
+
 /// Problems of an envelope.
 const OF_ENVELOPES: &[ProblemKind] = &[
     ProblemKind::Unauthenticated,
@@ -227,6 +237,17 @@ pub(in crate::http) const OPERATIONS: &[Operation] = &[
     get(path::SHARINGS, Who::Hsm, "The dealings with a share for this HSM")
         .gives(Media::Json("Dealings"))
         .refuses(OF_HSMS),
+    get(path::PEERS, Who::Hsm, "The other HSMs of this HSM's cluster, and keys of theirs that it has not enrolled")
+        .gives(Media::Json("Peers"))
+        .refuses(OF_HSMS),
+    post(path::TRANSFERS, Who::Hsm, "Ask to be allowed to give copies of keys to another HSM of the cluster")
+        .takes(Media::Json("TransferRequest"))
+        .gives(Media::Json("TransferGrant"))
+        .refuses(OF_TRANSFERS),
+    get(path::CLUSTERS, WATCHERS, "How far the HSMs of each cluster agree on its keys")
+        .asks(&[query("cluster", false, "Name", "Only this cluster.")])
+        .gives(Media::Json("Clusters"))
+        .refuses(&[ProblemKind::NotFound]),
     post(path::COMPLAINTS, Who::Hsm, "Complain of a share")
         .takes(Media::Json("ComplaintRequest"))
         .gives(Media::Json("ComplaintVerdict"))

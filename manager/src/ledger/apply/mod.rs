@@ -13,6 +13,7 @@ pub(crate) mod revocation;
 pub(crate) mod sharing;
 mod status;
 mod token_key;
+mod transfer;
 mod webhook;
 
 use keywitness_circuits::{Digest, HsmId, Timestamp};
@@ -160,6 +161,9 @@ impl Apply<'_> {
             }
             Command::PlaceWebhook { webhook, after } => self.place_webhook(webhook, *after),
             Command::AdvanceWebhook { webhook, placed, through } => self.advance_webhook(webhook, (*placed, *through)),
+            Command::CopyKeys { request, hsm, enrolment, to, keys } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.copy_keys(&hsm, to, keys))
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod access;
 mod attestation;
 pub(crate) mod batch;
 mod budgets;
+mod cluster;
 mod enrolment;
 mod fraud;
 mod hardening;

@@ -11,6 +11,7 @@ use keywitness_verifier::{
     channel::AnswerKey,
     identity::IdentityKey,
     operation::{self, OperationError, OperationRequest},
+    transfer::{self, SealedKey},
     wire::KeyRef,
 };
 
@@ -180,6 +181,26 @@ impl KeyStore for TokenStore {
             }
         }
         self.software.receive_share(dealing, dealer, cluster)
+    }
+
+    fn copy_key(&self, key: &KeyRef, terms: &transfer::Terms, channel_key: &[u8; 32]) -> Result<SealedKey, StoreError> {
+        if self.is_software(key) {
+            return self.software.copy_key(key, terms, channel_key);
+        }
+        Err(StoreError::TokenKeyStays(key.clone()))
+    }
+
+    fn take_key(
+        &self,
+        copy: &SealedKey,
+        terms: &transfer::Terms,
+        expected: &[Instance],
+    ) -> Result<KeyEntry, StoreError> {
+        let key = &copy.described.key;
+        if self.keys().iter().any(|held| held.key == *key) && !self.is_software(key) {
+            return Err(StoreError::KeyDiffers(key.clone()));
+        }
+        self.software.take_key(copy, terms, expected)
     }
 
     fn open_request(

@@ -1,0 +1,236 @@
+//! Clusters: coherence, what an HSM misses, and leave to give copies.
+
+use keywitness_circuits::{ClusterId, KeyAlgorithm};
+use keywitness_verifier::wire::{
+    AttestationState, ClusterStatus, Coherence, CredentialRequest, EventKind, KeyRef, MAX_TRANSFER, Peers, Problem,
+    ProblemKind, Reason, ReinstateRequest, RevocationTarget, RevokeRequest, Role, Standing, TransferGrant,
+    TransferRequest,
+};
+
+use super::super::testing::{Caller, TestHsm, TestKey, World, refused};
+
+fn payments() -> ClusterId {
+    "payments".parse().unwrap()
+}
+
+fn status(world: &World) -> ClusterStatus {
+    let mut clusters = world.manager.clusters(&Caller::in_process(), Some(&payments())).unwrap().clusters;
+    assert_eq!(clusters.len(), 1);
+    clusters.remove(0)
+}
+
+fn coherence(world: &World) -> Coherence {
+    let status = status(world);
+    assert_eq!(status.coherence == Coherence::Coherent, status.incoherent.is_empty());
+    assert_eq!(status.keys, status.coherent + status.incoherent.len() as u64);
+    status.coherence
+}
+
+fn holds(world: &World, hsm: &TestHsm, key: &TestKey) {
+    hsm.enrol_key(world, key).unwrap();
+    hsm.attest(world, "payments", key).unwrap();
+}
+
+fn peers(world: &World, hsm: &TestHsm) -> Peers {
+    world.manager.peers(&hsm.call(world)).unwrap()
+}
+
+fn missing(world: &World, hsm: &TestHsm) -> Vec<(String, Vec<String>)> {
+    let names = |ids: Vec<keywitness_circuits::HsmId>| ids.into_iter().map(|hsm| hsm.to_string()).collect();
+    peers(world, hsm).missing.into_iter().map(|key| (key.key.to_string(), names(key.holders))).collect()
+}
+
+fn key_ref(key: &str) -> KeyRef {
+    KeyRef { key: key.parse().unwrap(), epoch: 1 }
+}
+
+fn transfer(world: &World, from: &TestHsm, to: &str, keys: &[&str]) -> Result<TransferGrant, Problem> {
+    let keys = keys.iter().map(|key| key_ref(key)).collect();
+    world.manager.transfer(&from.call(world), &TransferRequest { to: to.parse().unwrap(), keys })
+}
+
+fn bar(world: &World, target: RevocationTarget) {
+    let request = RevokeRequest { target, reason: Reason::from("looked at") };
+    world.manager.suspend(&Caller::in_process(), &request).unwrap();
+}
+
+#[test]
+fn a_cluster_is_coherent_when_all_its_hsms_prove_the_same_now() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    let outside = world.hsm("outside", "archive");
+    assert_eq!(coherence(&world), Coherence::Coherent, "there is nothing to differ in");
+    let key = TestKey::ed25519("signing", 7);
+    holds(&world, &first, &key);
+    outside.enrol_key(&world, &TestKey::ed25519("other", 9)).unwrap();
+    assert_eq!(coherence(&world), Coherence::Partial, "one HSM does not have it");
+    second.enrol_key(&world, &key).unwrap();
+    assert_eq!(coherence(&world), Coherence::Partial, "it is not proven there");
+    second.attest(&world, "payments", &key).unwrap();
+    let now = status(&world);
+    assert_eq!((now.coherence, now.keys, now.coherent), (Coherence::Coherent, 1, 1));
+    assert!(now.hsms.iter().all(|hsm| hsm.attested == 1 && hsm.last_proof.is_some()));
+
+    world.advance(i64::try_from(world.manager.trust_domain().record_ttl).unwrap() + 1);
+    let stale = status(&world);
+    assert_eq!(stale.coherence, Coherence::Stale);
+    assert!(stale.incoherent[0].copies.iter().all(|copy| copy.state == Some(AttestationState::Expired)));
+    assert!(stale.incoherent[0].copies.iter().all(|copy| copy.fingerprints.is_empty()), "nothing is in force");
+    for hsm in [&first, &second] {
+        hsm.attest(&world, "payments", &key).unwrap();
+    }
+    assert_eq!(coherence(&world), Coherence::Coherent);
+
+    // A rotation in one HSM is not yet the cluster's.
+    let next = key.epoch(2, 8);
+    holds(&world, &first, &next);
+    let rotated = status(&world);
+    assert_eq!((rotated.coherence, rotated.incoherent[0].key.epoch), (Coherence::Partial, 2));
+    holds(&world, &second, &next);
+    assert_eq!(coherence(&world), Coherence::Coherent);
+
+    // A suspended HSM still belongs to the cluster, and a revoked one does not; a revoked key is no key.
+    bar(&world, RevocationTarget::Hsm(second.id.clone()));
+    let suspended = status(&world);
+    assert_eq!(suspended.coherence, Coherence::Stale);
+    assert_eq!(suspended.hsms[1].standing, Standing::Suspended);
+    world.revoke_hsm(&second);
+    assert_eq!((coherence(&world), status(&world).hsms.len()), (Coherence::Coherent, 1));
+    world.revoke(RevocationTarget::Key { cluster: payments(), key: "signing".parse().unwrap() });
+    assert_eq!(status(&world).keys, 0);
+}
+
+#[test]
+fn different_keys_under_one_name_are_drift_and_an_alert() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    holds(&world, &first, &TestKey::ed25519("signing", 7));
+    holds(&world, &second, &TestKey::ed25519("signing", 8));
+    let drifting = status(&world);
+    assert_eq!(drifting.coherence, Coherence::Drifting);
+    let shown: Vec<_> = drifting.incoherent[0].copies.iter().map(|copy| copy.fingerprints.clone()).collect();
+    assert!(shown[0] != shown[1] && shown.iter().all(|fingerprints| fingerprints.len() == 1));
+    // The alert waits for the grace, and for both to be proven again after it.
+    for _ in 0..3 {
+        world.advance(400);
+        for (hsm, seed) in [(&first, 7), (&second, 8)] {
+            hsm.attest(&world, "payments", &TestKey::ed25519("signing", seed)).unwrap();
+        }
+    }
+    assert!(world.alerts().iter().any(|alert| matches!(alert, EventKind::Drift { .. })), "{:?}", world.alerts());
+}
+
+#[test]
+fn a_scope_bounds_what_is_seen() {
+    let world = World::new();
+    world.hsm("hsm-1", "payments");
+    world.hsm("outside", "archive");
+    let all = world.manager.clusters(&Caller::in_process(), None).unwrap().clusters;
+    assert_eq!(all.iter().map(|cluster| cluster.cluster.to_string()).collect::<Vec<_>>(), ["archive", "payments"]);
+    let clusters = Some(vec!["archive".parse().unwrap()]);
+    let request = CredentialRequest { clusters, ..CredentialRequest::new("of one", Role::Viewer) };
+    let secret = world.manager.create_credential(&Caller::in_process(), &request).unwrap().secret;
+    let bounded = world.manager.authorise(&secret, &[Role::Viewer]).unwrap();
+    let seen = world.manager.clusters(&bounded, None).unwrap().clusters;
+    assert_eq!(seen.iter().map(|cluster| cluster.cluster.to_string()).collect::<Vec<_>>(), ["archive"]);
+    refused(world.manager.clusters(&bounded, Some(&payments())), ProblemKind::NotFound);
+    refused(world.manager.clusters(&Caller::in_process(), Some(&"none".parse().unwrap())), ProblemKind::NotFound);
+}
+
+#[test]
+fn an_hsm_is_told_what_others_of_its_cluster_prove_and_it_has_not() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    let third = world.hsm("hsm-3", "payments");
+    let outside = world.hsm("outside", "archive");
+    let (signing, wrapping) = (TestKey::ed25519("signing", 7), TestKey::aes256("wrapping", 5));
+    holds(&world, &first, &signing);
+    holds(&world, &second, &signing);
+    holds(&world, &first, &wrapping);
+    // What is not proven is nobody's to give.
+    first.enrol_key(&world, &TestKey::ed25519("unproven", 9)).unwrap();
+
+    let told = peers(&world, &third);
+    assert_eq!(told.peers.iter().map(|peer| peer.hsm.as_str()).collect::<Vec<_>>(), ["hsm-1", "hsm-2"]);
+    assert_eq!(told.peers[0].identity.to_bytes(), first.identity.verifying_key().to_bytes());
+    let both = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        missing(&world, &third),
+        [("signing @1".to_owned(), both(&["hsm-1", "hsm-2"])), ("wrapping @1".to_owned(), both(&["hsm-1"]))]
+    );
+    assert_eq!(missing(&world, &second), [("wrapping @1".to_owned(), both(&["hsm-1"]))]);
+    assert_eq!(missing(&world, &first), []);
+    assert!(peers(&world, &outside).peers.is_empty() && missing(&world, &outside).is_empty());
+
+    // A suspended HSM is nobody's peer, and sees none.
+    bar(&world, RevocationTarget::Hsm(first.id.clone()));
+    assert_eq!(missing(&world, &third), [("signing @1".to_owned(), both(&["hsm-2"]))]);
+    refused(world.manager.peers(&first.call(&world)), ProblemKind::Suspended);
+}
+
+#[test]
+fn copies_are_given_within_a_cluster_of_what_is_attested_and_logged() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    let outside = world.hsm("outside", "archive");
+    holds(&world, &first, &TestKey::ed25519("signing", 7));
+    first.enrol_key(&world, &TestKey::ed25519("unproven", 9)).unwrap();
+
+    let grant = transfer(&world, &first, "hsm-2", &["signing"]).unwrap();
+    assert_eq!(grant.to.identity.to_bytes(), second.identity.verifying_key().to_bytes());
+    assert_eq!(grant.cluster, payments());
+    let copied = EventKind::KeysCopied {
+        from: first.id.clone(),
+        to: second.id.clone(),
+        cluster: payments(),
+        keys: vec![key_ref("signing")],
+    };
+    assert_eq!(world.events().iter().filter(|event| **event == copied).count(), 1);
+    assert!(world.alerts().is_empty());
+
+    for (to, keys, problem) in [
+        ("outside", &["signing"][..], ProblemKind::Forbidden),
+        ("hsm-1", &["signing"], ProblemKind::Forbidden),
+        ("hsm-9", &["signing"], ProblemKind::Forbidden),
+        ("hsm-2", &["unproven"], ProblemKind::NotAttested),
+        ("hsm-2", &["signing", "unproven"], ProblemKind::NotAttested),
+        ("hsm-2", &["none"], ProblemKind::UnknownKey),
+        ("hsm-2", &[], ProblemKind::Malformed),
+        ("hsm-2", &["signing"; MAX_TRANSFER + 1], ProblemKind::Malformed),
+    ] {
+        refused(transfer(&world, &first, to, keys), problem);
+    }
+    refused(transfer(&world, &second, "hsm-1", &["signing"]), ProblemKind::UnknownKey);
+    refused(transfer(&world, &outside, "hsm-2", &["signing"]), ProblemKind::Forbidden);
+
+    // Neither to a suspended HSM, nor by one.
+    let target = RevocationTarget::Hsm(second.id.clone());
+    bar(&world, target.clone());
+    refused(transfer(&world, &first, "hsm-2", &["signing"]), ProblemKind::Suspended);
+    holds_back(&world, target);
+    bar(&world, RevocationTarget::Hsm(first.id.clone()));
+    refused(transfer(&world, &first, "hsm-2", &["signing"]), ProblemKind::Suspended);
+    holds_back(&world, RevocationTarget::Hsm(first.id.clone()));
+    transfer(&world, &first, "hsm-2", &["signing"]).unwrap();
+
+    // A record that has expired shows nothing.
+    world.advance(i64::try_from(world.manager.trust_domain().record_ttl).unwrap() + 1);
+    refused(transfer(&world, &first, "hsm-2", &["signing"]), ProblemKind::NotAttested);
+    assert_eq!(world.events().iter().filter(|event| **event == copied).count(), 2, "refusals are no events");
+}
+
+fn holds_back(world: &World, target: RevocationTarget) {
+    let request = ReinstateRequest { target, reason: Reason::from("looked at") };
+    world.manager.reinstate(&Caller::in_process(), &request).unwrap();
+}
+
+#[test]
+fn what_an_older_identity_asked_for_comes_to_nothing() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    holds(&world, &first, &TestKey::new("signing", KeyAlgorithm::P256, 7));
+    let stale = first.call(&world);
+    world.revoke_hsm(&first);
+    let request = TransferRequest { to: second.id.clone(), keys: vec![key_ref("signing")] };
+    refused(world.manager.transfer(&stale, &request), ProblemKind::HsmRevoked);
+}
