@@ -120,9 +120,7 @@ fn main() -> ExitCode {
     if !matches!(cli.command, Command::Manager(_)) {
         output::init_logging(global.json, None);
     }
-    if let Err(error) = keywitness_prover::memory::harden_process() {
-        tracing::warn!(%error, "this process may leave core dumps, or be looked into by others of its user");
-    }
+    keywitness_isolation::confine::conceal().warn("this process");
     let result = match &cli.command {
         Command::Up(args) => up::run(global, args),
         Command::Manager(args) => manager::run(global, args),

@@ -4,7 +4,6 @@
 //!   the keys of a PKCS#11 token beside one.
 //! - [`agent`]: enrols an HSM, attests its keys, and attests them again before the records expire.
 //! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
-//! - [`memory`]: locked memory, the only unsafe code of this crate.
 //!
 //! Time and the wish to stop come from outside: [`Clock`] and [`Stop`].
 
@@ -12,7 +11,6 @@ pub mod agent;
 pub mod channel;
 mod clock;
 pub mod http;
-pub mod memory;
 pub mod store;
 #[cfg(test)]
 mod testing;

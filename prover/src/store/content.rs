@@ -1,12 +1,12 @@
 //! What a store file holds, in memory and encoded.
 
 use keywitness_circuits::{KeyAttributes, KeyOrigin, TrustDomain, codec::Canonical};
+use keywitness_isolation::LockedBytes;
 use keywitness_verifier::wire::KeyRef;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{KeyEntry, Membership, StoreError};
-use crate::memory::LockedBytes;
 
 /// Everything that a store keeps.
 #[derive(Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use keywitness_circuits::{
     Instance, KeyAttributes, KeyOrigin, Suite, TrustDomain, key_derivation, key_knowledge, tagged_key,
 };
+use keywitness_isolation::LockedBytes;
 use keywitness_verifier::{
     transfer::{Described, SealedKey, Terms},
     wire::KeyRef,
@@ -13,7 +14,6 @@ use super::{
     content::{Derivation, StoredKey},
     software::same_bytes,
 };
-use crate::memory::LockedBytes;
 
 impl SoftwareStore {
     /// Seals a copy of a key to another HSM's channel key. There it will count as imported, or as derived where it is.

@@ -17,11 +17,11 @@ use std::{
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use chacha20poly1305::{AeadInPlace, Key, KeyInit, XChaCha20Poly1305, XNonce};
 use keywitness_circuits::codec::{Reader, Writer};
+use keywitness_isolation::LockedBytes;
 use rand::{RngCore, rngs::OsRng};
 use zeroize::Zeroizing;
 
 use super::{StoreError, file};
-use crate::memory::LockedBytes;
 
 const MAGIC: &[u8; 16] = b"keywitness-store";
 const VERSION: u16 = 1;

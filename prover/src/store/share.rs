@@ -11,6 +11,7 @@ use keywitness_circuits::{
     transcript::label,
 };
 use keywitness_custody::{Complaint, Dealing, Error as CustodyError, HolderKey, Opening, Terms};
+use keywitness_isolation::LockedBytes;
 use keywitness_verifier::{
     identity::IdentityKey,
     wire::{KeyRef, share_name},
@@ -18,7 +19,6 @@ use keywitness_verifier::{
 use zeroize::Zeroizing;
 
 use super::{KeyEntry, KeyStore, SoftwareStore, StoreError, content::StoredKey};
-use crate::memory::LockedBytes;
 
 /// What became of a share that was dealt to this HSM.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use keywitness_circuits::{
     registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
+use keywitness_isolation::LockedBytes;
 use keywitness_verifier::{
     channel::{self, AnswerKey},
     identity::IdentityKey,
@@ -34,7 +35,6 @@ use super::{
     share::Received,
     sign,
 };
-use crate::memory::LockedBytes;
 
 /// What a store is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

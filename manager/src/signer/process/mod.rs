@@ -13,11 +13,8 @@
 //!
 //! A signer that another user runs is reached by a socket in the file system instead ([`serve_at`]); it looks at who calls.
 
-pub mod confine;
-mod descriptors;
 mod examine;
 mod listen;
-mod passing;
 mod protocol;
 mod remote;
 mod serve;
@@ -28,6 +25,7 @@ mod worker;
 mod tests;
 
 pub use examine::{Examination, examine};
+pub use keywitness_isolation::confine;
 pub use listen::serve_at;
 pub use remote::Remote;
 pub use supervisor::supervise;

@@ -1,5 +1,4 @@
-//! What goes over a lane: a request, an answer, a request, and so on. Each is a frame: four bytes of length, big-endian, and
-//! one canonical encoding of that length.
+//! What goes over a lane: a request, an answer, a request, and so on. Each is one canonical encoding in a frame.
 
 use std::io::{self, Read, Write};
 
@@ -7,6 +6,7 @@ use keywitness_circuits::{
     Digest, Error,
     codec::{Canonical, Reader, Writer},
 };
+use keywitness_isolation::frame;
 use keywitness_verifier::wire::TokenAlgorithm;
 
 use crate::signer::{PublicKey, SignerError, jose::MAX_MESSAGE};
@@ -49,11 +49,7 @@ pub(super) enum Answer {
 
 /// Writes a frame.
 pub(super) fn send(stream: &mut impl Write, message: &impl Canonical) -> io::Result<()> {
-    let body = message.to_bytes();
-    let length = u32::try_from(body.len()).ok().filter(|length| *length as usize <= MAX_FRAME);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is longer than a frame"))?;
-    // One write: the other end wakes once.
-    stream.write_all(&[length.to_be_bytes().as_slice(), &body].concat())
+    frame::send(stream, &message.to_bytes(), MAX_FRAME)
 }
 
 /// Reads a frame; none where the other end closed the lane between two.
@@ -61,24 +57,15 @@ pub(super) fn send(stream: &mut impl Write, message: &impl Canonical) -> io::Res
 /// # Errors
 /// `InvalidData` for what is no such message: the lane is of no use any more.
 pub(super) fn receive<T: Canonical>(stream: &mut impl Read) -> io::Result<Option<T>> {
-    let mut length = [0; 4];
-    let mut read = 0;
-    while let Some(rest) = length.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match stream.read(rest) {
-            Ok(0) if read == 0 => return Ok(None),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(more) => read += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is longer than allowed"));
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    T::from_bytes(&body).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    frame::receive(stream, MAX_FRAME)?.map(|body| read(&body)).transpose()
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// `InvalidData`
+pub(super) fn read<T: Canonical>(body: &[u8]) -> io::Result<T> {
+    T::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
 fn text(reader: &mut Reader<'_>, cap: usize) -> Result<String, Error> {

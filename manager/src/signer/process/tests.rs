@@ -12,6 +12,7 @@ use std::{
 };
 
 use keywitness_circuits::codec::Canonical;
+use keywitness_isolation::send_sockets;
 use keywitness_verifier::wire::TokenAlgorithm;
 use proptest::prelude::*;
 use serde_json::json;
@@ -19,7 +20,6 @@ use serde_json::json;
 use super::{
     confine,
     listen::may_call,
-    passing::send_lanes,
     protocol::{Answer, MAX_FRAME, Request, receive, send},
     remote::Remote,
     serve::{serve, tell},
@@ -36,7 +36,7 @@ impl Worker {
     fn start(control: &UnixStream, signer: Result<Arc<Guard>, SignerError>) -> Self {
         let pairs: Vec<_> = (0..2).map(|_| UnixStream::pair().unwrap()).collect();
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        send_lanes(control, &theirs).unwrap();
+        send_sockets(control, &theirs).unwrap();
         let kept = ours.iter().map(|lane| lane.try_clone().unwrap()).collect();
         match signer {
             Ok(signer) => ours.into_iter().for_each(|lane| {
@@ -81,7 +81,7 @@ fn who_may_not_wait_is_not_kept_and_a_late_answer_is_nobody_elses() {
     let (control, end) = UnixStream::pair().unwrap();
     let pairs: Vec<_> = (0..2).map(|_| UnixStream::pair().unwrap()).collect();
     let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    send_lanes(&end, &theirs).unwrap();
+    send_sockets(&end, &theirs).unwrap();
     // A signer that signs only while it is let.
     let (guard, gate) = (guard(directory.path()), Arc::new(Mutex::new(())));
     for mut lane in ours {

@@ -1,17 +1,19 @@
 //! The process that has the keys.
 
 use std::{
-    io,
-    os::unix::{fs::OpenOptionsExt, net::UnixStream},
-    path::Path,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{
-    confine, descriptors,
-    passing::{lanes, send_lanes},
-    serve::{serve, tell},
+use keywitness_isolation::{
+    Enforced,
+    calls::Calls,
+    confine::{self, Place, Profile},
+    lanes, process, send_sockets,
 };
+
+use super::serve::{serve, tell};
 use crate::{
     files,
     signer::{FileKeys, Guard, Keys, Signer, SignerError, Spec, at},
@@ -24,16 +26,18 @@ use crate::{
 /// [`SignerError`], which the manager is told too.
 pub fn work(spec: &Spec) -> Result<(), SignerError> {
     let stdin = Path::new("standard input");
-    descriptors::close_inherited();
-    confine::end_with_parent();
-    let control = descriptors::take_stdin().map_err(at(stdin))?;
-    let pairs = (0..lanes()).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>().map_err(at(stdin))?;
-    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let (control, gaps) = process::begin().map_err(at(stdin))?;
+    gaps.warn(SIGNER);
+    let (ours, theirs) = process::pairs(lanes::wanted()).map_err(at(stdin))?;
     let opened = open(spec);
-    send_lanes(&control, &theirs).map_err(at(stdin))?;
+    send_sockets(&control, &theirs).map_err(at(stdin))?;
     drop((theirs, control));
     match opened {
-        Ok((signer, _lock)) => answer(&Arc::new(signer), ours),
+        Ok((signer, _lock)) => {
+            let signer = Arc::new(signer);
+            let serve = move |lane| serve(signer.as_ref() as &dyn Signer, lane);
+            process::answer(ours, serve).map_err(|error| SignerError::Failed(format!("a lane broke: {error}")))
+        }
         Err(error) => {
             tell(&error, ours);
             Err(error)
@@ -41,19 +45,37 @@ pub fn work(spec: &Spec) -> Result<(), SignerError> {
     }
 }
 
+/// What the log calls a worker.
+const SIGNER: &str = "the signer";
+
+/// Leaves a worker its own directory, no network, and no way to start or look into a process. A PKCS#11 library, whose needs are
+/// its vendor's, may read files, write where it is allowed to, and use the network if it is allowed to.
+pub(super) fn shut_in(spec: &Spec) -> Enforced {
+    let mut places = vec![(spec.directory.clone(), Place::Own)];
+    let mut network = false;
+    if let Some(config) = &spec.pkcs11 {
+        places.push((PathBuf::from("/"), Place::Load));
+        places.extend(config.paths.iter().map(|path| (path.clone(), Place::All)));
+        network = config.network;
+    }
+    let (files, gaps) = Profile { places, network, calls: Calls::AllBut }.shut_in();
+    gaps.warn(SIGNER);
+    files
+}
+
 /// Opens the keys of a process that has given up everything else. The lock is held as long as the signer is used.
 pub(super) fn open(spec: &Spec) -> Result<(Guard, std::fs::File), SignerError> {
-    confine::harden();
+    confine::harden().warn(SIGNER);
     files::private_directory(&spec.directory).map_err(at(&spec.directory))?;
     let of_token = spec.keys_of_token()?;
-    confine::shut_in(spec);
+    shut_in(spec);
     let lock = lock(&spec.directory)?;
     let keys: Box<dyn Keys> = match of_token {
         Some(keys) => keys,
         None => Box::new(FileKeys::open(&spec.directory)?),
     };
     let signer = Guard::open(keys, &spec.directory, &spec.origin)?;
-    confine::lock_memory();
+    confine::lock_memory().warn(SIGNER);
     Ok((signer, lock))
 }
 
@@ -70,21 +92,4 @@ fn lock(directory: &Path) -> Result<std::fs::File, SignerError> {
         }
     }
     Err(SignerError::Failed(format!("another signer uses {}", directory.display())))
-}
-
-fn answer(signer: &Arc<Guard>, lanes: Vec<UnixStream>) -> Result<(), SignerError> {
-    let (over, end) = std::sync::mpsc::channel();
-    for lane in lanes {
-        let (signer, over) = (Arc::clone(signer), over.clone());
-        let run = move || {
-            // The receiver is gone once another lane has ended.
-            let _ = over.send(serve(signer.as_ref() as &dyn Signer, lane));
-        };
-        std::thread::Builder::new().name("lane".to_owned()).spawn(run).map_err(at(Path::new("a thread")))?;
-    }
-    drop(over);
-    match end.recv() {
-        Ok(Err(error)) => Err(SignerError::Failed(format!("a lane broke: {error}"))),
-        _ => Ok(()),
-    }
 }

@@ -1,12 +1,10 @@
-//! The descriptors that a process of the signer has: standard ones, and what it opens itself.
-//!
-//! This module holds the only unsafe code of the crate.
+//! The descriptors that a process has: standard ones, and what it opens itself.
 #![allow(unsafe_code)]
 
 use std::{fs::File, io, os::unix::net::UnixStream};
 
 /// Closes what was inherited beyond standard input, output and error. The first thing that a process does.
-pub(super) fn close_inherited() {
+pub(crate) fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let numbers: Vec<_> = numbers.filter(|number| *number > 2).collect();
@@ -17,8 +15,8 @@ pub(super) fn close_inherited() {
     }
 }
 
-/// The control socket, which was standard input; that is `/dev/null` from now on.
-pub(super) fn take_stdin() -> io::Result<UnixStream> {
+/// The socket that was standard input, which is `/dev/null` from now on.
+pub(crate) fn take_stdin() -> io::Result<UnixStream> {
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(UnixStream::from(control))
