@@ -66,8 +66,16 @@ impl PublicKey {
 
 /// The one header of a type under a key, encoded.
 fn header(media_type: &str, algorithm: TokenAlgorithm, kid: &str) -> String {
-    let header = json!({ "typ": media_type, "alg": algorithm.to_string(), "kid": kid }).to_string();
-    BASE64URL_NOPAD.encode(header.as_bytes())
+    /// A struct, whose members are written in their order whatever a JSON object's are.
+    #[derive(Serialize)]
+    struct Header<'a> {
+        alg: TokenAlgorithm,
+        kid: &'a str,
+        typ: &'a str,
+    }
+    // Text and names alone: that has an encoding.
+    let header = serde_json::to_vec(&Header { alg: algorithm, kid, typ: media_type }).unwrap_or_default();
+    BASE64URL_NOPAD.encode(&header)
 }
 
 /// A compact JWS (RFC 7515, section 7.1).
