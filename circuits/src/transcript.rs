@@ -100,6 +100,8 @@ pub mod label {
     pub const KEY_COPY: &str = "keywitness/v1/key-copy";
     /// Copies of keys, which the HSM signs that gives them.
     pub const TRANSFER: &str = "keywitness/v1/transfer";
+    /// Vendor or TPM evidence, as a claim context names it.
+    pub const EVIDENCE: &str = "keywitness/v1/evidence";
     /// What every label begins with. A key that signs messages for others refuses such messages.
     pub const RESERVED_PREFIX: &str = "keywitness/";
 }

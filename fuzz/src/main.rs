@@ -9,6 +9,7 @@
 
 mod custody;
 mod decoders;
+mod evidence;
 mod log;
 mod proofs;
 mod secrets;
@@ -40,6 +41,7 @@ impl Target {
 fn targets(world: &'static World) -> Vec<Target> {
     let mut targets = decoders::targets(world);
     targets.extend(custody::targets(world));
+    targets.extend(evidence::targets());
     targets.extend(proofs::targets(world));
     targets.extend(tokens::targets(world));
     targets.extend(log::targets(world));

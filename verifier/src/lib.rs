@@ -11,6 +11,7 @@ pub mod client;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod envelope;
+pub mod evidence;
 pub mod identity;
 pub mod log;
 pub mod operation;
