@@ -2,7 +2,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    ops::ControlFlow,
 };
 
 use keywitness_circuits::{ClusterId, Fingerprint, HsmId, KeyId, Suite, Timestamp};
@@ -17,8 +18,8 @@ use super::{
     status::weigh,
 };
 use crate::ledger::{
-    Command, Configuration, Fault,
-    state::{HsmRow, KeyRow, State, key},
+    Command, Configuration, Fault, Table,
+    state::{HsmRow, KeyRow, State, decode, key},
 };
 
 /// Most keys that are shown in which a cluster is not coherent.
@@ -58,6 +59,8 @@ impl Manager {
     /// # Errors
     /// `hsm-revoked`, `suspended`
     pub fn peers(&self, caller: &HsmCaller) -> Result<Peers, Problem> {
+        // Every key of the cluster is looked at.
+        self.spend_more(caller, MISSING)?;
         let rows = self.ledger.view()?;
         let state = State(rows.as_ref());
         let (now, configuration) = (self.now(state)?, state.configuration()?);
@@ -65,20 +68,21 @@ impl Manager {
         if let Some(revocation) = state.revocation(&own, [])? {
             return Err(crate::ledger::apply::revocation::problem(&revocation));
         }
-        let (mut peers, mut missing) = (Vec::new(), BTreeMap::<KeyRef, MissingKey>::new());
+        let held = held(state, &own)?;
+        let (mut peers, mut missing) = (Vec::new(), BTreeMap::<(KeyRef, Vec<Base64>), MissingKey>::new());
         for hsm in state.all::<HsmRow>(&[])? {
             if hsm.cluster != own.cluster || hsm.hsm == own.hsm || standing(state, &hsm)? != Standing::Active {
                 continue;
             }
-            for row in newest(state, &hsm)?.into_values() {
-                let place = key::epoch(&own.hsm, &row.key);
-                let known = missing.contains_key(&row.key);
-                if (!known && missing.len() >= MISSING) || state.get::<KeyRow>(&place)?.is_some() {
+            for row in newest_besides(state, &hsm, &held)? {
+                let key = described(&row);
+                let place = (key.key.clone(), key.instances.clone());
+                if row.sharing.is_some() || (missing.len() >= MISSING && !missing.contains_key(&place)) {
                     continue;
                 }
-                let weighed = weigh(state, &configuration, hsm.clone(), row.clone(), (now, None))?;
+                let weighed = weigh(state, &configuration, hsm.clone(), row, (now, None))?;
                 if weighed.status.state == AttestationState::Attested {
-                    missing.entry(row.key.clone()).or_insert_with(|| described(row)).holders.push(hsm.hsm.clone());
+                    missing.entry(place).or_insert(key).holders.push(hsm.hsm.clone());
                 }
             }
             peers.push(peer(hsm)?);
@@ -192,6 +196,38 @@ fn newest(state: State<'_>, hsm: &HsmRow) -> Result<BTreeMap<KeyId, KeyRow>, Fau
     Ok(rows.map(|row| (row.key.key.clone(), row)).collect())
 }
 
+/// What the places of an HSM's keys end with: names and epochs.
+fn held(state: State<'_>, hsm: &HsmRow) -> Result<HashSet<Vec<u8>>, Fault> {
+    let (prefix, mut held) = (key::hsm(&hsm.hsm), HashSet::new());
+    state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, _| {
+        held.insert(place.get(prefix.len()..).unwrap_or_default().to_vec());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(held)
+}
+
+/// The keys of an HSM whose newest epoch is not among `held`. Rows of the others are not decoded: a cluster has many keys,
+/// and its HSMs hold the same.
+fn newest_besides(state: State<'_>, hsm: &HsmRow, held: &HashSet<Vec<u8>>) -> Result<Vec<KeyRow>, Fault> {
+    let (prefix, mut found) = (key::hsm(&hsm.hsm), Vec::<KeyRow>::new());
+    let mut last: Option<(Vec<u8>, bool)> = None;
+    state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, value| {
+        let own = place.get(prefix.len()..).unwrap_or_default();
+        // Rows come in the order of epochs, whose four bytes end a place.
+        let (name, _) = own.split_at_checked(own.len().saturating_sub(4)).unwrap_or_default();
+        if last.as_ref().is_some_and(|(before, besides)| before == name && *besides) {
+            found.pop();
+        }
+        let besides = !held.contains(own);
+        if besides {
+            found.push(decode(Table::Keys, value)?);
+        }
+        last = Some((name.to_vec(), besides));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
 fn standing(state: State<'_>, hsm: &HsmRow) -> Result<Standing, Fault> {
     Ok(state.revocation(hsm, [])?.map_or(Standing::Active, |revocation| revocation.standing))
 }
@@ -202,7 +238,8 @@ fn peer(hsm: HsmRow) -> Result<Peer, Fault> {
     Ok(Peer { hsm, enrolment: revision, identity, channel_key, channel_url })
 }
 
-fn described(row: KeyRow) -> MissingKey {
+fn described(row: &KeyRow) -> MissingKey {
     let instances = row.instances.iter().map(|instance| Base64(instance.bytes.clone())).collect();
-    MissingKey { key: row.key, attributes: row.attributes, instances, master: row.master, holders: Vec::new() }
+    let KeyRow { key, attributes, master, .. } = row.clone();
+    MissingKey { key, attributes, instances, master, holders: Vec::new() }
 }

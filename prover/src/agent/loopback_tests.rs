@@ -28,13 +28,13 @@ use crate::{
 };
 
 /// The body of an answer; `None` hangs up instead.
-type Answer = Option<(u16, Value)>;
+pub(super) type Answer = Option<(u16, Value)>;
 
 /// A manager of this test's: answers each request by `decide`, given path and body. Gives its address.
 /// From so many keys on, a claim of many is made in halo2.
 const MANY_IN_HALO2: usize = many_from(Kind::KeyKnowledgeHalo2);
 
-fn manager(decide: impl Fn(&str, &[u8]) -> Answer + Send + 'static) -> String {
+pub(super) fn manager(decide: impl Fn(&str, &[u8]) -> Answer + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -73,7 +73,7 @@ fn serve_one(stream: TcpStream, decide: &impl Fn(&str, &[u8]) -> Answer) -> std:
     Ok(())
 }
 
-fn info() -> Answer {
+pub(super) fn info() -> Answer {
     let statement = |kind| {
         Some(StatementInfo { kind, verifying_key: registry::verifying_key(&Parameters::transparent(), kind).ok()? })
     };
@@ -126,11 +126,11 @@ fn record(body: &[u8]) -> Answer {
     Some((201, serde_json::to_value(AttestResponse { records }).unwrap()))
 }
 
-fn refusal(kind: ProblemKind) -> Answer {
+pub(super) fn refusal(kind: ProblemKind) -> Answer {
     Some((kind.status(), serde_json::to_value(Problem::new(kind, "test")).unwrap()))
 }
 
-fn agent(store: Arc<dyn KeyStore>, base: &str, config: AgentConfig) -> Agent {
+pub(super) fn agent(store: Arc<dyn KeyStore>, base: &str, config: AgentConfig) -> Agent {
     Agent::new(store, ManagerClient::new(base).unwrap(), Parameters::transparent(), config).unwrap()
 }
 

@@ -4,6 +4,8 @@ mod attest;
 mod batch;
 mod certificate;
 mod copies;
+#[cfg(test)]
+mod copies_tests;
 mod enrol;
 mod error;
 mod event;

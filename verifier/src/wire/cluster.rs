@@ -108,7 +108,7 @@ pub struct Peers {
     /// Its other HSMs, but for those that are suspended or revoked.
     pub peers: Vec<Peer>,
     /// Keys that at least one of them attests now, and that the caller has not enrolled, masters before what is derived
-    /// from them: at most 256.
+    /// from them: at most 256. HSMs that prove different keys under one name make an entry each.
     pub missing: Vec<MissingKey>,
 }
 

@@ -77,7 +77,7 @@ pub const MAX_RECORD_TTL: u64 = 24 * 60 * 60;
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// Bytes that travel as base64url without padding.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Base64(pub Vec<u8>);
 

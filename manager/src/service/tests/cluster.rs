@@ -162,9 +162,28 @@ fn an_hsm_is_told_what_others_of_its_cluster_prove_and_it_has_not() {
     assert_eq!(missing(&world, &first), []);
     assert!(peers(&world, &outside).peers.is_empty() && missing(&world, &outside).is_empty());
 
+    // Of each key the newest epoch alone, and what is newer at the caller is not offered older.
+    for epoch in 2..=3 {
+        holds(&world, &first, &signing.epoch(epoch, 10 + epoch as u8));
+    }
+    assert_eq!(missing(&world, &second)[0], ("signing @3".to_owned(), both(&["hsm-1"])));
+    for epoch in 2..=3 {
+        holds(&world, &second, &signing.epoch(epoch, 10 + epoch as u8));
+    }
+    assert_eq!(missing(&world, &second), [("wrapping @1".to_owned(), both(&["hsm-1"]))]);
+
+    // Whoever proves another key under the name stands apart: it keeps nobody from the others' copies.
+    let rogue = world.hsm("a-rogue", "payments");
+    holds(&world, &rogue, &TestKey::aes256("wrapping", 6));
+    assert_eq!(
+        missing(&world, &second),
+        [both(&["a-rogue"]), both(&["hsm-1"])].map(|of| ("wrapping @1".to_owned(), of))
+    );
+    world.revoke_hsm(&rogue);
+
     // A suspended HSM is nobody's peer, and sees none.
     bar(&world, RevocationTarget::Hsm(first.id.clone()));
-    assert_eq!(missing(&world, &third), [("signing @1".to_owned(), both(&["hsm-2"]))]);
+    assert_eq!(missing(&world, &third), [("signing @3".to_owned(), both(&["hsm-2"]))]);
     refused(world.manager.peers(&first.call(&world)), ProblemKind::Suspended);
 }
 
