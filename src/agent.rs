@@ -3,8 +3,8 @@
 use std::{
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::Duration,
 };
@@ -14,13 +14,18 @@ use keywitness_circuits::{
     Digest, HsmId, Parameters,
     params::{Groth16Circuit, Groth16Parameters, Origin},
 };
+use keywitness_isolation::{
+    Enforced,
+    confine::{self, Protection},
+};
 use keywitness_prover::{
     Access, Agent, AgentConfig, AgentError, AgentEvent, Channel, ChannelServer, KeyStore, SoftwareStore, Stop,
     SystemClock,
+    process::{ParameterFile, Planted, Remote, Spec, Strictness},
 };
 use keywitness_verifier::{client::ManagerClient, identity::IdentityKey, wire::ComplaintVerdict};
 
-use crate::{Global, ceremony, connection::Address, data, output, store::StoreArgs};
+use crate::{Global, ceremony, connection::Address, data, doctor, output, prover, store::StoreArgs};
 
 /// How an agent finds its HSM's place: shared by `agent` and `attest`.
 #[derive(clap::Args)]
@@ -53,9 +58,82 @@ pub(crate) struct Place {
     /// halo2, 110 MB in Groth16.
     #[arg(long, value_name = "COUNT")]
     proving_threads: Option<NonZeroUsize>,
+    /// Whether the keys are in a process of their own, which speaks to nobody else
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "preferred")]
+    isolation: Isolation,
+    /// Leave the process with the keys unconfined, which has to show
+    #[arg(long, hide = true)]
+    unconfined: bool,
+    /// The parameter files that the process with the keys was told to use.
+    #[arg(skip)]
+    pinned: OnceLock<Vec<ParameterFile>>,
+}
+
+/// How the keys are kept from the part that speaks to the network.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Isolation {
+    /// In a process of their own that is shut in wholly; else the agent does not start
+    Required,
+    /// In a process of their own, shut in as well as this machine can; what is missing is told
+    Preferred,
+    /// In the agent's own process
+    Off,
 }
 
 impl Place {
+    /// The key store, in a process of its own unless that is off; afterwards this one does not read the store's file. It gives copies of keys to `peers`.
+    ///
+    /// Called while this process has one thread.
+    pub(crate) fn open(&self, global: &Global, access: Access, peers: &[Digest]) -> anyhow::Result<Arc<dyn KeyStore>> {
+        let strictness = match self.isolation {
+            Isolation::Required => Strictness::Required,
+            Isolation::Preferred => Strictness::Preferred,
+            Isolation::Off => {
+                tracing::warn!("the keys are in the process that speaks to the network (--isolation off)");
+                return Ok(self.store.open(access)?.shared());
+            }
+        };
+        let (spec, secrets) = self.store.spec()?;
+        let spec = Spec {
+            write: access == Access::Write,
+            parameters: self.parameter_files(global)?,
+            threads: self.proving_threads.map(NonZeroUsize::get),
+            strictness,
+            peers: peers.to_vec(),
+            planted: if self.unconfined { Planted::Unconfined } else { Planted::Nothing },
+            ..spec
+        };
+        let spec = spec.absolute()?;
+        let store = Remote::spawn(Path::new(prover::PROGRAM), prover::flags(global.json), &spec, &secrets)?;
+        let hidden = confine::hide(&spec.hidden());
+        if hidden == Enforced::Not {
+            let advice = Protection::Files.advice();
+            anyhow::ensure!(
+                strictness == Strictness::Preferred,
+                "isolation is required, and the agent could read the store's file itself: {advice}"
+            );
+            tracing::warn!(advice, "the agent can read the store's file itself");
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// The parameter files that there are, as they are now.
+    fn parameter_files(&self, global: &Global) -> anyhow::Result<Vec<ParameterFile>> {
+        let circuits = [Groth16Circuit::OneKey, Groth16Circuit::ManyKeys];
+        let files = circuits.into_iter().filter_map(|circuit| Some((circuit, self.parameter_file(global, circuit)?)));
+        let pinned = files.map(|(circuit, file)| ParameterFile::pin(circuit, &file)).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.pinned.get_or_init(|| pinned).clone())
+    }
+
+    fn parameter_file(&self, global: &Global, circuit: Groth16Circuit) -> Option<PathBuf> {
+        let named = match circuit {
+            Groth16Circuit::OneKey => &self.groth16_parameters,
+            Groth16Circuit::ManyKeys => &self.groth16_many_parameters,
+        };
+        let shared = data::Data(&global.data).parameters_of(circuit);
+        named.clone().or_else(|| shared.exists().then_some(shared))
+    }
+
     /// The agent, enrolled.
     pub(crate) fn agent(
         &self,
@@ -97,15 +175,20 @@ impl Place {
     /// The parameters of one circuit, where there are any.
     fn groth16(&self, global: &Global, circuit: Groth16Circuit) -> anyhow::Result<Option<Groth16Parameters>> {
         let paths = data::Data(&global.data);
-        let (file, named, flag) = match circuit {
-            Groth16Circuit::OneKey => (&self.groth16_parameters, &self.groth16_ceremony, "--groth16-ceremony"),
-            Groth16Circuit::ManyKeys => {
-                (&self.groth16_many_parameters, &self.groth16_many_ceremony, "--groth16-many-ceremony")
-            }
+        let (named, flag) = match circuit {
+            Groth16Circuit::OneKey => (&self.groth16_ceremony, "--groth16-ceremony"),
+            Groth16Circuit::ManyKeys => (&self.groth16_many_ceremony, "--groth16-many-ceremony"),
         };
-        let shared = paths.parameters_of(circuit);
-        let Some(file) = file.clone().or_else(|| shared.exists().then_some(shared)) else { return Ok(None) };
+        let Some(file) = self.parameter_file(global, circuit) else { return Ok(None) };
         let read = ceremony::read_parameters(global, circuit, &file, named.as_deref())?;
+        let many = circuit == Groth16Circuit::ManyKeys;
+        let pinned = self.pinned.get().and_then(|files| files.iter().find(|pinned| pinned.many == many));
+        // What is checked here is what proves there.
+        anyhow::ensure!(
+            pinned.is_none_or(|pinned| pinned.is_of(&read)),
+            "{} was replaced as the agent started; start it again",
+            file.display()
+        );
         let beside = file == paths.parameters_of(circuit) && paths.ceremony_of(circuit).exists();
         let unchecked = named.is_none() && !beside;
         if let (Origin::Ceremony(digest), true) = (read.origin(), unchecked) {
@@ -124,16 +207,51 @@ pub(crate) fn is_enrolled(store: &dyn KeyStore) -> bool {
     store.membership().is_some_and(|membership| membership.enrolment.is_some())
 }
 
+/// An agent that runs, or what is asked about agents.
+pub(crate) enum Args {
+    /// An agent that runs.
+    Run(Box<RunArgs>),
+    /// An examination.
+    Doctor(doctor::Args),
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let doctor = doctor::Args::augment_args(clap::Command::new("doctor"));
+        let command = RunArgs::augment_args(command).subcommand(doctor);
+        // Beside a subcommand nothing of what runs an agent is asked for.
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Args {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some((_, matches)) => doctor::Args::from_arg_matches(matches).map(Self::Doctor),
+            None => Ok(Self::Run(Box::new(RunArgs::from_arg_matches(matches)?))),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
 /// Run an HSM's agent: enrol once, then keep its keys attested until stopped.
 ///
 /// Each key is attested when the agent starts, and again between half and 70% of its record's life. While the manager is
 /// away the agent backs off; what is revoked it leaves alone. On its channel the HSM signs for the clients whose
-/// keys you allow, and for nobody else.
+/// keys you allow, and for nobody else. The keys are in a process of their own; `keywitness agent doctor` shows how well that is shut in here.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: keywitness agent --store hsm-1/store --hsm hsm-1 --join-token-file token --channel 127.0.0.1:9101"
 )]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     #[command(flatten)]
     place: Place,
     /// Where clients reach this HSM's channel; without it there is none
@@ -163,9 +281,22 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    match args {
+        Args::Run(args) => run_agent(global, args),
+        Args::Doctor(args) => doctor::run(global, args),
+    }
+}
+
+fn run_agent(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
+    let journal = args.journal.clone().unwrap_or_else(|| args.place.store.store.with_extension("journal"));
+    if args.place.store.store.exists() {
+        // Beside the store, and later nothing that is made there is read.
+        drop(data::open_private(&journal)?);
+    }
+    // Before there are threads.
+    let store = args.place.open(global, Access::Write, &args.peers)?;
     let stop = Stop::new();
     output::stop_on_signal(&stop)?;
-    let store = args.place.store.open(Access::Write)?.shared();
     let listener = args.channel.map(listen).transpose()?;
     if args.channel_url.is_none() && args.channel.is_some_and(|address| address.ip().is_unspecified()) {
         anyhow::bail!("clients cannot be told to come to 0.0.0.0: give --channel-url URL, the address as they see it");
@@ -175,7 +306,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         (None, Some(listener)) => Some(format!("http://{}", listener.local_addr()?)),
         (None, None) => None,
     };
-    let journal = args.journal.clone().unwrap_or_else(|| args.place.store.store.with_extension("journal"));
     let config = AgentConfig {
         channel_url: url,
         journal: Some(journal),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 use keywitness_circuits::KeyId;
 use keywitness_prover::{Access, AgentConfig};
 
-use crate::{Global, agent::Place, output};
+use crate::{Global, agent::Place, data, output};
 
 /// Attest keys once, now, and exit.
 ///
@@ -28,7 +28,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let store = args.place.store.open(Access::Write)?.shared();
+    if let Some(journal) = args.journal.as_ref().filter(|_| args.place.store.store.exists()) {
+        drop(data::open_private(journal)?);
+    }
+    let store = args.place.open(global, Access::Write, &[])?;
     let config =
         AgentConfig { journal: args.journal.clone(), envelopes: args.envelopes.clone(), ..AgentConfig::default() };
     let agent = args.place.agent(global, Arc::clone(&store), config)?;

@@ -16,11 +16,13 @@ mod config;
 mod connection;
 mod credential;
 mod data;
+mod doctor;
 mod invite;
 mod key;
 mod log;
 mod manager;
 mod proof;
+mod prover;
 mod revoke;
 mod sharing;
 mod sign;
@@ -107,6 +109,7 @@ enum Command {
     Log(log::Args),
     Signer(signer::Args),
     Proof(proof::Args),
+    Prover(prover::Args),
     Ceremony(ceremony::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Command::Log(args) => log::run(global, args),
         Command::Signer(args) => signer::run(global, args),
         Command::Proof(args) => proof::run(global, args),
+        Command::Prover(args) => prover::run(global, args),
         Command::Ceremony(args) => ceremony::run(global, args),
         Command::Backup(args) => backup::backup(global, args),
         Command::Restore(args) => backup::restore(global, args),

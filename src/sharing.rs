@@ -81,7 +81,7 @@ impl From<PurposeName> for Purpose {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let Command::Deal(args) = &args.command;
-    let store = args.place.store.open(Access::Read)?.shared();
+    let store = args.place.open(global, Access::Read, &[])?;
     let newest = current_keys(&*store).into_iter().find(|entry| entry.key.key == args.key);
     let Some(entry) = newest else {
         anyhow::bail!("this store has no key {}; `keywitness key list` shows its keys", args.key)

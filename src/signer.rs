@@ -54,11 +54,9 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let spec = |text: &str| serde_json::from_str::<Spec>(text).context("the spec of a signer");
     if let Some(text) = &args.supervise {
-        outlive_signals()?;
         return Ok(supervise(Path::new(PROGRAM), flags(global.json), &spec(text)?)?);
     }
     if let Some(text) = &args.work {
-        outlive_signals()?;
         return Ok(work(&spec(text)?)?);
     }
     if args.doctor {
@@ -109,11 +107,6 @@ pub(crate) fn of_manager(global: &Global, settings: &Settings, config: &Config) 
 
 fn flags(json: bool) -> &'static [&'static str] {
     if json { &["--json"] } else { &[] }
-}
-
-/// Who stops a manager may stop all its processes at once; the signer ends after it.
-fn outlive_signals() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {}).context("signals")
 }
 
 fn doctor(global: &Global) -> anyhow::Result<()> {

@@ -2,12 +2,20 @@
 
 use std::{io::IsTerminal, path::PathBuf, sync::Arc};
 
+use keywitness_isolation::environment;
 use keywitness_prover::{
     Access, KeyStore, Pin, SoftwareStore, Token, TokenChoice, TokenStore, Unlock, create_key_file,
+    process::{Secrets, Spec, TokenSpec},
 };
 use zeroize::Zeroizing;
 
 use crate::data;
+
+/// The variable with the passphrase of a store.
+const PASSPHRASE: &str = "KEYWITNESS_PASSPHRASE";
+
+/// The variable with the PIN of a token.
+const PIN: &str = "KEYWITNESS_PKCS11_PIN";
 
 /// Which key store, and what opens it.
 #[derive(clap::Args)]
@@ -26,9 +34,15 @@ pub(crate) struct StoreArgs {
 /// Which PKCS#11 token holds keys beside the store's file, which keeps the HSM's identity.
 #[derive(clap::Args)]
 struct TokenArgs {
-    /// PKCS#11 library of a token that holds keys too; it runs inside this process
+    /// PKCS#11 library of a token that holds keys too; it runs inside the process that has the keys
     #[arg(long, value_name = "FILE", requires = "token")]
     pkcs11_module: Option<PathBuf>,
+    /// Where that library writes, and the agent's other process cannot read; anywhere when left out. May be given again
+    #[arg(long = "pkcs11-path", value_name = "PATH", requires = "pkcs11_module")]
+    pkcs11_paths: Vec<PathBuf>,
+    /// That library makes no sockets: its token is no device in the network, nor behind a daemon
+    #[arg(long, requires = "pkcs11_module")]
+    pkcs11_offline: bool,
     /// The token's label
     #[arg(long, value_name = "LABEL", group = "token", requires = "pkcs11_module")]
     pkcs11_token: Option<String>,
@@ -43,11 +57,7 @@ struct TokenArgs {
 impl TokenArgs {
     fn open(&self) -> anyhow::Result<Option<Token>> {
         let Some(library) = &self.pkcs11_module else { return Ok(None) };
-        let choice = match (&self.pkcs11_token, self.pkcs11_slot) {
-            (Some(label), _) => TokenChoice::Label(label.clone()),
-            (None, Some(slot)) => TokenChoice::Slot(slot),
-            (None, None) => anyhow::bail!("name the token: --pkcs11-token LABEL"),
-        };
+        let choice = self.choice()?;
         Ok(Some(Token::open(library, &choice, &self.pin(&choice)?)?))
     }
 
@@ -55,14 +65,36 @@ impl TokenArgs {
         if let Some(path) = &self.pkcs11_pin_file {
             return Ok(Pin::read(path)?);
         }
-        if let Ok(pin) = std::env::var("KEYWITNESS_PKCS11_PIN") {
-            return Ok(Pin::new(&Zeroizing::new(pin))?);
+        let pin = std::env::var(PIN).ok().map(Zeroizing::new);
+        Ok(Pin::new(&pin.map_or_else(|| ask_pin(choice), Ok)?)?)
+    }
+
+    /// The token, for another process that opens it; with the PIN, where that is in no file.
+    fn spec(&self) -> anyhow::Result<(Option<TokenSpec>, Option<Zeroizing<String>>)> {
+        let Some(library) = &self.pkcs11_module else { return Ok((None, None)) };
+        let choice = self.choice()?;
+        let typed = || environment::take(PIN).map_or_else(|| ask_pin(&choice), Ok);
+        let pin = self.pkcs11_pin_file.is_none().then(typed).transpose()?;
+        // What the vendor's library reads there nobody knows; our own secrets are not for it.
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let spec = TokenSpec {
+            module: library.clone(),
+            label: self.pkcs11_token.clone(),
+            slot: self.pkcs11_slot,
+            pin_file: self.pkcs11_pin_file.clone(),
+            paths: self.pkcs11_paths.clone(),
+            offline: self.pkcs11_offline,
+            environment: names.filter(|name| !name.starts_with("KEYWITNESS_")).collect(),
+        };
+        Ok((Some(spec), pin))
+    }
+
+    fn choice(&self) -> anyhow::Result<TokenChoice> {
+        match (&self.pkcs11_token, self.pkcs11_slot) {
+            (Some(label), _) => Ok(TokenChoice::Label(label.clone())),
+            (None, Some(slot)) => Ok(TokenChoice::Slot(slot)),
+            (None, None) => anyhow::bail!("name the token: --pkcs11-token LABEL"),
         }
-        if !std::io::stderr().is_terminal() {
-            anyhow::bail!("no terminal to ask for the PIN: set KEYWITNESS_PKCS11_PIN, or give --pkcs11-pin-file FILE");
-        }
-        let pin = Zeroizing::new(rpassword::prompt_password(format!("PIN of the token {choice}: "))?);
-        Ok(Pin::new(&pin)?)
     }
 }
 
@@ -99,11 +131,19 @@ impl StoreArgs {
             }
             return Ok(Unlock::KeyFile(path.clone()));
         }
-        let passphrase = match std::env::var("KEYWITNESS_PASSPHRASE") {
-            Ok(passphrase) => Zeroizing::new(passphrase),
-            Err(_) => ask(new)?,
-        };
-        Ok(Unlock::Passphrase(passphrase))
+        let passphrase = std::env::var(PASSPHRASE).ok().map(Zeroizing::new);
+        Ok(Unlock::Passphrase(passphrase.map_or_else(|| ask(new), Ok)?))
+    }
+
+    /// The store, for another process that opens it; with what opens it, where that is in no file. In this process's environment
+    /// that is no longer afterwards.
+    pub(crate) fn spec(&self) -> anyhow::Result<(Spec, Secrets)> {
+        self.check_exists()?;
+        let (token, pin) = self.token.spec()?;
+        let typed = || environment::take(PASSPHRASE).map_or_else(|| ask(false), Ok);
+        let passphrase = self.key_file.is_none().then(typed).transpose()?;
+        let spec = Spec { store: self.store.clone(), key_file: self.key_file.clone(), token, ..Spec::default() };
+        Ok((spec, Secrets { passphrase, pin }))
     }
 
     /// Whether a token is named.
@@ -149,6 +189,13 @@ impl StoreArgs {
         let store = self.store.display();
         anyhow::bail!("there is no key store at {store}; `keywitness key generate --store {store} ...` makes one");
     }
+}
+
+fn ask_pin(choice: &TokenChoice) -> anyhow::Result<Zeroizing<String>> {
+    if !std::io::stderr().is_terminal() {
+        anyhow::bail!("no terminal to ask for the PIN: set KEYWITNESS_PKCS11_PIN, or give --pkcs11-pin-file FILE");
+    }
+    Ok(Zeroizing::new(rpassword::prompt_password(format!("PIN of the token {choice}: "))?))
 }
 
 fn ask(new: bool) -> anyhow::Result<Zeroizing<String>> {

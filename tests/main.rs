@@ -9,6 +9,7 @@ mod crash;
 mod docs;
 mod faults;
 mod guides;
+mod isolation;
 mod packaging;
 mod program;
 mod shares;

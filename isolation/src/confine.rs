@@ -168,6 +168,11 @@ pub fn lock_memory() -> Gaps {
 /// later would be refused at the limit.
 pub fn lock_memory_for_good() -> Gaps {
     let mut gaps = Gaps::default();
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if !swaps.is_empty() && swaps.lines().count() <= 1 {
+        // Nothing is swapped on this machine.
+        return gaps;
+    }
     let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none() || may_lock_all();
     let locked = match unlimited {
         true => mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
@@ -256,6 +261,16 @@ fn alone() -> Result<(), usize> {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Err(count())
+}
+
+/// Whether this process has one thread: others would keep what they have.
+pub fn single_thread() -> Gaps {
+    let mut gaps = Gaps::default();
+    gaps.note(
+        Protection::Files,
+        alone().map_err(|threads| format!("{threads} threads run already, and keep their rights")),
+    );
+    gaps
 }
 
 fn warn_of_threads() {

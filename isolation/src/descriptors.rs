@@ -1,4 +1,4 @@
-//! The descriptors that a process has: standard ones, and what it opens itself.
+//! What a process inherits: descriptors, of which it keeps the standard ones, and signals.
 #![allow(unsafe_code)]
 
 use std::{fs::File, io, os::unix::net::UnixStream};
@@ -20,4 +20,12 @@ pub(crate) fn take_stdin() -> io::Result<UnixStream> {
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(UnixStream::from(control))
+}
+
+/// Has this process, and those that it starts, go on where others are asked to stop.
+pub(crate) fn outlive_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: no handler is installed: the signals are ignored.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }

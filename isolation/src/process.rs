@@ -58,6 +58,8 @@ pub fn start(
 /// Where standard input is no descriptor.
 pub fn begin() -> io::Result<(UnixStream, Gaps)> {
     descriptors::close_inherited();
+    // Who stops a caller may stop all its processes at once; this one ends after it.
+    descriptors::outlive_signals();
     let gaps = confine::end_with_parent();
     Ok((descriptors::take_stdin()?, gaps))
 }

@@ -4,6 +4,7 @@
 //!   the keys of a PKCS#11 token beside one.
 //! - [`agent`]: enrols an HSM, attests its keys, and attests them again before the records expire.
 //! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
+//! - [`process`]: a key store in a process of its own, which alone has the keys.
 //!
 //! Time and the wish to stop come from outside: [`Clock`] and [`Stop`].
 
@@ -11,6 +12,7 @@ pub mod agent;
 pub mod channel;
 mod clock;
 pub mod http;
+pub mod process;
 pub mod store;
 #[cfg(test)]
 mod testing;

@@ -36,6 +36,24 @@ pub struct AnswerKey {
 }
 
 impl AnswerKey {
+    /// The key, for another process of the same HSM.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 64]> {
+        let mut bytes = Zeroizing::new([0; 64]);
+        let (encapsulated, exported) = bytes.split_at_mut(ENCAPSULATED);
+        encapsulated.copy_from_slice(&self.encapsulated);
+        exported.copy_from_slice(&*self.exported);
+        bytes
+    }
+
+    /// The key of [`Self::to_bytes`].
+    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
+        let (mut encapsulated, mut exported) = ([0; ENCAPSULATED], Zeroizing::new([0; 32]));
+        let (head, tail) = bytes.split_at(ENCAPSULATED);
+        encapsulated.copy_from_slice(head);
+        exported.copy_from_slice(tail);
+        Self { encapsulated, exported }
+    }
+
     fn cipher(&self, response_nonce: &[u8]) -> Result<(ChaCha20Poly1305, [u8; 12]), ChannelError> {
         let salt = [&self.encapsulated, response_nonce].concat();
         let hkdf = Hkdf::<Sha256>::new(Some(&salt), &*self.exported);

@@ -193,7 +193,9 @@ impl Journal {
 
     fn turn_over(&mut self) -> Result<(), StoreError> {
         fs::rename(&self.path, beside(&self.path, ".1")).map_err(StoreError::io(&self.path))?;
-        self.file = open(&self.path).map_err(StoreError::io(&self.path))?;
+        // Written alone: an agent that gave up its store's file reads no file that is made beside that later.
+        let new = private(OpenOptions::new().append(true).create(true)).open(&self.path);
+        self.file = new.map_err(StoreError::io(&self.path))?;
         self.size = 0;
         sync_directory(&self.path)
     }

@@ -156,6 +156,12 @@ pub enum StoreError {
     /// The token refuses, or fails.
     #[error(transparent)]
     Token(#[from] super::pkcs11::TokenError),
+    /// The proving process is gone, or does not answer; another one is started.
+    #[error("the proving process does not answer now: {0}")]
+    Away(String),
+    /// What a proving process says.
+    #[error("{0}")]
+    Process(String),
     /// The cipher or the generator failed.
     #[error("the store cannot be sealed: {0}")]
     Sealing(&'static str),

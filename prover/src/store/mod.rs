@@ -21,7 +21,7 @@ mod software;
 #[cfg(test)]
 mod tagged_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use keywitness_circuits::{
     ClaimContext, ClusterId, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain,

@@ -279,7 +279,7 @@ fn signatures_verify_and_are_low_s() {
     }
 }
 
-pub(super) fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> ClaimContext {
+pub(crate) fn context(kind: keywitness_circuits::Kind, key: &KeyRef, instance: &[u8]) -> ClaimContext {
     let attributes = Digest([1; 32]);
     ClaimContext {
         statement: kind.name().to_owned(),

@@ -1,0 +1,138 @@
+//! The process that has the keys.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use keywitness_isolation::{
+    Gap, LockedBytes, MAX_LANES,
+    calls::Calls,
+    confine::{self, Place, Profile, Protection},
+    frame, process, receive_sockets, send_sockets,
+};
+
+use super::{
+    Planted, Secrets, Spec, Strictness,
+    examine::Witnessed,
+    remote::PROCESS,
+    serve::{Rules, Served, serve, tell},
+};
+use crate::store::{KeyStore, SoftwareStore, StoreError, TokenStore};
+
+/// Shuts itself in, opens the store, sends lanes to the agent, and answers on them until one is closed: a worker serves all of
+/// its lanes or none.
+///
+/// # Errors
+/// [`StoreError`], which the agent is told too.
+pub fn work(spec: &Spec) -> Result<(), StoreError> {
+    let stdin = Path::new("standard input");
+    let (mut parent, gaps) = process::begin().map_err(StoreError::io(stdin))?;
+    let (control, secrets) = instructed(&mut parent).map_err(StoreError::io(stdin))?;
+    drop(parent);
+    let (ours, theirs) = process::pairs(MAX_LANES).map_err(StoreError::io(stdin))?;
+    let mut witnessed = Witnessed::new(&spec.directory());
+    witnessed.gaps = gaps;
+    let opened = open(spec, &secrets, witnessed);
+    drop(secrets);
+    send_sockets(&control, &theirs).map_err(StoreError::io(stdin))?;
+    drop((theirs, control));
+    match opened {
+        Ok(served) => {
+            let served = Arc::new(served);
+            let answer = move |lane| serve(&served, lane);
+            process::answer(ours, answer).map_err(|error| StoreError::Process(format!("a lane broke: {error}")))
+        }
+        Err(error) => {
+            let told = error.to_string();
+            tell(error, ours);
+            Err(StoreError::Process(told))
+        }
+    }
+}
+
+/// The agent's socket, and what opens the store.
+fn instructed(parent: &mut UnixStream) -> io::Result<(UnixStream, Secrets)> {
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let control = receive_sockets(parent)?.pop().ok_or_else(gone)?;
+    let secrets = LockedBytes::new(&frame::receive(parent, Secrets::MAX)?.ok_or_else(gone)?);
+    let secrets = Secrets::decode(&secrets).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((control, secrets))
+}
+
+/// Opens the store of a process that has given up everything else.
+fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Served, StoreError> {
+    // Counted here: afterwards the limits of the container cannot be read.
+    let threads = spec.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+    // Its library wants files, and perhaps the network, before this process gives those up.
+    let token = spec.open_token(secrets)?;
+    if spec.planted == Planted::Unconfined {
+        let gap = |protection| Gap { protection, why: "it was left out, for a test".to_owned() };
+        witnessed.gaps.0.extend([Protection::Files, Protection::Calls].map(gap));
+    } else {
+        let gaps = confine::harden().and(confine::lock_memory_for_good());
+        // A library may have begun threads, which the filter of calls holds all the same.
+        let threads = if spec.token.is_none() { confine::single_thread() } else { confine::Gaps::default() };
+        let before = std::mem::take(&mut witnessed.gaps);
+        witnessed.gaps = before.and(gaps).and(threads).and(profile(spec).shut_in().1);
+    }
+    match (spec.strictness, witnessed.gaps.0.as_slice()) {
+        (_, []) => {}
+        (Strictness::Preferred, _) => witnessed.gaps.warn(PROCESS),
+        (Strictness::Required, gaps) => {
+            let named: Vec<_> = gaps.iter().map(|gap| format!("{gap} ({})", gap.protection.advice())).collect();
+            return Err(StoreError::Process(format!(
+                "isolation is required, and is not whole here: {}",
+                named.join("; ")
+            )));
+        }
+    }
+    if let Some(threads) = threads {
+        // The proof systems work on this pool, and on no other. Its threads are shut in as this one is.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|error| StoreError::Process(error.to_string()))?;
+    }
+    let software = open_file(spec, secrets)?;
+    let parameters = spec.open_parameters()?;
+    let unsteady = token.is_some();
+    let store: Box<dyn KeyStore> = match token {
+        None => Box::new(software),
+        Some(token) => Box::new(TokenStore::new(software, token)?),
+    };
+    let peers = spec.peers.clone();
+    Ok(Served::new(store, parameters, witnessed, Rules { unsteady, peers }))
+}
+
+/// A process that was killed takes a moment to let go of its lock.
+fn open_file(spec: &Spec, secrets: &Secrets) -> Result<SoftwareStore, StoreError> {
+    let mut tries = 0;
+    loop {
+        match spec.open_file(secrets) {
+            Err(StoreError::InUse(_)) if tries < 20 => tries += 1,
+            opened => return opened,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a proving process keeps: the store's directory, where a changed store is written beside the old one before it takes its
+/// place, and the files that it reads. A PKCS#11 library, whose needs are its vendor's, may read and load files, write where it is allowed to, and make
+/// sockets unless it is to be offline.
+fn profile(spec: &Spec) -> Profile {
+    let mut places = vec![(spec.directory(), Place::Own)];
+    let read = spec.key_file.iter().chain(spec.parameters.iter().map(|file| &file.path));
+    places.extend(read.map(|path| (path.clone(), Place::Read)));
+    let Some(token) = &spec.token else { return Profile { places, network: false, calls: Calls::Listed } };
+    let everywhere = PathBuf::from("/");
+    match token.paths.as_slice() {
+        [] => places.push((everywhere, Place::All)),
+        paths => {
+            places.push((everywhere, Place::Load));
+            places.extend(paths.iter().map(|path| (path.clone(), Place::All)));
+        }
+    }
+    Profile { places, network: !token.offline, calls: Calls::AllBut }
+}
