@@ -95,8 +95,10 @@ impl EvidenceError {
 pub struct Facts {
     /// Who made the device and vouches for it.
     pub vendor: String,
-    /// One name for the device for as long as it keeps its identity: the format, a colon, and what its vendor knows it by.
-    pub device: String,
+    /// One name for the device for as long as it keeps its identity: the format, a colon, and what its vendor knows it by. None
+    /// where the evidence does not tell one device from another; no HSM is enrolled with such a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Serial number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
@@ -245,10 +247,12 @@ impl EvidencePolicy {
         let verifier = self.verifier(format).ok_or(EvidenceError::NotAccepted(format))?;
         let Findings { binding, mut trust, facts, names_key, mismatch } =
             verifier.verify(evidence.parts(), subject, now)?;
-        let expected = subject.device.is_none_or(|device| device == facts.device);
-        let listed = verifier.devices().is_empty() || verifier.devices().contains(&facts.device);
+        let expected = subject.device.is_none_or(|device| facts.device.as_deref() == Some(device));
+        let is_listed = |device| verifier.devices().contains(device);
+        let listed = verifier.devices().is_empty() || facts.device.as_ref().is_some_and(is_listed);
         if !expected || !listed {
-            return Err(EvidenceError::WrongDevice { found: facts.device });
+            let found = facts.device.unwrap_or_else(|| format!("{format}, which does not say its name"));
+            return Err(EvidenceError::WrongDevice { found });
         }
         if let Some(what) = mismatch {
             return Err(EvidenceError::Measurement(what));

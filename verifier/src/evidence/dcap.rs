@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use x509_parser::pem::Pem;
 
 use super::{
-    Binding, Bytes, EvidenceError, Facts, Findings, Format, SgxMeasurement, SgxPolicy, Subject, TcbPolicy,
+    Binding, Bytes, EvidenceError, Facts, Findings, Format, Register, SgxMeasurement, SgxPolicy, Subject, TcbPolicy,
     TdxMeasurement, TdxPolicy, Trust, TrustVector, Verifier, x509,
 };
 
@@ -138,14 +138,18 @@ fn findings(
     let good = |good| if good { TrustVector::AFFIRMING } else { TrustVector::WARNING };
     let trust = TrustVector {
         hardware: good(is_current),
-        configuration: good(configured && !debug),
+        configuration: match good(configured && !debug) {
+            TrustVector::AFFIRMING if executables == 0 => TrustVector::CONFIGURATION_UNSEEN,
+            value => value,
+        },
         executables,
         runtime_opaque: good(!debug),
         ..TrustVector::default()
     };
     let facts = Facts {
         vendor: "Intel".to_owned(),
-        device: format!("{format}:{}", Bytes(claims.platform.pck.ppid.clone())),
+        device: (!claims.platform.pck.ppid.is_empty())
+            .then(|| format!("{format}:{}", Bytes(claims.platform.pck.ppid.clone()))),
         measurements,
         debug: Some(debug),
         tcb_status: Some(claims.tcb.status.to_string()),
@@ -164,7 +168,16 @@ fn trust_domain(report: &Report) -> Option<&TDReport10> {
     }
 }
 
+/// The RTMRs of what boots (Intel TDX Virtual Firmware Design Guide, on measured boot): the firmware's settings, the loader and the
+/// kernel, and what these start.
+const BOOT: [Register; 3] = [Register(0), Register(1), Register(2)];
+
 impl TdxMeasurement {
+    /// Whether all that boots is compared.
+    fn covers_boot(&self) -> bool {
+        BOOT.iter().all(|rtmr| self.rtmrs.contains_key(rtmr))
+    }
+
     fn is(&self, report: &TDReport10) -> bool {
         let rtmrs = [&report.rt_mr0, &report.rt_mr1, &report.rt_mr2, &report.rt_mr3];
         self.mr_td.0 == report.mr_td
@@ -172,6 +185,14 @@ impl TdxMeasurement {
                 .rtmrs
                 .iter()
                 .all(|(index, value)| rtmrs.get(usize::from(index.0)).is_some_and(|rtmr| value.0 == rtmr.as_slice()))
+    }
+}
+
+impl TdxPolicy {
+    /// What is said of the executables of a trust domain that is listed.
+    fn listed(&self, report: &TDReport10) -> Option<i8> {
+        let of = |listed: &TdxMeasurement| if listed.covers_boot() { TrustVector::APPROVED_BOOT } else { 0 };
+        self.measurements.iter().filter(|listed| listed.is(report)).map(of).max()
     }
 }
 
@@ -192,8 +213,8 @@ impl Verifier for TdxPolicy {
             return Err(EvidenceError::refused("it lists no measurement, so that no trust domain is accepted"));
         }
         bind(&claims, subject)?;
-        let mismatch = (!self.measurements.iter().any(|listed| listed.is(report)))
-            .then(|| "the trust domain is not among the measurements".to_owned());
+        let listed = self.listed(report);
+        let mismatch = listed.is_none().then(|| "the trust domain is not among the measurements".to_owned());
         let measurements = [
             ("mr-td", report.mr_td),
             ("mr-seam", report.mr_seam),
@@ -206,7 +227,7 @@ impl Verifier for TdxPolicy {
             measurements.into_iter().map(|(name, value)| (name.to_owned(), Bytes(value.to_vec()))).collect();
         // TUD: any of its bits puts the trust domain under debug.
         let debug = report.td_attributes.first().is_some_and(|tud| *tud != 0);
-        let found = findings(self.format(), &claims, is_current, debug, TrustVector::APPROVED_BOOT, measurements);
+        let found = findings(self.format(), &claims, is_current, debug, listed.unwrap_or_default(), measurements);
         Ok(Findings { mismatch, ..found })
     }
 }
@@ -250,5 +271,39 @@ impl Verifier for SgxPolicy {
         let debug = report.attributes.first().is_some_and(|flags| flags & 0x02 != 0);
         let found = findings(self.format(), &claims, is_current, debug, TrustVector::AFFIRMING, measurements);
         Ok(Findings { mismatch, ..found })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A real trust domain.
+    const QUOTE: &[u8] = include_bytes!("../../tests/evidence/dcap/tdx_quote");
+
+    #[test]
+    fn executables_are_affirmed_by_all_that_boots() {
+        let quote = Quote::parse(QUOTE).unwrap();
+        let report = trust_domain(&quote.report).unwrap();
+        let measured = [&report.rt_mr0, &report.rt_mr1, &report.rt_mr2, &report.rt_mr3];
+        let measurement = |rtmrs: &[u8]| TdxMeasurement {
+            mr_td: Bytes(report.mr_td.to_vec()),
+            rtmrs: rtmrs
+                .iter()
+                .map(|index| (Register(*index), Bytes(measured.get(usize::from(*index)).unwrap().to_vec())))
+                .collect(),
+        };
+        let said =
+            |measurements: Vec<TdxMeasurement>| TdxPolicy { measurements, ..TdxPolicy::default() }.listed(report);
+        assert_eq!(said(vec![measurement(&[0, 1, 2])]), Some(TrustVector::APPROVED_BOOT));
+        assert_eq!(said(vec![measurement(&[0, 1, 2, 3])]), Some(TrustVector::APPROVED_BOOT));
+        for rtmrs in [&[][..], &[0], &[0, 1], &[1, 2], &[0, 2, 3]] {
+            assert_eq!(said(vec![measurement(rtmrs)]), Some(0), "{rtmrs:?}");
+        }
+        let other = TdxMeasurement { mr_td: Bytes(vec![7; 48]), ..measurement(&[0, 1, 2]) };
+        assert_eq!(said(vec![other.clone()]), None);
+        // One that covers what boots and is of another trust domain lends nothing.
+        assert_eq!(said(vec![other, measurement(&[])]), Some(0));
     }
 }

@@ -163,9 +163,9 @@ impl Verifier for MarvellPolicy {
         })?;
         let statement = unpack(packed)?;
         let (manufacturer, owner) = (x509::read(manufacturer)?, x509::read(owner)?);
-        x509::verify(&manufacturer, &self.trust, &[MANUFACTURER], Authority::Device, now)?;
+        x509::verify(&manufacturer, &self.trust, &[MANUFACTURER], Authority::WithoutExtensions, now)?;
         let owners = super::Trust { roots: self.owner_roots.clone(), ..self.trust.clone() };
-        x509::verify(&owner, &owners, &[OWNER], Authority::Device, now)?;
+        x509::verify(&owner, &owners, &[OWNER], Authority::WithoutExtensions, now)?;
         let (Some(partition), Some(owned)) = (manufacturer.first(), owner.first()) else {
             return Err(malformed("it has no certificate"));
         };
@@ -197,7 +197,7 @@ impl Verifier for MarvellPolicy {
         let name = partition.x509.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let facts = Facts {
             vendor: "Marvell".to_owned(),
-            device: format!("marvell:{}", Digest(Sha256::digest(partition.spki()).into())),
+            device: Some(format!("marvell:{}", Digest(Sha256::digest(partition.spki()).into()))),
             serial: name.map(str::to_owned),
             extractable: Some(extractable),
             never_extractable: Some(never),

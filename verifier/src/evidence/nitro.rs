@@ -11,7 +11,7 @@ use coset::{CborSerializable as _, CoseSign1, HeaderBuilder, iana::Algorithm};
 use keywitness_circuits::{Digest, Timestamp};
 
 use super::{
-    Binding, Bytes, EvidenceError, Facts, Findings, Format, NitroPolicy, Subject, TrustVector, Verifier,
+    Binding, Bytes, EvidenceError, Facts, Findings, Format, NitroPolicy, Register, Subject, TrustVector, Verifier,
     x509::{self, Authority},
 };
 
@@ -26,6 +26,9 @@ const MAX_AGE: u64 = 5 * 60;
 
 /// How far the enclave's clock may run before ours, in seconds.
 const SKEW: u64 = 60;
+
+/// The PCR of the enclave's image.
+const IMAGE: Register = Register(0);
 
 /// Most PCRs of a document (NSM has 32).
 const MAX_PCRS: usize = 32;
@@ -126,10 +129,11 @@ impl Document {
 }
 
 impl NitroPolicy {
-    fn is_listed(&self, pcrs: &BTreeMap<u8, Bytes>) -> bool {
-        self.measurements
-            .iter()
-            .any(|wanted| !wanted.is_empty() && wanted.iter().all(|(index, value)| pcrs.get(&index.0) == Some(value)))
+    /// The listed enclaves that this one is.
+    fn listed<'a>(&'a self, pcrs: &'a BTreeMap<u8, Bytes>) -> impl Iterator<Item = &'a BTreeMap<Register, Bytes>> {
+        let is =
+            |wanted: &BTreeMap<Register, Bytes>| wanted.iter().all(|(index, value)| pcrs.get(&index.0) == Some(value));
+        self.measurements.iter().filter(move |wanted| !wanted.is_empty() && is(wanted))
     }
 }
 
@@ -177,18 +181,24 @@ impl Verifier for NitroPolicy {
         if document.nonce.as_deref() != Some(&subject.context.0) {
             return Err(EvidenceError::WrongContext("nonce"));
         }
-        let mismatch =
-            (!self.is_listed(&document.pcrs)).then(|| "the enclave's PCRs are not among the measurements".to_owned());
+        let is_listed = self.listed(&document.pcrs).next().is_some();
+        let mismatch = (!is_listed).then(|| "the enclave's PCRs are not among the measurements".to_owned());
+        // PCR 0 is of the whole image; in debug mode it is zeros.
+        let covered = !debug && self.listed(&document.pcrs).any(|wanted| wanted.contains_key(&IMAGE));
         let names_key = document.public_key.is_some() && subject.key.is_some();
         let trust = TrustVector {
             hardware: TrustVector::AFFIRMING,
-            executables: TrustVector::AFFIRMING,
-            configuration: if debug { TrustVector::WARNING } else { TrustVector::AFFIRMING },
+            executables: if covered { TrustVector::AFFIRMING } else { 0 },
+            configuration: match (debug, covered) {
+                (true, _) => TrustVector::WARNING,
+                (false, true) => TrustVector::AFFIRMING,
+                (false, false) => TrustVector::CONFIGURATION_UNSEEN,
+            },
             ..TrustVector::default()
         };
         let facts = Facts {
             vendor: "Amazon Web Services".to_owned(),
-            device: format!("nitro:{}", document.instance()),
+            device: Some(format!("nitro:{}", document.instance())),
             serial: Some(document.module.clone()),
             measurements: document.pcrs.iter().map(|(index, value)| (format!("pcr{index}"), value.clone())).collect(),
             debug: Some(debug),

@@ -246,7 +246,8 @@ impl Verifier for SevSnpPolicy {
         });
         let facts = Facts {
             vendor: "Advanced Micro Devices".to_owned(),
-            device: if is_vlek { "sev-snp:vlek".to_owned() } else { format!("sev-snp:{chip}") },
+            // A host may hide the chip's name, and then a provider's key has signed for one chip of many.
+            device: (report.chip() != [0; 64]).then(|| format!("sev-snp:{chip}")),
             firmware: Some(format!("{major}.{minor}.{build}")),
             measurements: measurements.into_iter().collect(),
             debug: Some(debug),

@@ -38,13 +38,18 @@ const ALGORITHMS: [Oid<'static>; 7] = [
     oid!(1.3.101.112),
 ];
 
-/// Whether an issuing certificate must say that it is an authority's.
+/// What the certificate of the key that signs the leaf must say of it. Above that, and in a root that has extensions, every
+/// issuer is [`Authority::Declared`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Authority {
-    /// `basicConstraints` with `cA`, as RFC 5280 has it.
+    /// `basicConstraints` with `cA`, and `keyUsage` with `keyCertSign` (RFC 5280, sections 4.2.1.9 and 4.2.1.3).
     Declared,
-    /// A device certifies its own keys with a certificate that says nothing of authorities; one that denies it is refused.
-    Device,
+    /// A YubiHSM's attestation key: its certificate has `cA` and a path length, and no `keyUsage`. One that is there must have
+    /// `keyCertSign`.
+    WithoutUsage,
+    /// A Marvell card: its certificate is of X.509 version 1, which has no extensions. One that has either of the two must have
+    /// both, and both must allow it.
+    WithoutExtensions,
 }
 
 /// Reads the certificates that follow one another in `bytes`.
@@ -184,8 +189,11 @@ impl Certificate<'_> {
     fn may_sign(&self, depth: usize, authority: Authority) -> Result<(), EvidenceError> {
         let constraints =
             self.x509.basic_constraints().map_err(|_| self.error("its basicConstraints cannot be read"))?;
+        let usage = self.x509.key_usage().map_err(|_| self.error("its keyUsage cannot be read"))?;
+        if authority == Authority::WithoutExtensions && constraints.is_none() && usage.is_none() {
+            return Ok(());
+        }
         match constraints.map(|constraints| constraints.value) {
-            None if authority == Authority::Device => {}
             Some(constraints) if constraints.ca => {
                 if constraints.path_len_constraint.is_some_and(|length| depth > length as usize) {
                     return Err(self.error("it may not sign so long a chain"));
@@ -193,11 +201,8 @@ impl Certificate<'_> {
             }
             _ => return Err(self.error("it is not an authority's")),
         }
-        let usage = self.x509.key_usage().map_err(|_| self.error("its keyUsage cannot be read"))?;
-        if authority == Authority::Declared && usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(self.error("its key may not sign certificates"));
-        }
-        Ok(())
+        let allowed = usage.map_or(authority == Authority::WithoutUsage, |usage| usage.value.key_cert_sign());
+        if allowed { Ok(()) } else { Err(self.error("its key may not sign certificates")) }
     }
 
     /// The value of an extension that is there once.

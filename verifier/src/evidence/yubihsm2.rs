@@ -99,7 +99,7 @@ impl YubiHsm2Policy {
     ) -> Result<T, EvidenceError> {
         let whole = [certificate, chain].concat();
         let whole = x509::read(&whole)?;
-        x509::verify(&whole, &self.trust, &[ROOT], Authority::Declared, now)?;
+        x509::verify(&whole, &self.trust, &[ROOT], Authority::WithoutUsage, now)?;
         let [leaf, device, ..] = whole.as_slice() else {
             return Err(EvidenceError::malformed("YubiHSM certificate", "it is missing"));
         };
@@ -186,7 +186,7 @@ impl Verifier for YubiHsm2Policy {
         let [major, minor, patch] = statement.firmware;
         let facts = Facts {
             vendor: "Yubico".to_owned(),
-            device: format!("yubihsm2:{}", statement.serial),
+            device: Some(format!("yubihsm2:{}", statement.serial)),
             serial: Some(statement.serial.to_string()),
             firmware: Some(format!("{major}.{minor}.{patch}")),
             extractable: Some(exportable),

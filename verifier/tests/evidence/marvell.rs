@@ -8,9 +8,9 @@ use keywitness_circuits::Timestamp;
 use keywitness_verifier::evidence::{Binding, EvidenceError, EvidencePolicy, Format, MarvellPolicy, Trust};
 use keywitness_verifier::token::Tier;
 use p256::pkcs8::EncodePublicKey as _;
-use rcgen::{IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, PublicKeyData as _};
+use rcgen::{IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, PublicKeyData as _};
 
-use crate::support::{Case, Certified, NOW, context, params, refused, root};
+use crate::support::{Case, Certified, NOW, authority, context, params, refused, root};
 
 /// Class, local, sensitive, extractable, never-extractable.
 type Flags = [u8; 5];
@@ -193,6 +193,27 @@ fn both_chains_must_end_in_one_partition_and_in_trusted_roots() {
     let mut revoked = card.pair(PRIVATE);
     revoked.policy.marvell.as_mut().unwrap().trust.revoked = vec![card.owned.key_digest()];
     refused(revoked.appraise(), "revoked");
+}
+
+#[test]
+fn a_card_whose_key_has_another_use_certifies_no_partition() {
+    for usages in [vec![KeyUsagePurpose::DigitalSignature], vec![KeyUsagePurpose::KeyCertSign]] {
+        let mut card = Card::new();
+        let mut certificate = params("HSM:5.3G1953");
+        certificate.key_usages = usages;
+        // Without `basicConstraints`, even the right use is not an authority's.
+        let other = card.manufacturer.issue(&PKCS_ECDSA_P256_SHA256, certificate);
+        let key = KeyPair::try_from(card.partition.key.serialized_der()).unwrap();
+        card.partition = other.certify(key, params("HSM:5.3G1953:PARTN:1"));
+        refused(card.pair(PRIVATE).appraise(), "not an authority's");
+    }
+    let mut card = Card::new();
+    let mut certificate = authority("HSM:5.3G1953");
+    certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let other = card.manufacturer.issue(&PKCS_ECDSA_P256_SHA256, certificate);
+    let key = KeyPair::try_from(card.partition.key.serialized_der()).unwrap();
+    card.partition = other.certify(key, params("HSM:5.3G1953:PARTN:1"));
+    refused(card.pair(PRIVATE).appraise(), "may not sign certificates");
 }
 
 /// A P-256 key of Google Cloud HSM, on 9 October 2025, under Marvell's root and Google's. The claimed key is the statement's own.

@@ -9,7 +9,7 @@ use keywitness_verifier::evidence::{
     Binding, Bytes, EvidenceError, EvidencePolicy, Format, NitroPolicy, Register, Trust,
 };
 use keywitness_verifier::token::Tier;
-use rcgen::PKCS_ECDSA_P384_SHA384;
+use rcgen::{KeyUsagePurpose, PKCS_ECDSA_P384_SHA384};
 
 use crate::support::{Case, Certified, NOW, authority, context, params, refused, root};
 
@@ -213,6 +213,7 @@ fn debug_is_accepted_only_when_listed_and_allowed_and_is_a_warning() {
     case.policy.nitro.as_mut().unwrap().measurements = vec![BTreeMap::from([(Register(0), Bytes(vec![0; 48]))])];
     let appraisal = case.appraise().unwrap();
     assert_eq!((appraisal.tier(), appraisal.facts().debug), (Tier::Warning, Some(true)));
+    assert_eq!(appraisal.trust().executables, 0);
 }
 
 #[test]
@@ -245,5 +246,45 @@ fn a_revoked_certificate_is_refused_wherever_it_stands() {
         let mut case = enclave.case();
         case.policy.nitro.as_mut().unwrap().trust.revoked = vec![revoked.key_digest()];
         refused(case.appraise(), "key is revoked");
+    }
+}
+
+#[test]
+fn executables_are_affirmed_by_the_image_alone() {
+    let mut case = Enclave::new().case();
+    let said = |case: &Case| {
+        let appraisal = case.appraise().unwrap();
+        (appraisal.trust().executables, appraisal.trust().configuration, appraisal.tier())
+    };
+    assert_eq!(said(&case), (2, 2, Tier::Affirming));
+    let listed = |pcr: u8| BTreeMap::from([(Register(pcr), Bytes(vec![pcr + 1; 48]))]);
+    for pcr in [1, 2] {
+        case.policy.nitro.as_mut().unwrap().measurements = vec![listed(pcr)];
+        assert_eq!(said(&case), (0, 36, Tier::Warning));
+    }
+    // Another image that is listed beside it changes nothing.
+    let other = BTreeMap::from([(Register(0), Bytes(vec![9; 48]))]);
+    case.policy.nitro.as_mut().unwrap().measurements.push(other);
+    assert_eq!(said(&case), (0, 36, Tier::Warning));
+    case.policy.nitro.as_mut().unwrap().measurements.push(listed(0));
+    assert_eq!(said(&case), (2, 2, Tier::Affirming));
+}
+
+#[test]
+fn an_authority_must_say_that_its_key_signs_certificates() {
+    let root = root(&PKCS_ECDSA_P384_SHA384);
+    for (usages, why) in [
+        (vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature], None),
+        (vec![KeyUsagePurpose::DigitalSignature], Some("may not sign certificates")),
+        (vec![], Some("may not sign certificates")),
+    ] {
+        let mut zone = authority("zone");
+        zone.key_usages = usages;
+        let leaf = root.issue(&PKCS_ECDSA_P384_SHA384, zone).issue(&PKCS_ECDSA_P384_SHA384, params("enclave"));
+        let case = Enclave { leaf, root: root.again() }.case();
+        match why {
+            Some(why) => refused(case.appraise(), why),
+            None => drop(case.appraise().unwrap()),
+        }
     }
 }

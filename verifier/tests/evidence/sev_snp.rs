@@ -62,6 +62,7 @@ const CHIP: [u8; 64] = [7; 64];
 
 struct Platform {
     key: Certified,
+    provider: Certified,
     root: Certified,
 }
 
@@ -75,9 +76,12 @@ impl Platform {
         for (arc, version) in versions {
             leaf.custom_extensions.push(extension(&[1, 3, 6, 1, 4, 1, 3704, 1, 3, *arc], &[2, 1, *version]));
         }
+        let mut loaned = leaf.clone();
+        loaned.custom_extensions.push(extension(&[1, 3, 6, 1, 4, 1, 3704, 1, 5], b"\x0c\x05cloud"));
+        let provider = intermediate.issue(&PKCS_ECDSA_P384_SHA384, loaned);
         let chip = if turin { &CHIP[..8] } else { &CHIP };
         leaf.custom_extensions.push(extension(&[1, 3, 6, 1, 4, 1, 3704, 1, 4], chip));
-        Self { key: intermediate.issue(&PKCS_ECDSA_P384_SHA384, leaf), root }
+        Self { key: intermediate.issue(&PKCS_ECDSA_P384_SHA384, leaf), provider, root }
     }
 
     fn report(turin: bool) -> Vec<u8> {
@@ -136,7 +140,7 @@ fn a_report_of_the_claim_is_appraised() {
         assert_eq!(appraisal.tier(), Tier::Affirming);
         assert_eq!(appraisal.facts().firmware.as_deref(), Some("1.55.21"));
         assert_eq!(appraisal.trust().instance_identity, 0);
-        case.device = Some(appraisal.facts().device.clone());
+        case.device = appraisal.facts().device.clone();
         assert_eq!(case.appraise().unwrap().trust().instance_identity, 2);
         case.withstands_flips(0, 3);
         case.withstands_elsewhere_and_elsewhen();
@@ -174,4 +178,45 @@ fn what_is_weak_is_accepted_only_when_allowed_and_is_a_warning() {
     case.policy.sev_snp.as_mut().unwrap().allow_debug = true;
     let appraisal = case.appraise().unwrap();
     assert_eq!((appraisal.tier(), appraisal.facts().debug), (Tier::Warning, Some(true)));
+}
+
+/// A report that a provider's VLEK signed.
+fn loaned(chip: &[u8; 64]) -> Case {
+    let mut platform = Platform::new(false);
+    std::mem::swap(&mut platform.key, &mut platform.provider);
+    let mut report = Platform::report(false);
+    report[0x48] = 1 << 2;
+    report[0x1a0..0x1e0].copy_from_slice(chip);
+    platform.case(report)
+}
+
+#[test]
+fn chips_of_one_provider_are_told_apart() {
+    let name = |case: &Case| case.appraise().unwrap().facts().device.clone().unwrap();
+    let (mut case, other) = (loaned(&CHIP), loaned(&[8; 64]));
+    assert_ne!(name(&case), name(&other));
+    case.device = Some(name(&case));
+    assert_eq!(case.appraise().unwrap().trust().instance_identity, 2);
+    case.device = Some(name(&other));
+    assert!(matches!(case.appraise(), Err(EvidenceError::WrongDevice { .. })));
+}
+
+#[test]
+fn a_chip_that_hides_its_name_is_no_device() {
+    let mut case = loaned(&[0; 64]);
+    let appraisal = case.appraise().unwrap();
+    assert_eq!((appraisal.facts().device.as_deref(), appraisal.trust().instance_identity), (None, 0));
+    // Whatever an HSM is enrolled with or the policy lists, a report without a name is not of it.
+    for device in ["sev-snp:vlek", "sev-snp:", &format!("sev-snp:{}", "00".repeat(64))] {
+        case.device = Some(device.to_owned());
+        refused(case.appraise(), "does not say its name");
+        case.device = None;
+        case.policy.sev_snp.as_mut().unwrap().trust.devices = vec![device.to_owned()];
+        refused(case.appraise(), "does not say its name");
+        case.policy.sev_snp.as_mut().unwrap().trust.devices.clear();
+    }
+    // A VCEK is of one chip: its report cannot hide which.
+    let mut report = Platform::report(false);
+    report[0x1a0..0x1e0].fill(0);
+    refused(Platform::new(false).case(report).appraise(), "another chip");
 }

@@ -69,6 +69,12 @@ impl Certified {
         Self { der, key, params, above: self.chain() }
     }
 
+    /// The same certificate and key.
+    pub(crate) fn again(&self) -> Self {
+        let key = KeyPair::try_from(self.key.serialized_der()).unwrap();
+        Self { der: self.der.clone(), key, params: self.params.clone(), above: self.above.clone() }
+    }
+
     /// From this certificate to the root.
     pub(crate) fn chain(&self) -> Vec<u8> {
         [self.der.clone(), self.above.clone()].concat()

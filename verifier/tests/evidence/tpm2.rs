@@ -81,7 +81,7 @@ impl Samples {
     fn case(&self) -> Case {
         let parts =
             [self.attestation_key, self.quote, self.quote_signature, self.pcrs, self.key[0], self.key[1], self.key[2]];
-        let pcrs = BTreeMap::from([(Register(7), vec![Bytes(self.pcrs[64..].to_vec())])]);
+        let pcrs = self.boot();
         Case {
             policy: EvidencePolicy {
                 tpm2: Some(Tpm2Policy { pcrs, ..Tpm2Policy::default() }),
@@ -94,6 +94,17 @@ impl Samples {
             device: Some(format!("tpm2:{}", Bytes(self.name.to_vec()))),
             now: NOW,
         }
+    }
+
+    /// The PCRs of what boots, as they were quoted: 0, 2, 4 and 7 of 0, 1, 2, 4 and 7.
+    fn boot(&self) -> BTreeMap<Register, Vec<Bytes>> {
+        let value = |at: usize| vec![Bytes(self.pcrs[32 * at..32 * (at + 1)].to_vec())];
+        BTreeMap::from([
+            (Register(0), value(0)),
+            (Register(2), value(2)),
+            (Register(4), value(3)),
+            (Register(7), value(4)),
+        ])
     }
 
     fn policy(&self) -> Tpm2Policy {
@@ -114,7 +125,7 @@ fn a_quote_and_a_certified_key_are_appraised() {
         let (trust, facts) = (appraisal.trust(), appraisal.facts());
         assert_eq!((trust.instance_identity, trust.executables, trust.storage_opaque), (2, 3, 2));
         assert_eq!((facts.extractable, facts.never_extractable, facts.local), (Some(false), Some(true), Some(true)));
-        assert_eq!(facts.measurements.len(), 3);
+        assert_eq!(facts.measurements.len(), 5);
         // Every byte of every part is signed, or is the signature, or is hashed into what is.
         for part in 0..7 {
             case.withstands_flips(part, 1);
@@ -208,12 +219,21 @@ fn pcrs_must_have_the_listed_values() {
         // One that is not quoted at all.
         case.policy.tpm2.as_mut().unwrap().pcrs = BTreeMap::from([(Register(9), vec![Bytes(vec![0; 32])])]);
         refused(case.appraise(), "PCR 9 is not quoted");
+        // What is compared must cover what boots, or nothing is said of it.
+        let said = |case: &Case| (case.appraise().unwrap().trust().executables, case.appraise().unwrap().tier());
+        case.policy.tpm2.as_mut().unwrap().pcrs = samples.boot();
+        assert_eq!(said(&case), (3, Tier::Affirming));
+        for missing in [0, 2, 4, 7] {
+            case.policy.tpm2.as_mut().unwrap().pcrs.remove(&Register(missing));
+            assert_eq!(said(&case), (0, Tier::Warning));
+            case.policy.tpm2.as_mut().unwrap().pcrs = samples.boot();
+        }
         case.policy.tpm2.as_mut().unwrap().pcrs.clear();
-        assert_eq!(case.appraise().unwrap().trust().executables, 0);
+        assert_eq!((said(&case), case.appraise().unwrap().trust().configuration), ((0, Tier::Warning), 36));
         // Fewer or other values than were quoted.
-        case.parts[3].truncate(64);
+        case.parts[3].truncate(128);
         refused(case.appraise(), "not those that the quote is of");
-        case.parts[3] = [&samples.pcrs[64..], &samples.pcrs[..64]].concat();
+        case.parts[3] = [&samples.pcrs[128..], &samples.pcrs[..128]].concat();
         refused(case.appraise(), "not those that the quote is of");
     }
 }

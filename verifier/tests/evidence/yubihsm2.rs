@@ -5,7 +5,7 @@ use keywitness_verifier::evidence::{
 };
 use keywitness_verifier::token::Tier;
 use p256::ecdsa::Signature;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use crate::support::{Case, Certified, NOW, authority, context, extension, params, refused, root, sha256};
@@ -229,6 +229,27 @@ fn another_form_of_a_signature_is_no_way_around_revocation() {
     case.appraise().unwrap();
     case.policy.yubihsm2.as_mut().unwrap().trust.revoked = vec![device.attestation.key_digest()];
     refused(case.appraise(), "key is revoked");
+}
+
+#[test]
+fn a_device_key_of_another_use_attests_nothing() {
+    for (usages, good) in
+        [(vec![], true), (vec![KeyUsagePurpose::KeyCertSign], true), (vec![KeyUsagePurpose::DigitalSignature], false)]
+    {
+        let mut device = Device::new();
+        let intermediate = device.root.issue(&PKCS_ECDSA_P256_SHA256, authority("YubiHSM sub-authority"));
+        let mut certificate = params("YubiHSM Attestation (00074565)");
+        certificate.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        certificate.custom_extensions.push(extension(&[1, 3, 6, 1, 4, 1, 41482, 4, 2], &[2, 3, 1, 0x23, 0x45]));
+        certificate.key_usages = usages;
+        device.attestation = intermediate.issue(&PKCS_ECDSA_P256_SHA256, certificate);
+        let case = device.case(&Statement::default(), Some(&fresh()));
+        if good {
+            case.appraise().unwrap();
+        } else {
+            refused(case.appraise(), "may not sign certificates");
+        }
+    }
 }
 
 /// Of an RSA key of device 20783176, under Yubico's root. It was made for nobody's claim.

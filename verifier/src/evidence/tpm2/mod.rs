@@ -83,7 +83,16 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// The PCRs of what boots (TCG PC Client Platform Firmware Profile, on the use of PCRs): the firmware, the drivers that it loads, the
+/// boot loader, and the settings of Secure Boot, which say who may sign these.
+const BOOT: [Register; 4] = [Register(0), Register(2), Register(4), Register(7)];
+
 impl Tpm2Policy {
+    /// Whether all that boots is compared.
+    fn covers_boot(&self) -> bool {
+        BOOT.iter().all(|pcr| self.pcrs.contains_key(pcr))
+    }
+
     /// The quoted PCRs: all that the policy names.
     fn quoted(&self, digest: &[u8], selected: &[u8], values: &[u8]) -> Result<BTreeMap<u8, Bytes>, EvidenceError> {
         if values.len() != selected.len() * 32 || Sha256::digest(values).as_slice() != digest {
@@ -157,7 +166,8 @@ impl Verifier for Tpm2Policy {
         }
         let trust = TrustVector {
             hardware: TrustVector::AFFIRMING,
-            executables: if self.pcrs.is_empty() { 0 } else { TrustVector::APPROVED_BOOT },
+            executables: if self.covers_boot() { TrustVector::APPROVED_BOOT } else { 0 },
+            configuration: if self.covers_boot() { 0 } else { TrustVector::CONFIGURATION_UNSEEN },
             storage_opaque: match local {
                 None => 0,
                 Some(true) => TrustVector::AFFIRMING,
@@ -167,7 +177,7 @@ impl Verifier for Tpm2Policy {
         };
         let facts = Facts {
             vendor: "TPM 2.0".to_owned(),
-            device,
+            device: Some(device),
             firmware: Some(format!("{:016x}", quote.firmware)),
             measurements: pcrs.iter().map(|(pcr, value)| (format!("pcr{pcr}"), value.clone())).collect(),
             extractable: local.map(|_| false),

@@ -48,7 +48,7 @@ for kind in ecc rsa; do
     tpm2_createak -C "$work/ek.ctx" -c "$work/ak.ctx" -G "$kind" -g sha256 -s "$scheme" -u "$work/ak.tpm2b" -n "$kind.ak-name" >/dev/null
     tail -c +3 "$work/ak.tpm2b" > "$kind.ak-public"
     flush
-    tpm2_quote -c "$work/ak.ctx" -l sha256:0,1,7 -q "$(xxd -p -c 64 context.bin)" -g sha256 \
+    tpm2_quote -c "$work/ak.ctx" -l sha256:0,1,2,4,7 -q "$(xxd -p -c 64 context.bin)" -g sha256 \
         -m "$kind.quote" -s "$kind.quote-signature" -o "$kind.pcrs" -F values >/dev/null
     flush
     tpm2_createprimary -C o -g sha256 -G ecc -c "$work/parent.ctx" >/dev/null
