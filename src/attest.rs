@@ -34,7 +34,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let store = args.place.open(global, Access::Write, &[])?;
     let config =
         AgentConfig { journal: args.journal.clone(), envelopes: args.envelopes.clone(), ..AgentConfig::default() };
-    let agent = args.place.agent(global, Arc::clone(&store), config)?;
+    let agent = args.place.agent(global, Arc::clone(&store), config, |told| told)?;
     let wanted = |key: &KeyId| args.keys.is_empty() || args.keys.contains(key);
     let spinner = output::spinner(global.json, "attesting");
     let reports = agent.attest_once(|entry, _| wanted(&entry.key.key))?;

@@ -64,6 +64,7 @@ Exit codes:
   2  the command line is wrong
   3  nobody answered at the address
   4  something on this machine failed: a file, a key store, a port
+An agent ends with 5 to 8 where it cannot begin (keywitness agent --help).
 
 Environment: KEYWITNESS_DATA, KEYWITNESS_MANAGER, KEYWITNESS_CA, KEYWITNESS_CREDENTIAL_FILE, KEYWITNESS_PASSPHRASE,
 KEYWITNESS_PKCS11_PIN, KEYWITNESS_CONFIG and KEYWITNESS_MANAGER_<SECTION>_<NAME> for a manager's settings, and
@@ -117,11 +118,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, settings) = match agent::settings::read(std::env::args_os().collect()) {
+        Ok(read) => read,
+        Err(agent::settings::Unread::Line(error)) => error.exit(),
+        Err(agent::settings::Unread::File(wrong)) => return config::refuse(false, &wrong),
+    };
     let global = &cli.global;
     // A manager begins its log when it knows its settings.
     if !matches!(cli.command, Command::Manager(_)) {
-        output::init_logging(global.json, None);
+        let filter = if let Command::Agent(args) = &cli.command { args.log() } else { None };
+        output::init_logging(global.json, filter);
     }
     keywitness_isolation::confine::conceal().warn("this process");
     let result = match &cli.command {
@@ -130,7 +136,7 @@ fn main() -> ExitCode {
         Command::Config(args) => config::run(global, args),
         Command::JoinToken(args) => invite::join_token(global, args),
         Command::Credential(args) => credential::run(global, args),
-        Command::Agent(args) => agent::run(global, args),
+        Command::Agent(args) => agent::run(global, args, settings),
         Command::Key(args) => key::run(global, args),
         Command::Attest(args) => attest::run(global, args),
         Command::Status(args) => status::run(global, args),
@@ -160,9 +166,13 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast_ref::<config::Wrong>() {
-            Some(wrong) => config::refuse(global.json, wrong),
-            None => output::fail(global.json, &error),
+        Err(error) => match (error.downcast_ref::<config::Wrong>(), error.downcast_ref::<agent::Ended>()) {
+            (Some(wrong), _) => config::refuse(global.json, wrong),
+            (None, Some(ended)) => {
+                output::fail(global.json, &ended.error);
+                ExitCode::from(ended.code)
+            }
+            (None, None) => output::fail(global.json, &error),
         },
     }
 }

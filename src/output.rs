@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -44,7 +45,32 @@ pub(crate) fn init_logging(json: bool, filter: Option<&str>) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KEYWITNESS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter.unwrap_or(DEFAULT_LOG)));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json { builder.json().init() } else { builder.with_ansi(std::io::stderr().is_terminal()).init() }
+    let set = if json {
+        let builder = builder.json().with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Box::new(move |filter| Ok(handle.reload(filter)?)) as SetLog
+    } else {
+        let builder = builder.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Box::new(move |filter| Ok(handle.reload(filter)?)) as SetLog
+    };
+    let _ = LOG.set(set);
+}
+
+type SetLog = Box<dyn Fn(tracing_subscriber::EnvFilter) -> anyhow::Result<()> + Send + Sync>;
+
+/// Changes what is logged, once that has begun.
+static LOG: OnceLock<SetLog> = OnceLock::new();
+
+/// From now on logs what `filter` says, unless the environment chooses.
+pub(crate) fn set_log(filter: &str) -> anyhow::Result<()> {
+    let parsed = tracing_subscriber::EnvFilter::try_new(filter)?;
+    if std::env::var_os("KEYWITNESS_LOG").is_some() {
+        return Ok(());
+    }
+    LOG.get().map_or(Ok(()), |set| set(parsed))
 }
 
 /// Prints a failure and gives its exit code.

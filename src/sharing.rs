@@ -86,7 +86,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let Some(entry) = newest else {
         anyhow::bail!("this store has no key {}; `keywitness key list` shows its keys", args.key)
     };
-    let agent = args.place.agent(global, Arc::clone(&store), AgentConfig::default())?;
+    let agent = args.place.agent(global, Arc::clone(&store), AgentConfig::default(), |told| told)?;
     let sharing = agent.deal(&Deal {
         key: &entry.key,
         purpose: args.purpose.into(),

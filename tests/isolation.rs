@@ -196,7 +196,7 @@ fn a_killed_proving_process_is_replaced_and_nothing_is_lost() {
     assert!(!agent.directory.path().join("store.new").exists());
     // Killed while it proves, again and again: the keys are attested by those that follow.
     let done = agent.attested();
-    let running = agent.start(&manager, &[]);
+    let running = agent.start(&manager, &["--attest-at-start"]);
     for _ in 0..3 {
         kill("-9", agent.worker());
     }
@@ -311,7 +311,7 @@ fn where_isolation_is_required_and_not_whole_the_agent_does_not_start() {
     for what in ["isolation is required", "files: it was left out", "system calls: it was left out", "landlock"] {
         assert!(said.contains(what), "{what}: {said}");
     }
-    let (done, _running) = (agent.attested(), agent.start(&manager, &["--unconfined"]));
+    let (done, _running) = (agent.attested(), agent.start(&manager, &["--unconfined", "--attest-at-start"]));
     eventually("a record more", || (agent.attested() > done).then_some(()));
     assert!(agent.said().contains("the proving process goes on less protected"));
 }

@@ -1,6 +1,7 @@
 //! The whole system, and every statement kind through one harness.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod agent;
 mod agreement;
 mod api;
 mod ceremony;
@@ -15,6 +16,7 @@ mod program;
 mod shares;
 mod signer;
 mod snarkjs;
+mod soak;
 mod soundness;
 mod statements;
 mod support;

@@ -192,6 +192,11 @@ impl<C: Caller> Lanes<C> {
         &self.caller
     }
 
+    /// How many workers are gone so far.
+    pub fn replaced(&self) -> u64 {
+        self.pool().generation
+    }
+
     /// The supervisor's process, where it is this process's child.
     pub fn supervisor(&self) -> Option<u32> {
         self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)

@@ -12,11 +12,12 @@
 //! - [`process`]: a supervisor that reads nothing from anyone, and the workers that it starts.
 //! - [`lanes`]: the caller's end, which outlives a worker that dies; [`frame`]: what goes over a lane.
 //! - [`examine`]: a confined process tries what it must not be able to do, and tells.
+//! - [`signals`]: by which an operator asks a daemon to read its settings again.
 //!
 //! Each protection that the running kernel refuses is a [`Gap`], which says what is missing and why. Whether to go on is the
 //! caller's to decide.
 //!
-//! Unsafe code is in [`memory`], [`environment`], [`examine`] and the private module of descriptors.
+//! Unsafe code is in [`memory`], [`environment`], [`examine`], [`signals`] and the private module of descriptors.
 
 pub mod calls;
 pub mod confine;
@@ -28,6 +29,7 @@ pub mod lanes;
 pub mod memory;
 mod passing;
 pub mod process;
+pub mod signals;
 
 pub use confine::{Enforced, Gap, Gaps};
 pub use lanes::{Away, Lane, Lanes};

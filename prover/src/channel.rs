@@ -68,6 +68,11 @@ impl Channel {
         self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(client);
     }
 
+    /// Allows these clients, and no others.
+    pub fn allow_only(&self, clients: impl IntoIterator<Item = IdentityKey>) {
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients.into_iter().collect();
+    }
+
     /// No longer allows it.
     pub fn forbid(&self, client: &IdentityKey) {
         self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(client);

@@ -1,7 +1,7 @@
 //! Time, and the wish to stop.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,6 +11,11 @@ use keywitness_circuits::Timestamp;
 pub trait Clock: Send + Sync {
     /// This moment.
     fn now(&self) -> Timestamp;
+
+    /// This moment by a clock that nobody sets, for measuring how long something is ago.
+    fn steady(&self) -> Timestamp {
+        self.now()
+    }
 }
 
 impl<F: Fn() -> Timestamp + Send + Sync> Clock for F {
@@ -27,6 +32,18 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()))
     }
+
+    /// What the clock said when this process first asked, and the time since then, also while the machine slept.
+    fn steady(&self) -> Timestamp {
+        static BEGUN: OnceLock<(Timestamp, u64)> = OnceLock::new();
+        let (begun, then) = BEGUN.get_or_init(|| (self.now(), since_boot()));
+        begun.plus(since_boot().saturating_sub(*then))
+    }
+}
+
+/// Seconds since the machine was booted.
+fn since_boot() -> u64 {
+    u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec).unwrap_or_default()
 }
 
 /// A flag that ends waiting at once. Clones are the same flag.

@@ -5,6 +5,7 @@
 //! - [`agent`]: enrols an HSM, attests its keys, and attests them again before the records expire.
 //! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
 //! - [`process`]: a key store in a process of its own, which alone has the keys.
+//! - [`watch`]: what can be measured of an agent.
 //!
 //! Time and the wish to stop come from outside: [`Clock`] and [`Stop`].
 
@@ -16,12 +17,14 @@ pub mod process;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod watch;
 
-pub use agent::{Agent, AgentConfig, AgentError, AgentEvent, AttestError, Report, Standing};
+pub use agent::{Agent, AgentConfig, AgentError, AgentEvent, AttestError, Health, Observer, Report, Standing};
 pub use channel::Channel;
 pub use clock::{Clock, Stop, SystemClock};
-pub use http::{ChannelServer, serve};
+pub use http::{RunningServer, serve, serve_watch};
 pub use store::{
     Access, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, Placement, SoftwareStore, StoreError, Token,
     TokenChoice, TokenError, TokenKey, TokenStore, Unlock, create_key_file,
 };
+pub use watch::Watch;

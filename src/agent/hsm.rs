@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use keywitness_circuits::{HsmId, Parameters};
-use keywitness_prover::{Agent, AgentConfig, AgentError, ChannelServer, KeyStore, SoftwareStore, Stop};
+use keywitness_prover::{Agent, AgentConfig, AgentError, KeyStore, RunningServer, SoftwareStore, Stop};
 use keywitness_verifier::{client::ManagerClient, identity::IdentityKey};
 
 use super::{listen, serve};
@@ -29,7 +29,7 @@ pub(crate) struct Launch<'a> {
 /// A running HSM: agent and channel in threads of this process.
 pub(crate) struct Hsm {
     agent: JoinHandle<Result<(), AgentError>>,
-    channel: ChannelServer,
+    channel: RunningServer,
 }
 
 impl Launch<'_> {
@@ -46,7 +46,7 @@ impl Launch<'_> {
         if let Some(join_token) = &self.join_token {
             agent.enrol(&self.name, join_token)?;
         }
-        let channel = serve(&agent, store, self.clients, listener)?;
+        let (_, channel) = serve(&agent, store, self.clients, listener)?;
         let stop = stop.clone();
         let agent = std::thread::Builder::new().name(self.name.to_string()).spawn(move || agent.run(&stop))?;
         Ok(Hsm { agent, channel })

@@ -1,23 +1,34 @@
 //! `keywitness agent`: an HSM's agent and its channel; also what `up` starts three of.
 
+mod ended;
 mod hsm;
 mod narrator;
 mod place;
+mod reload;
+pub(crate) mod settings;
 
 use std::{
     net::{SocketAddr, TcpListener},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddress, UnixDatagram},
+    },
     path::PathBuf,
     sync::Arc,
 };
 
 use anyhow::Context;
 use keywitness_circuits::Digest;
-use keywitness_prover::{Access, Agent, AgentConfig, Channel, ChannelServer, KeyStore, Stop, SystemClock};
+use keywitness_isolation::signals::Hangups;
+use keywitness_prover::{Access, Agent, AgentConfig, Channel, KeyStore, RunningServer, Stop, SystemClock, Watch};
 use keywitness_verifier::identity::IdentityKey;
 
 use crate::{Global, data, doctor, output};
+pub(crate) use ended::Ended;
 pub(crate) use hsm::{Hsm, Launch, TICK};
 pub(crate) use place::{Place, is_enrolled};
+use reload::Running;
+use settings::Settings;
 
 /// An agent that runs, or what is asked about agents.
 pub(crate) enum Args {
@@ -56,9 +67,12 @@ impl clap::FromArgMatches for Args {
 
 /// Run an HSM's agent: enrol once, then keep its keys attested until stopped.
 ///
-/// Each key is attested when the agent starts, and again between half and 70% of its record's life. While the manager is
-/// away the agent backs off; what is revoked it leaves alone. On its channel the HSM signs for the clients whose
+/// Each key is attested once the agent knows it, and again before 70% of its record's life are over, in a slot of its own, so that the work is even over time;
+/// after a restart too. While the manager is away the agent backs off, and catches up afterwards, with what expires soonest; what is revoked it leaves alone. On its channel the HSM signs for the clients whose
 /// keys you allow, and for nobody else. The keys are in a process of their own; `keywitness agent doctor` shows how well that is shut in here.
+///
+/// Ends with exit code 5 where the store is not enrolled, 6 where another manager answers than it enrolled with, or another HSM's store is given, 7 where
+/// the store cannot be opened, 8 where isolation is required and not whole.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example: keywitness agent --store hsm-1/store --hsm hsm-1 --join-token-file token --channel 127.0.0.1:9101"
@@ -87,28 +101,60 @@ pub(crate) struct RunArgs {
     /// File with a line for each attempt; beside the store when left out
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
-    /// Go on where the journal left off, rather than attest everything at the start
+    /// Attest everything at the start, rather than go on where the journal left off
     #[arg(long)]
+    attest_at_start: bool,
+    /// Go on where the journal left off, which is what an agent does
+    #[arg(long, hide = true, conflicts_with = "attest_at_start")]
     resume: bool,
+    /// Where it is told how the agent is doing: /metrics for Prometheus, /healthz, /readyz; without it nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    /// Tell that also to other machines
+    #[arg(long, requires = "metrics")]
+    metrics_beyond_loopback: bool,
+    /// What is logged, such as info or debug; KEYWITNESS_LOG goes before it
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// A file with any of these flags, such as `store = "hsm-1/store"`; the environment and the command line go before it
+    ///
+    /// On SIGHUP it is read again: clients, peers, --copies-every and --log are in force at once, what needs a restart is named in the log, and a
+    /// file with a mistake changes nothing.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
 }
 
-pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+impl Args {
+    /// What is logged, where the command line says so.
+    pub(crate) fn log(&self) -> Option<&str> {
+        match self {
+            Self::Run(args) => args.log.as_deref(),
+            Self::Doctor(_) => None,
+        }
+    }
+}
+
+pub(crate) fn run(global: &Global, args: &Args, settings: Option<Settings>) -> anyhow::Result<()> {
     match args {
-        Args::Run(args) => run_agent(global, args),
+        Args::Run(args) => run_agent(global, args, settings).map_err(ended::ended),
         Args::Doctor(args) => doctor::run(global, args),
     }
 }
 
-fn run_agent(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
+fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> anyhow::Result<()> {
+    // Before there are threads.
+    let hangups = settings.is_some().then(Hangups::take).transpose()?;
+    let told = Notified::connect();
     let journal = args.journal.clone().unwrap_or_else(|| args.place.store.store.with_extension("journal"));
     if args.place.store.store.exists() {
         // Beside the store, and later nothing that is made there is read.
         drop(data::open_private(&journal)?);
     }
-    // Before there are threads.
-    let store = args.place.open(global, Access::Write, &args.peers)?;
+    // Before there are threads, too.
+    let store = args.place.open(global, Access::Write, &args.peers).map_err(ended::unopened)?;
     let stop = Stop::new();
     output::stop_on_signal(&stop)?;
+    let measured = args.metrics.map(|address| args.metrics_listener(address)).transpose()?;
     let listener = args.channel.map(listen).transpose()?;
     if args.channel_url.is_none() && args.channel.is_some_and(|address| address.ip().is_unspecified()) {
         anyhow::bail!("clients cannot be told to come to 0.0.0.0: give --channel-url URL, the address as they see it");
@@ -121,15 +167,40 @@ fn run_agent(global: &Global, args: &RunArgs) -> anyhow::Result<()> {
     let config = AgentConfig {
         channel_url: url,
         journal: Some(journal),
-        attest_at_start: !args.resume,
-        copies_every: args.copies_every.as_secs().max(1),
-        peers: args.peers.iter().map(|key| IdentityKey::try_from(*key)).collect::<Result<_, _>>()?,
+        attest_at_start: args.attest_at_start,
+        copies_every: reload::every(args),
+        peers: reload::keys(&args.peers)?,
         ..AgentConfig::default()
     };
-    let clients = args.allow_clients.iter().map(|key| IdentityKey::try_from(*key)).collect::<Result<Vec<_>, _>>()?;
-    let agent = Arc::new(args.place.agent(global, Arc::clone(&store), config)?);
-    let _channel = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
-    Ok(agent.run(&stop)?)
+    let clients = reload::keys(&args.allow_clients)?;
+    let watch = Arc::new(Watch::new()?);
+    let agent = Arc::new(args.place.agent(global, Arc::clone(&store), config, |told| watch.observer(told))?);
+    watch.follow(&agent, Arc::clone(&store));
+    let measured = measured.map(|listener| keywitness_prover::serve_watch(Arc::clone(&watch), listener)).transpose()?;
+    if let (Some(server), false) = (&measured, global.json) {
+        eprintln!("metrics at http://{}/metrics", server.address());
+    }
+    let served = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
+    let channel = served.as_ref().map(|(channel, _)| Arc::clone(channel));
+    if let (Some(hangups), Some(settings)) = (hangups, settings) {
+        let (agent, pinned) = (Arc::clone(&agent), args.peers.iter().copied().collect());
+        reload::listen(hangups, Running { agent, channel, watch, pinned, settings })?;
+    }
+    told.tell("READY=1");
+    agent.run(&stop)?;
+    told.tell("STOPPING=1");
+    Ok(())
+}
+
+impl RunArgs {
+    fn metrics_listener(&self, address: SocketAddr) -> anyhow::Result<TcpListener> {
+        anyhow::ensure!(
+            address.ip().is_loopback() || self.metrics_beyond_loopback,
+            "--metrics {address} can be asked from elsewhere, by anyone, in plain HTTP: give an address of this machine alone, such as \
+             127.0.0.1:9102, or --metrics-beyond-loopback"
+        );
+        listen(address)
+    }
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -141,8 +212,33 @@ fn serve(
     store: Arc<dyn KeyStore>,
     clients: &[IdentityKey],
     listener: TcpListener,
-) -> anyhow::Result<ChannelServer> {
+) -> anyhow::Result<(Arc<Channel>, RunningServer)> {
     let channel = Channel::new(store, agent.standing(), Arc::new(SystemClock)).with_giver(agent.clone());
-    clients.iter().for_each(|client| channel.allow(*client));
-    Ok(keywitness_prover::serve(Arc::new(channel), listener)?)
+    channel.allow_only(clients.iter().copied());
+    let channel = Arc::new(channel);
+    Ok((Arc::clone(&channel), keywitness_prover::serve(channel, listener)?))
+}
+
+/// systemd, where it started this process and wants to be told. Its socket is opened at the start, since later this process makes none.
+struct Notified(Option<UnixDatagram>);
+
+impl Notified {
+    fn connect() -> Self {
+        let connect = |path: std::ffi::OsString| {
+            let socket = UnixDatagram::unbound()?;
+            match path.as_encoded_bytes().strip_prefix(b"@") {
+                Some(name) => socket.connect_addr(&UnixAddress::from_abstract_name(name)?)?,
+                None => socket.connect(&path)?,
+            }
+            std::io::Result::Ok(socket)
+        };
+        let connected = std::env::var_os("NOTIFY_SOCKET").map(connect).transpose();
+        Self(connected.inspect_err(|error| tracing::warn!(%error, "systemd cannot be told")).ok().flatten())
+    }
+
+    fn tell(&self, what: &str) {
+        if let Some(Err(error)) = self.0.as_ref().map(|socket| socket.send(what.as_bytes())) {
+            tracing::warn!(%error, "systemd could not be told");
+        }
+    }
 }

@@ -14,7 +14,7 @@ pub(super) fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync
         _ if quiet => {}
         AgentEvent::Enrolled(enrolment) => eprintln!("enrolled as {} in cluster {}", enrolment.hsm, enrolment.cluster),
         AgentEvent::Announced(url) => eprintln!("channel at {url}"),
-        AgentEvent::Attesting { .. } => {}
+        AgentEvent::Attesting { .. } | AgentEvent::Proven { .. } => {}
         AgentEvent::Dealing { holder, sealing_key } => {
             eprintln!(
                 "sealing a share to {holder}, whose sealing key is {}",
@@ -39,6 +39,7 @@ pub(super) fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync
         AgentEvent::Failed { key, kind, error, .. } => {
             eprintln!("not attested: {} under {kind}: {}", key.key, output::printable(&error.to_string()));
         }
+        AgentEvent::ManagerBack { due } => eprintln!("the manager is back; {due} attestations are due"),
         AgentEvent::ManagerAway { error, retry_at } => {
             let error = output::printable(&error.to_string());
             eprintln!("the manager is away ({error}); trying again in {}", duration(retry_at));

@@ -15,11 +15,11 @@ use keywitness_isolation::{
     confine::{self, Protection},
 };
 use keywitness_prover::{
-    Access, Agent, AgentConfig, KeyStore,
+    Access, Agent, AgentConfig, KeyStore, Observer, StoreError,
     process::{ParameterFile, Planted, Remote, Spec, Strictness},
 };
 
-use super::narrator::narrator;
+use super::{ended::NoJoinToken, narrator::narrator};
 use crate::{Global, ceremony, connection::Address, data, prover, store::StoreArgs};
 
 /// How an agent finds its HSM's place: shared by `agent` and `attest`.
@@ -103,10 +103,10 @@ impl Place {
         let hidden = confine::hide(&spec.hidden());
         if hidden == Enforced::Not {
             let advice = Protection::Files.advice();
-            anyhow::ensure!(
-                strictness == Strictness::Preferred,
-                "isolation is required, and the agent could read the store's file itself: {advice}"
-            );
+            if strictness == Strictness::Required {
+                let why = format!("the agent could read the store's file itself: {advice}");
+                return Err(StoreError::NotIsolated(why).into());
+            }
             tracing::warn!(advice, "the agent can read the store's file itself");
         }
         Ok(Arc::new(store))
@@ -135,6 +135,7 @@ impl Place {
         global: &Global,
         store: Arc<dyn KeyStore>,
         config: AgentConfig,
+        watched: impl FnOnce(Observer) -> Observer,
     ) -> anyhow::Result<Agent> {
         if let Some(threads) = self.proving_threads {
             // The proof systems work on this pool, and on no other.
@@ -143,13 +144,10 @@ impl Place {
         let client = self.address.client(global)?;
         let parameters = self.parameters(global)?;
         let agent = Agent::new(Arc::clone(&store), client, parameters, config)?;
-        let agent = agent.with_observer(narrator(global.json));
+        let agent = agent.with_observer(watched(narrator(global.json)));
         if !is_enrolled(&*store) {
             let (Some(hsm), Some(file)) = (&self.hsm, &self.join_token_file) else {
-                anyhow::bail!(
-                    "this store is not enrolled: ask an operator for a join token (keywitness join-token), and give \
-                     --hsm NAME --join-token-file FILE"
-                );
+                return Err(NoJoinToken.into());
             };
             agent.enrol(hsm, &data::read_line(file)?)?;
         }

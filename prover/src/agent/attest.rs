@@ -1,6 +1,10 @@
 //! AttestKey: one attestation of one key, or of several at once, under one statement kind.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keywitness_circuits::{
     ClaimContext, Digest, Envelope, Error, Fingerprint, Instance, KeyClaim, Kind, Parameters, Timestamp,
@@ -15,7 +19,10 @@ use keywitness_verifier::{
     },
 };
 
-use super::error::{AttestError, may_pass, printable};
+use super::{
+    error::{AttestError, may_pass, printable},
+    event::{AgentEvent, Observer},
+};
 use crate::{
     clock::{Clock, Stop},
     store::{KeyEntry, KeyStore, StoreError},
@@ -40,6 +47,7 @@ pub(super) struct Session<'a> {
     pub(super) verify_own_proofs: bool,
     pub(super) envelopes: Option<&'a Path>,
     pub(super) stop: &'a Stop,
+    pub(super) observer: &'a Observer,
 }
 
 /// A key, and its instances as the manager was told of them. What is proven later is of these: of a key that was
@@ -150,12 +158,15 @@ impl Session<'_> {
     ) -> Result<Envelope, AttestError> {
         let encoded = instance.to_bytes();
         let context = claim.context(context::instance_digest(&encoded), challenge);
+        let begun = Instant::now();
         let proof = match claim.subject.keys {
             [known] if claim.subject.kind.single() == claim.subject.kind => {
                 self.store.prove(self.parameters, &context, &encoded, &known.entry.key)?
             }
             _ => self.store.prove_many(self.parameters, &context, &encoded, &claim.subject.refs())?,
         };
+        let (keys, took) = (claim.subject.keys.len(), begun.elapsed());
+        (self.observer)(&AgentEvent::Proven { kind: claim.subject.kind, keys, took });
         if self.verify_own_proofs {
             registry::verify(self.parameters, &context, &encoded, &proof).map_err(AttestError::OwnProof)?;
         }

@@ -20,14 +20,13 @@ use super::{
     error::{AttestError, may_pass},
     event::AgentEvent,
     lock,
-    schedule::{Schedule, Task},
     together::{Fate, claim},
 };
 use crate::store::KeyEntry;
 
 /// Most keys in one batch: so many are proven long before the first challenge is over, also by a token that signs a
 /// hundred times a second.
-const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 
 /// Whether keys of this kind are attested in batches: where a proof takes less than what a request costs.
 pub(super) const fn in_batch(kind: Kind) -> bool {
@@ -49,16 +48,9 @@ struct NoBatches;
 type Result1 = Result<Record, Arc<AttestError>>;
 
 impl Agent {
-    /// The tasks that are claimed in one batch when `task` is due: itself and what else is due of kinds that go in batches.
-    /// None where it is alone, or the manager takes no batches.
-    pub(super) fn due_in_batch(&self, schedule: &Schedule, task: &Task, now: Timestamp) -> Option<Vec<Task>> {
-        let due = || schedule.due(now, MOST, |task| in_batch(task.kind));
-        (in_batch(task.kind) && self.takes_batches()).then(due).filter(|due| due.len() > 1)
-    }
-
     /// Whether the manager may take batches: it did not say otherwise a short while ago.
     pub(super) fn takes_batches(&self) -> bool {
-        lock(&self.no_batches).is_none_or(|at| self.clock.now().since(at) >= INFO_AGE)
+        lock(&self.no_batches).is_none_or(|at| self.clock.steady().since(at) >= INFO_AGE)
     }
 
     /// One claim for each key, all of them in one batch. Gives what became of each key, by kind.
@@ -82,7 +74,7 @@ impl Agent {
         for batch in keys.chunks(MOST) {
             let results = if self.takes_batches() { session.attest_batch(batch) } else { Err(NoBatches) };
             let Ok(results) = results else {
-                lock(&self.no_batches).get_or_insert_with(|| self.clock.now());
+                lock(&self.no_batches).get_or_insert_with(|| self.clock.steady());
                 for (kind, known) in batch {
                     claim(session, vec![known.clone()], *kind, fates.entry(*kind).or_default());
                 }

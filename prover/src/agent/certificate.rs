@@ -22,14 +22,14 @@ const AGAIN: u64 = 60;
 impl Agent {
     /// Asks for a certificate where one is due, and shows it from then on. Without one the agent works too.
     pub(super) fn certify(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if !self.client.is_secure() || *due > now {
             return;
         }
         *due = now.plus(AGAIN);
         match self.ask_for_certificate(enrolled, info, stop) {
             // Half of its life is left for trying again.
-            Ok(expires_at) => *due = now.plus(expires_at.since(now) / 2),
+            Ok(expires_at) => *due = now.plus(expires_at.since(self.clock.now()) / 2),
             Err(error) => {
                 // One that the manager no longer takes would keep every connection from being made.
                 self.client.forget_certificate();

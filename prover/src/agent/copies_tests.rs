@@ -15,7 +15,7 @@ use super::{
     *,
 };
 use crate::{
-    Channel, ChannelServer, Membership, Placement, SoftwareStore,
+    Channel, Membership, Placement, RunningServer, SoftwareStore,
     testing::{audience, create, name, record},
 };
 
@@ -31,7 +31,7 @@ struct Case {
     giver: Arc<Agent>,
     taker: Agent,
     taken: Arc<SoftwareStore>,
-    _channel: ChannelServer,
+    _channel: RunningServer,
 }
 
 fn key() -> KeyRef {

@@ -9,7 +9,7 @@ use keywitness_verifier::{
     wire::{KeyRef, ProblemKind},
 };
 
-use super::{journal::Ending, schedule::Pause};
+use super::{journal::Ending, timetable::Pause};
 use crate::store::StoreError;
 
 /// Why an agent cannot work.
@@ -142,6 +142,9 @@ impl AttestError {
 
     /// How long to wait before the next attempt.
     pub(super) fn pause(&self, revoked_recheck: u64) -> Pause {
+        if self.is_unanswered() {
+            return Pause::Unanswered;
+        }
         if let Some(error) = self.client_error().filter(|error| may_pass(error)) {
             return error.retry_after().map_or(Pause::Short, |seconds| Pause::After(seconds.into()));
         }

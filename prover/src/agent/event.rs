@@ -1,6 +1,6 @@
 //! What an operator can choose, and what whoever watches is told.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use keywitness_circuits::{HsmId, Kind, Timestamp};
 use keywitness_verifier::{
@@ -63,6 +63,15 @@ pub enum AgentEvent<'a> {
         key: &'a KeyRef,
         /// Under this statement.
         kind: Kind,
+    },
+    /// A proof was made, or a signature.
+    Proven {
+        /// Under this statement.
+        kind: Kind,
+        /// Of so many keys.
+        keys: usize,
+        /// It took so long.
+        took: Duration,
     },
     /// The manager made a record.
     Attested {
@@ -130,6 +139,11 @@ pub enum AgentEvent<'a> {
         error: &'a AgentError,
         /// When the agent tries again.
         retry_at: Timestamp,
+    },
+    /// The manager answers again.
+    ManagerBack {
+        /// How many keys became due meanwhile, each under each of its statements.
+        due: usize,
     },
 }
 

@@ -14,11 +14,14 @@ use keywitness_circuits::{Digest, HsmId, Kind, Timestamp};
 use keywitness_verifier::wire::{Enrolment, KeyRef, ProblemKind, Record};
 use serde::{Deserialize, Serialize};
 
-use super::schedule::Task;
+use super::timetable::Task;
 use crate::store::{StoreError, beside, private, sync_directory};
 
-/// Size at which a journal is turned over, in bytes.
+/// Size at which a journal is turned over, in bytes, unless it is one of many keys.
 pub const DEFAULT_MAX_SIZE: u64 = 4 * 1024 * 1024;
+
+/// Bytes of an entry with names of usual length, and room for failures between successes.
+const ENTRY_SIZE: u64 = 768;
 
 /// How an attestation ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -153,6 +156,11 @@ impl Journal {
             }
         }
         Ok(())
+    }
+
+    /// Lets the journal grow to the size of so many entries, so that two of its files hold the newest record of each.
+    pub fn make_room(&mut self, entries: usize) {
+        self.max_size = self.max_size.max((entries as u64).saturating_mul(ENTRY_SIZE));
     }
 
     /// Appends entries, durably.

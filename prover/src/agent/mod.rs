@@ -13,16 +13,21 @@ pub mod journal;
 #[cfg(test)]
 mod loopback_tests;
 mod run;
-pub mod schedule;
 pub mod sharing;
 mod standing;
 #[cfg(test)]
 mod tests;
+pub mod timetable;
+#[cfg(test)]
+mod timetable_tests;
 mod together;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use keywitness_circuits::{Kind, Parameters, Suite, Timestamp};
@@ -42,6 +47,8 @@ use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
 use journal::{Entry, Journal};
+use run::Board;
+pub use run::Health;
 pub use standing::Standing;
 use together::Fate;
 pub use together::many_from;
@@ -66,6 +73,12 @@ pub struct Agent {
     sealing_key_told: AtomicBool,
     /// When the manager said that it takes no batches.
     no_batches: Mutex<Option<Timestamp>>,
+    /// When each key is attested again.
+    board: Mutex<Board>,
+    /// The manager has answered since the start.
+    begun: AtomicBool,
+    /// How often other HSMs are asked for keys, in seconds.
+    copies_every: AtomicU64,
 }
 
 /// An HSM that the manager knows.
@@ -87,6 +100,7 @@ impl Agent {
     ) -> Result<Self, StoreError> {
         let journal = config.journal.as_deref().map(|path| Journal::open(path, config.journal_max_size)).transpose()?;
         let peers = config.peers.iter().copied().collect();
+        let copies_every = AtomicU64::new(config.copies_every);
         Ok(Self {
             store,
             client,
@@ -101,6 +115,9 @@ impl Agent {
             journal: Mutex::new(journal),
             sealing_key_told: AtomicBool::new(false),
             no_batches: Mutex::default(),
+            board: Mutex::default(),
+            begun: AtomicBool::new(false),
+            copies_every,
         })
     }
 
@@ -123,6 +140,11 @@ impl Agent {
         Arc::clone(&self.standing)
     }
 
+    /// From now on, other HSMs are asked for keys so often, in seconds.
+    pub fn set_copies_every(&self, seconds: u64) {
+        self.copies_every.store(seconds, Ordering::Relaxed);
+    }
+
     /// From now on, only HSMs with these identity keys get copies of this one's keys, and are asked for theirs.
     pub fn set_peers(&self, peers: impl IntoIterator<Item = IdentityKey>) {
         *lock(&self.peers) = peers.into_iter().collect();
@@ -136,7 +158,7 @@ impl Agent {
 
     /// The manager's description of its trust domain, which must be the one that the HSM enrolled with.
     fn info(&self, pinned: &Audience) -> Result<TrustDomainInfo, AgentError> {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if let Some((at, info)) = &*lock(&self.info)
             && now.since(*at) < INFO_AGE
         {
@@ -230,6 +252,7 @@ impl Agent {
             verify_own_proofs: self.config.verify_own_proofs,
             envelopes: self.config.envelopes.as_deref(),
             stop,
+            observer: &self.observer,
         }
     }
 

@@ -1,32 +1,118 @@
-//! ReattestKeys: the loop that keeps every record fresh.
+//! ReattestKeys: what keeps every record fresh.
+//!
+//! Two lanes work side by side, so that no signature waits for a SNARK: one signs and does the chores, the other proves. Whoever finds the
+//! manager away holds both; the first looks for it, and when it is back, what expires soonest comes first.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    collections::BTreeMap,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
 };
 
-use keywitness_circuits::{Kind, Timestamp};
-use keywitness_verifier::wire::{ChannelAnnouncement, KeyRef, ProblemKind, TrustDomainInfo};
+use keywitness_circuits::{Kind, Suite, Timestamp, context::MAX_KEYS};
+use keywitness_verifier::wire::{ChannelAnnouncement, KeyRef, ProblemKind, StatementInfo, TrustDomainInfo};
+use rand::Rng;
 
 use super::{
-    Agent, AgentError, AgentEvent, AttestError, Enrolled,
+    Agent, AgentError, AgentEvent, AttestError, Enrolled, attest,
+    batch::MOST,
     error::printable,
     journal::{self, Entry},
     lock,
-    schedule::{self, Pause, Schedule, Task},
+    timetable::{self, First, Lane, Pause, Tally, Task, Timetable, slot},
+    together::{Fate, many_from},
 };
-use crate::{clock::Stop, store::KeyEntry};
+use crate::{
+    clock::Stop,
+    store::{KeyEntry, StoreError, current_keys},
+};
 
 /// Longest sleep: then the agent looks for new keys.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Longest sleep of the lane that proves: then it looks whether there are new keys to prove.
+const PROOFS_IDLE: Duration = Duration::from_secs(1);
+
 /// How often the agent asks for shares that were dealt to its HSM, in seconds.
 const SHARES: u64 = 30;
 
-/// What there is to do, of what is to be done now.
-fn entries_of(work: &[(Kind, KeyEntry)], tasks: &[Task]) -> Vec<(Kind, KeyEntry)> {
-    let tasks: BTreeSet<(Kind, &KeyRef)> = tasks.iter().map(|task| (task.kind, &task.key)).collect();
-    work.iter().filter(|(kind, entry)| tasks.contains(&(*kind, &entry.key))).cloned().collect()
+/// Longest rest between two claims of a backlog.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// What the lanes share.
+#[derive(Default)]
+pub(super) struct Board {
+    timetable: Timetable,
+    away: Option<Away>,
+    /// There is a backlog since the manager was away.
+    catching_up: [bool; 2],
+}
+
+impl Board {
+    const fn catching_up(&mut self, lane: Lane) -> &mut bool {
+        let [signatures, proofs] = &mut self.catching_up;
+        match lane {
+            Lane::Signatures => signatures,
+            Lane::Proofs => proofs,
+        }
+    }
+}
+
+/// The manager is away.
+#[derive(Clone, Copy)]
+struct Away {
+    /// How often it was looked for.
+    failures: u32,
+    /// When it is looked for again.
+    until: Timestamp,
+}
+
+/// What an agent can tell of itself.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// How its keys stand, each under each statement that it proves.
+    pub tally: Tally,
+    /// Whether the manager answers, as far as is known.
+    pub manager_answers: bool,
+    /// Whether the manager has answered at all since the start.
+    pub begun: bool,
+}
+
+/// What the first lane does besides.
+struct Chores<'a> {
+    announcement: Option<(&'a str, Timestamp, u32)>,
+    shares_due: Timestamp,
+    copies_due: Timestamp,
+    certificate_due: Timestamp,
+    list_due: Timestamp,
+    listed: Option<Listed>,
+}
+
+/// What the timetable was made of.
+#[derive(PartialEq)]
+struct Listed {
+    keys: Vec<KeyEntry>,
+    suites: Vec<Suite>,
+    statements: Vec<StatementInfo>,
+}
+
+/// Ends the other lane with this one, where this one panics.
+struct Together<'a>(&'a Stop);
+
+impl Drop for Together<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+/// How long to rest in the midst of a backlog after claims that `took` so long: about as long, unless resting would cost a record its
+/// freshness, since the first expires in `slack` and there are so many claims `left`.
+fn rest(took: Duration, left: usize, slack: Duration, rng: &mut impl Rng) -> Duration {
+    let whole = took.saturating_mul(2).saturating_mul(u32::try_from(left).unwrap_or(u32::MAX));
+    if whole >= slack { Duration::ZERO } else { took.mul_f64(rng.gen_range(0.5..1.5)).min(LONGEST_REST) }
 }
 
 impl Agent {
@@ -37,72 +123,255 @@ impl Agent {
     /// trouble is told to the observer and the log, and the agent tries again.
     pub fn run(&self, stop: &Stop) -> Result<(), AgentError> {
         let enrolled = self.enrolled()?;
-        let mut schedule = Schedule::new();
         let records = self.records(&enrolled)?;
         self.remember(&records);
-        let mut announcement = self.config.channel_url.as_deref().map(|url| (url, self.clock.now(), 0));
-        let (mut away, mut begun, mut shares_due, mut copies_due) = (0_u32, false, Timestamp(0), Timestamp(0));
-        let mut certificate_due = Timestamp(0);
-        while !stop.is_stopped() {
-            let info = match self.info(&enrolled.audience) {
-                Ok(info) => info,
-                Err(error @ AgentError::ForeignManager { .. }) if !begun => return Err(error),
-                Err(error) => {
-                    // A certificate that the manager no longer takes may be why.
-                    self.client.forget_certificate();
-                    certificate_due = Timestamp(0);
-                    away = away.saturating_add(1);
-                    self.wait_for_manager(&error, away, stop);
-                    continue;
-                }
-            };
-            (away, begun) = (0, true);
-            self.certify(&enrolled, &info, &mut certificate_due, stop);
-            self.announce(&enrolled, &info, &mut announcement, stop);
-            self.look_for_shares(&enrolled, &info, &mut shares_due, stop);
-            self.look_for_copies(&enrolled, &info, &mut copies_due, stop);
-            let work = self.work(&info);
-            let tasks: Vec<Task> =
-                work.iter().map(|(kind, entry)| Task { kind: *kind, key: entry.key.clone() }).collect();
-            schedule.keep(&tasks, |task| self.first_due(records.get(task)));
-            let now = self.clock.now();
-            let next = schedule.next().map(|(task, due)| (task.clone(), due));
-            match next {
-                Some((task, due)) if due <= now => {
-                    let session = self.session(&enrolled, &info, stop);
-                    let fates = match self.due_in_batch(&schedule, &task, now) {
-                        Some(tasks) => self.attest_batch(&session, &entries_of(&work, &tasks)),
-                        None => {
-                            let tasks = self.due_together(&schedule, &info, &task, now);
-                            let entries: Vec<_> =
-                                entries_of(&work, &tasks).into_iter().map(|(_, entry)| entry).collect();
-                            BTreeMap::from([(task.kind, self.attest_together(&session, &entries, task.kind))])
-                        }
-                    };
-                    for (kind, fates) in &fates {
-                        let dues = self.reschedule(&mut schedule, *kind, fates);
-                        for (key, fate) in fates {
-                            self.tell(key, *kind, fate, dues.get(key).copied());
-                        }
-                    }
-                }
-                Some((_, due)) => drop(stop.wait(IDLE.min(Duration::from_secs(due.since(now))))),
-                None => drop(stop.wait(IDLE)),
-            }
+        *lock(&self.board) = Board::default();
+        let mut chores = Chores {
+            announcement: self.config.channel_url.as_deref().map(|url| (url, Timestamp(0), 0)),
+            shares_due: Timestamp(0),
+            copies_due: Timestamp(0),
+            certificate_due: Timestamp(0),
+            list_due: Timestamp(0),
+            listed: None,
+        };
+        let mut begun = None;
+        while begun.is_none() && !stop.is_stopped() {
+            begun = self.meet(&enrolled, &mut chores, true, stop)?;
         }
-        Ok(())
+        if begun.is_none() {
+            return Ok(());
+        }
+        self.begun.store(true, Ordering::Relaxed);
+        thread::scope(|scope| {
+            let _together = Together(stop);
+            let prove = || {
+                let _together = Together(stop);
+                self.prove(&enrolled, stop);
+            };
+            let failed = |error| StoreError::Process(format!("a thread cannot be started: {error}"));
+            thread::Builder::new().name("proofs".to_owned()).spawn_scoped(scope, prove).map_err(failed)?;
+            while !stop.is_stopped() {
+                if let Ok(Some(info)) = self.meet(&enrolled, &mut chores, false, stop) {
+                    self.tend(&enrolled, &info, &records, &mut chores, stop);
+                    let wait = self.take_turn(Lane::Signatures, &enrolled, &info, stop);
+                    stop.wait(wait.min(IDLE));
+                }
+            }
+            Ok(())
+        })
     }
 
-    fn wait_for_manager(&self, error: &AgentError, failures: u32, stop: &Stop) {
-        let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
+    /// How the agent is doing.
+    pub fn health(&self) -> Health {
+        let board = lock(&self.board);
+        let begun = self.begun.load(Ordering::Relaxed);
+        Health {
+            tally: board.timetable.tally(self.clock.steady()),
+            manager_answers: begun && board.away.is_none(),
+            begun,
+        }
+    }
+
+    /// The manager's description of its trust domain; none where it cannot be had, which was waited for then.
+    fn meet(
+        &self,
+        enrolled: &Enrolled,
+        chores: &mut Chores<'_>,
+        first: bool,
+        stop: &Stop,
+    ) -> Result<Option<TrustDomainInfo>, AgentError> {
+        let now = self.clock.steady();
+        let until = lock(&self.board).away.map_or(now, |away| away.until);
+        if until > now {
+            stop.wait(Duration::from_secs(until.since(now)));
+            return Ok(None);
+        }
+        match self.info(&enrolled.audience) {
+            Ok(info) => {
+                self.welcome();
+                Ok(Some(info))
+            }
+            Err(error @ AgentError::ForeignManager { .. }) if first => Err(error),
+            Err(error) => {
+                // A certificate that the manager no longer takes may be why.
+                self.client.forget_certificate();
+                chores.certificate_due = Timestamp(0);
+                self.miss(&error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The manager is away: nothing is done until it was looked for, and found.
+    fn miss(&self, error: &AgentError) {
+        let mut board = lock(&self.board);
+        let failures = board.away.map_or(0, |away| away.failures).saturating_add(1);
+        let wait = timetable::back_off(failures, timetable::MAX_BACK_OFF, &mut rand::thread_rng());
+        board.away = Some(Away { failures, until: self.clock.steady().plus(wait) });
+        drop(board);
+        *lock(&self.info) = None;
         tracing::warn!(error = printable(error), wait, "the manager cannot be used now");
         (self.observer)(&AgentEvent::ManagerAway { error, retry_at: self.clock.now().plus(wait) });
-        stop.wait(Duration::from_secs(wait));
+    }
+
+    /// The manager is there.
+    fn welcome(&self) {
+        let mut board = lock(&self.board);
+        if board.away.take().is_some() {
+            board.catching_up = [true; 2];
+            let now = self.clock.steady();
+            let due = [Lane::Signatures, Lane::Proofs].map(|lane| board.timetable.backlog(lane, now)).iter().sum();
+            drop(board);
+            tracing::info!(due, "the manager is back");
+            (self.observer)(&AgentEvent::ManagerBack { due });
+        }
+    }
+
+    /// What there is to do besides signing, now and then.
+    fn tend(
+        &self,
+        enrolled: &Enrolled,
+        info: &TrustDomainInfo,
+        records: &BTreeMap<Task, Entry>,
+        chores: &mut Chores<'_>,
+        stop: &Stop,
+    ) {
+        self.certify(enrolled, info, &mut chores.certificate_due, stop);
+        self.announce(enrolled, info, &mut chores.announcement, stop);
+        self.look_for_shares(enrolled, info, &mut chores.shares_due, stop);
+        self.look_for_copies(enrolled, info, &mut chores.copies_due, stop);
+        let now = self.clock.steady();
+        if chores.list_due > now {
+            return;
+        }
+        chores.list_due = now.plus(IDLE.as_secs());
+        let (suites, statements) = (info.suites.clone(), info.statements.clone());
+        let listed = Some(Listed { keys: current_keys(&*self.store), suites, statements });
+        if chores.listed != listed {
+            let keys = listed.iter().flat_map(|listed| &listed.keys);
+            self.plan(enrolled, info, keys, records);
+            chores.listed = listed;
+        }
+    }
+
+    /// Gives each key its place in the timetable, under each statement that it proves.
+    fn plan<'a>(
+        &self,
+        enrolled: &Enrolled,
+        info: &TrustDomainInfo,
+        keys: impl Iterator<Item = &'a KeyEntry>,
+        records: &BTreeMap<Task, Entry>,
+    ) {
+        let wanted: Vec<_> = keys
+            .flat_map(|entry| attest::kinds(entry, info).into_iter().map(move |kind| (kind, entry.clone())))
+            .collect();
+        if let Some(journal) = &mut *lock(&self.journal) {
+            journal.make_room(wanted.len());
+        }
+        // The verifying keys of claims of many take a while to compute the first time.
+        let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+        wanted.iter().for_each(|(kind, _)| *counts.entry(*kind).or_default() += 1);
+        let many =
+            counts.into_iter().filter(|(kind, count)| *count >= many_from(*kind) && self.many(info, *kind).is_some());
+        let many: Vec<Kind> = many.map(|(kind, _)| kind).collect();
+        let together = |kind, _| if many.contains(&kind) { MAX_KEYS } else { 1 };
+        let mut board = lock(&self.board);
+        let first = |task: &Task, phase| self.first_due(records.get(task), phase);
+        board.timetable.keep(&enrolled.enrolment.hsm, wanted, together, first);
+    }
+
+    /// The lane that proves.
+    fn prove(&self, enrolled: &Enrolled, stop: &Stop) {
+        while !stop.is_stopped() {
+            // Who looks for the manager is the other lane.
+            let there = lock(&self.board).away.is_none();
+            let wait = match there.then(|| self.info(&enrolled.audience)) {
+                Some(Ok(info)) => self.take_turn(Lane::Proofs, enrolled, &info, stop),
+                Some(Err(error)) => {
+                    self.miss(&error);
+                    PROOFS_IDLE
+                }
+                None => PROOFS_IDLE,
+            };
+            stop.wait(wait.min(PROOFS_IDLE));
+        }
+    }
+
+    /// Claims what is due in a lane. Says how long there is nothing more to do.
+    fn take_turn(&self, lane: Lane, enrolled: &Enrolled, info: &TrustDomainInfo, stop: &Stop) -> Duration {
+        let now = self.clock.steady();
+        let next = lock(&self.board).timetable.next(lane).map(|(task, due)| (task.clone(), due));
+        let task = match next {
+            Some((task, due)) if due <= now => task,
+            Some((_, due)) => return Duration::from_secs(due.since(now)),
+            None => return IDLE,
+        };
+        let begun = Instant::now();
+        let session = self.session(enrolled, info, stop);
+        let work = self.company(&task, info, now);
+        let fates = match work.as_slice() {
+            [_, _, ..] if lane == Lane::Signatures => self.attest_batch(&session, &work),
+            _ => {
+                let entries: Vec<_> = work.into_iter().map(|(_, entry)| entry).collect();
+                BTreeMap::from([(task.kind, self.attest_together(&session, &entries, task.kind))])
+            }
+        };
+        for (kind, fates) in &fates {
+            let dues = self.reschedule(*kind, fates);
+            for (key, fate) in fates {
+                self.tell(key, *kind, fate, dues.get(key).map(|due| self.on_the_wall(*due)));
+            }
+        }
+        stop.wait(self.rest(lane, begun.elapsed()));
+        Duration::ZERO
+    }
+
+    /// What is claimed when `task` is due: itself, and what goes with it in one batch, or in one claim of many. Others come along before their time,
+    /// so that the manager is asked less often.
+    fn company(&self, task: &Task, info: &TrustDomainInfo, now: Timestamp) -> Vec<(Kind, KeyEntry)> {
+        let signatures = task.lane() == Lane::Signatures;
+        let many = task.kind.many().is_some() && self.many(info, task.kind).is_some();
+        let board = lock(&self.board);
+        let timetable = &board.timetable;
+        let tasks = if signatures && self.takes_batches() {
+            timetable.due(Lane::Signatures, now, now.plus(timetable::batch_window(info.record_ttl)), MOST)
+        } else if many {
+            let until = now.plus(timetable::company_window(info.record_ttl));
+            let company = timetable.company(task, now, until, MAX_KEYS);
+            if company.len() >= many_from(task.kind) { company } else { vec![task.clone()] }
+        } else {
+            vec![task.clone()]
+        };
+        tasks.into_iter().filter_map(|task| Some((task.kind, timetable.entry(&task)?))).collect()
+    }
+
+    /// How long a lane rests after claims that took so long: not at all, but in the midst of a backlog, where other HSMs may have one too.
+    fn rest(&self, lane: Lane, took: Duration) -> Duration {
+        let now = self.clock.steady();
+        let mut board = lock(&self.board);
+        if !*board.catching_up(lane) {
+            return Duration::ZERO;
+        }
+        let left = board.timetable.backlog(lane, now);
+        let Some(expires) =
+            board.timetable.next(lane).filter(|_| left > 0).map(|(task, _)| board.timetable.expiry(task))
+        else {
+            *board.catching_up(lane) = false;
+            return Duration::ZERO;
+        };
+        let slack = expires.map_or(Duration::ZERO, |expires| Duration::from_secs(expires.since(now)));
+        let at_once = if lane == Lane::Signatures { MOST } else { MAX_KEYS };
+        rest(took, left.div_ceil(at_once), slack, &mut rand::thread_rng())
+    }
+
+    /// A time of the timetable by the clock that people read.
+    fn on_the_wall(&self, due: Timestamp) -> Timestamp {
+        self.clock.now().plus(due.since(self.clock.steady()))
     }
 
     /// Takes the shares that were dealt to this HSM, now and then.
     fn look_for_shares(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if *due > now {
             return;
         }
@@ -114,11 +383,11 @@ impl Agent {
 
     /// Asks other HSMs of the cluster for their keys, now and then.
     fn look_for_copies(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if *due > now || lock(&self.peers).is_empty() {
             return;
         }
-        let wait = self.config.copies_every;
+        let wait = self.copies_every.load(Ordering::Relaxed);
         *due = now.plus(wait);
         if let Err(error) = self.fetch_copies(&self.session(enrolled, info, stop)) {
             tracing::warn!(error = printable(&error), wait, "the cluster's keys cannot be asked for now");
@@ -134,7 +403,7 @@ impl Agent {
         stop: &Stop,
     ) {
         let Some((url, due, failures)) = *announcement else { return };
-        let now = self.clock.now();
+        let now = self.clock.steady();
         if due > now {
             return;
         }
@@ -146,7 +415,7 @@ impl Agent {
             }
             Err(error) => {
                 let failures = failures.saturating_add(1);
-                let wait = schedule::back_off(failures, schedule::MAX_BACK_OFF, &mut rand::thread_rng());
+                let wait = timetable::back_off(failures, timetable::MAX_BACK_OFF, &mut rand::thread_rng());
                 tracing::warn!(error = printable(&error), wait, "the channel could not be announced");
                 *announcement = Some((url, now.plus(wait), failures));
             }
@@ -172,33 +441,77 @@ impl Agent {
         }
     }
 
-    /// When a task that is new to the schedule is due: now, or when its record from before is.
-    pub(super) fn first_due(&self, record: Option<&Entry>) -> Timestamp {
-        let now = self.clock.now();
-        let due = |record: &Entry| {
+    /// When a task that is new to the timetable is due: now, or in its slot after its record from before.
+    pub(super) fn first_due(&self, record: Option<&Entry>, phase: u64) -> First {
+        let (now, steady) = (self.clock.now(), self.clock.steady());
+        let known = |record: &Entry| {
             // A clock that was put back makes no record younger than new.
-            Some(schedule::renewal(record.at.min(now), record.lifetime()?, &mut rand::thread_rng()))
+            let made = Timestamp(steady.0.saturating_sub(now.since(record.at)));
+            let lifetime = record.lifetime()?;
+            Some(First { due: slot(made, lifetime, phase), expires: Some(made.plus(lifetime)) })
         };
-        record.and_then(due).unwrap_or(now)
+        record.and_then(known).unwrap_or(First { due: steady, expires: None })
+    }
+
+    /// Says when each of a claim's keys is due again, and what else has to wait with them.
+    fn reschedule(&self, kind: Kind, fates: &[(KeyRef, Fate)]) -> BTreeMap<KeyRef, Timestamp> {
+        let now = self.clock.steady();
+        let mut board = lock(&self.board);
+        let timetable = &mut board.timetable;
+        let mut dues = BTreeMap::new();
+        let mut renewed = None;
+        let mut failures: Vec<(&AttestError, Vec<Task>)> = Vec::new();
+        for (key, fate) in fates {
+            let task = Task { kind, key: key.clone() };
+            match fate {
+                Fate::Attested(record) => {
+                    let lifetime = record.expires_at.since(record.proven_at);
+                    let due = match renewed {
+                        // One time for all that were proven together, and will be.
+                        Some((envelope, due)) if envelope == record.envelope => due,
+                        _ => timetable.renewal(&task, now, lifetime),
+                    };
+                    renewed = Some((record.envelope, due));
+                    timetable.succeeded(&task, due, now.plus(lifetime));
+                    dues.insert(task.key, due);
+                }
+                Fate::Alone(_) => {
+                    timetable.alone(&task, now);
+                    dues.insert(task.key, now);
+                }
+                Fate::Failed(error) => match failures.iter_mut().find(|(known, _)| std::ptr::eq(*known, &**error)) {
+                    Some((_, tasks)) => tasks.push(task),
+                    None => failures.push((error, vec![task])),
+                },
+            }
+        }
+        let mut unanswered = None;
+        for (error, tasks) in failures {
+            let due = self.postpone(timetable, error, &tasks, now);
+            dues.extend(tasks.into_iter().map(|task| (task.key, due)));
+            unanswered = unanswered.or(error.client_error().filter(|_| error.is_unanswered()));
+        }
+        drop(board);
+        if let Some(error) = unanswered {
+            self.miss(&AgentError::Client(error.clone()));
+        }
+        dues
     }
 
     /// Puts tasks off that failed together, and what else has to wait with them. Says until when.
-    pub(super) fn postpone(
-        &self,
-        schedule: &mut Schedule,
-        error: &AttestError,
-        tasks: &[Task],
-        now: Timestamp,
-    ) -> Timestamp {
+    fn postpone(&self, timetable: &mut Timetable, error: &AttestError, tasks: &[Task], now: Timestamp) -> Timestamp {
         let pause = error.pause(self.config.revoked_recheck);
-        let due = schedule.failed(tasks, now, pause, &mut rand::thread_rng());
+        let due = timetable.failed(tasks, now, pause, &mut rand::thread_rng());
         match (pause, error.problem()) {
-            (Pause::Revoked(_), Some(ProblemKind::HsmRevoked)) => schedule.postpone(due, |_| true),
+            (Pause::Revoked(_), Some(ProblemKind::HsmRevoked)) => timetable.postpone(due, |_| true),
             (Pause::Revoked(_), _) => {
-                schedule.postpone(due, |other| tasks.iter().any(|task| task.key.key == other.key.key));
+                timetable.postpone(due, |other| tasks.iter().any(|task| task.key.key == other.key.key));
             }
-            // Nobody answers: that holds for every key.
-            _ if error.is_unanswered() => schedule.postpone(due, |_| true),
+            // A busy manager would be busier with other keys.
+            (Pause::After(asked), _) => {
+                let asked = asked.min(timetable::MAX_BACK_OFF);
+                timetable.hold(now.plus(asked + rand::thread_rng().gen_range(0..=asked / 2)));
+            }
             _ => {}
         }
         due

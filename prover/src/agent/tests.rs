@@ -16,7 +16,7 @@ use super::{
         Claim, KnownKey, Session, Subject, agreed_verifying_key, check_challenge, check_records, insist, insist_while,
         kinds, redelivery,
     },
-    schedule::Pause,
+    timetable::{First, Pause},
     *,
 };
 use crate::testing::{audience, enrolled_store, membership, name};
@@ -60,6 +60,7 @@ fn with_session<R>(store: &dyn KeyStore, use_it: impl FnOnce(&Session<'_>) -> R)
         verify_own_proofs: true,
         envelopes: None,
         stop: &Stop::new(),
+        observer: &unwatched(),
     })
 }
 
@@ -205,6 +206,10 @@ fn a_record_of_anything_else_is_refused() {
     }
 }
 
+fn unwatched() -> Observer {
+    Arc::new(|_| {})
+}
+
 fn problem(kind: ProblemKind) -> ClientError {
     ClientError::Problem(Problem::new(kind, "test"))
 }
@@ -294,7 +299,7 @@ fn each_failure_waits_as_it_should() {
         };
         assert_eq!(pause(problem(*kind)), expected, "{kind}");
     }
-    assert_eq!(pause(ClientError::Unreachable("x".into(), "y".into())), Pause::Short);
+    assert_eq!(pause(ClientError::Unreachable("x".into(), "y".into())), Pause::Unanswered);
     let busy = |seconds| ClientError::Problem(Problem::new(ProblemKind::Unavailable, "test").after(seconds));
     assert_eq!(pause(busy(7)), Pause::After(7));
     let refused = ClientError::Problem(Problem::new(ProblemKind::ProofRefused, "test").after(7));
@@ -363,11 +368,15 @@ fn a_restart_waits_for_the_records_that_the_journal_remembers() {
         );
         serde_json::from_str::<Entry>(&line).unwrap()
     };
-    let due = |at| agent.first_due(Some(&remembered(at))).0;
-    assert_eq!(agent.first_due(None), NOW);
-    assert!((NOW.0 + 400..=NOW.0 + 600).contains(&due(NOW.0 - 100)));
-    assert!(due(NOW.0 - 800) < NOW.0, "long due");
-    assert!(due(NOW.0 + 5000) <= NOW.0 + 700, "a clock that was put back");
+    assert_eq!(agent.first_due(None, 0), First { due: NOW, expires: None });
+    for phase in (0..1000).map(|part| part * (u64::MAX / 1000)) {
+        let first = |at| agent.first_due(Some(&remembered(at)), phase);
+        let due = |at| first(at).due.0;
+        assert_eq!(first(NOW.0 - 100).expires, Some(NOW.plus(900)));
+        assert!((NOW.0..=NOW.0 + 600).contains(&due(NOW.0 - 100)));
+        assert!(due(NOW.0 - 800) < NOW.0, "long due");
+        assert!((NOW.0 + 100..=NOW.0 + 700).contains(&due(NOW.0 + 5000)), "a clock that was put back");
+    }
 }
 
 #[test]
@@ -391,6 +400,7 @@ fn a_symmetric_key_is_proven_in_each_suite() {
             verify_own_proofs: true,
             envelopes: None,
             stop: &Stop::new(),
+            observer: &unwatched(),
         };
         let keys = known(&*store, &entry);
         let subject = Subject { keys: &keys, kind };

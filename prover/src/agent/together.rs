@@ -1,8 +1,8 @@
 //! Attesting several keys in one claim: when that pays, and what becomes of each key.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use keywitness_circuits::{Error, Kind, Timestamp, context::MAX_KEYS};
+use keywitness_circuits::{Error, Kind, context::MAX_KEYS};
 use keywitness_verifier::wire::{KeyRef, ProblemKind, Record, TrustDomainInfo};
 
 use super::{
@@ -12,7 +12,6 @@ use super::{
     event::AgentEvent,
     journal::Entry,
     lock,
-    schedule::{self, Schedule, Task},
 };
 use crate::store::KeyEntry;
 
@@ -60,25 +59,6 @@ impl Agent {
         // The verifying key takes a while to compute the first time.
         let offered = info.statements.iter().any(|statement| statement.kind == many);
         (offered && agreed_verifying_key(&self.parameters, info, many).is_ok()).then_some(many)
-    }
-
-    /// The tasks that are claimed when `task` is due: itself, and whatever makes one claim of many with it. Others come
-    /// along before their time, so that from then on they are due together.
-    pub(super) fn due_together(
-        &self,
-        schedule: &Schedule,
-        info: &TrustDomainInfo,
-        task: &Task,
-        now: Timestamp,
-    ) -> Vec<Task> {
-        if task.kind.many().is_some() {
-            let until = now.plus(schedule::company_window(info.record_ttl));
-            let company = schedule.company(task, until, MAX_KEYS);
-            if company.len() >= many_from(task.kind) && self.many(info, task.kind).is_some() {
-                return company;
-            }
-        }
-        vec![task.clone()]
     }
 
     /// One claim of all `entries` under `kind`, of one key, or under that of many; each key is enrolled first where the
@@ -154,45 +134,6 @@ impl Agent {
             }
             Fate::Attested(_) | Fate::Failed(_) => self.learn(&known, fate.result()),
         }
-    }
-
-    /// Says when each of a claim's keys is due again, and what else has to wait with them.
-    pub(super) fn reschedule(
-        &self,
-        schedule: &mut Schedule,
-        kind: Kind,
-        fates: &[(KeyRef, Fate)],
-    ) -> BTreeMap<KeyRef, Timestamp> {
-        let (now, mut rng) = (self.clock.now(), rand::thread_rng());
-        let mut dues = BTreeMap::new();
-        let mut renewed = None;
-        let mut failures: Vec<(&Arc<AttestError>, Vec<Task>)> = Vec::new();
-        for (key, fate) in fates {
-            let task = Task { kind, key: key.clone() };
-            match fate {
-                Fate::Attested(record) => {
-                    // One time for all: they were proven together, and will be.
-                    let due = *renewed.get_or_insert_with(|| {
-                        schedule::renewal(now, record.expires_at.since(record.proven_at), &mut rng)
-                    });
-                    schedule.succeeded(&task, due);
-                    dues.insert(task.key, due);
-                }
-                Fate::Alone(_) => {
-                    schedule.alone(&task, now);
-                    dues.insert(task.key, now);
-                }
-                Fate::Failed(error) => match failures.iter_mut().find(|(known, _)| Arc::ptr_eq(known, error)) {
-                    Some((_, tasks)) => tasks.push(task),
-                    None => failures.push((error, vec![task])),
-                },
-            }
-        }
-        for (error, tasks) in failures {
-            let due = self.postpone(schedule, error, &tasks, now);
-            dues.extend(tasks.into_iter().map(|task| (task.key, due)));
-        }
-        dues
     }
 }
 

@@ -1,4 +1,6 @@
-//! The channel on a socket. The only room of this crate that knows actix-web.
+//! The channel on a socket, and what is measured. The only room of this crate that knows actix-web.
+
+mod watch;
 
 use std::{
     io,
@@ -17,6 +19,7 @@ use actix_web::{
 use keywitness_verifier::operation::{MAX_REQUEST, PATH};
 
 use crate::channel::Channel;
+pub use watch::serve_watch;
 
 /// Longest time for a request's head to arrive, and again for its body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,14 +30,14 @@ const MAX_CONNECTIONS: usize = 256;
 /// Seconds that open requests get when the server stops.
 const GRACE: u64 = 5;
 
-/// A channel that is being served from a thread of its own. Stops when dropped.
-pub struct ChannelServer {
+/// What is being served from a thread of its own. Stops when dropped.
+pub struct RunningServer {
     address: SocketAddr,
     handle: ServerHandle,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
-impl ChannelServer {
+impl RunningServer {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -54,15 +57,15 @@ impl ChannelServer {
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(ended)) => ended,
-            Some(Err(_)) => Err(io::Error::other("the channel's thread panicked")),
+            Some(Err(_)) => Err(io::Error::other("the server's thread panicked")),
         }
     }
 }
 
-impl Drop for ChannelServer {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         if let Err(error) = self.finish() {
-            tracing::error!(%error, "the channel ended badly");
+            tracing::error!(%error, "a server ended badly");
         }
     }
 }
@@ -71,26 +74,35 @@ impl Drop for ChannelServer {
 ///
 /// # Errors
 /// What the operating system says.
-pub fn serve(channel: Arc<Channel>, listener: TcpListener) -> io::Result<ChannelServer> {
+pub fn serve(channel: Arc<Channel>, listener: TcpListener) -> io::Result<RunningServer> {
     serve_with(channel, listener, REQUEST_TIMEOUT)
 }
 
-fn serve_with(channel: Arc<Channel>, listener: TcpListener, patience: Duration) -> io::Result<ChannelServer> {
+fn serve_with(channel: Arc<Channel>, listener: TcpListener, patience: Duration) -> io::Result<RunningServer> {
+    start("channel", listener, move |listener| listen(Served { channel, patience }, listener))
+}
+
+/// Starts a server, from a thread of this name.
+fn start(
+    name: &str,
+    listener: TcpListener,
+    listen: impl FnOnce(TcpListener) -> io::Result<Server> + Send + 'static,
+) -> io::Result<RunningServer> {
     let address = listener.local_addr()?;
     let (started, handle) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name("channel".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         System::new().block_on(async move {
-            let server = listen(Served { channel, patience }, listener)?;
+            let server = listen(listener)?;
             // The receiver waits for this, or for the sender to go.
             let _ = started.send(server.handle());
             server.await
         })
     })?;
     match handle.recv() {
-        Ok(handle) => Ok(ChannelServer { address, handle, thread: Some(thread) }),
+        Ok(handle) => Ok(RunningServer { address, handle, thread: Some(thread) }),
         Err(_) => match thread.join() {
             Ok(Err(error)) => Err(error),
-            _ => Err(io::Error::other("the channel's thread did not start")),
+            _ => Err(io::Error::other("the server's thread did not start")),
         },
     }
 }

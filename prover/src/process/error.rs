@@ -51,6 +51,7 @@ impl Canonical for Failure {
                 places.iter().take(count.into()).fold(writer, |writer, place| writer.u16(*place))
             }
             StoreError::Away(why) => writer.u8(10).bytes(clipped(why)),
+            StoreError::NotIsolated(why) => writer.u8(12).bytes(clipped(why)),
             other => writer.u8(11).bytes(clipped(&other.to_string())),
         };
     }
@@ -76,6 +77,7 @@ impl Canonical for Failure {
             }
             10 => StoreError::Away(text(reader, MAX_TEXT)?),
             11 => StoreError::Process(text(reader, MAX_TEXT)?),
+            12 => StoreError::NotIsolated(text(reader, MAX_TEXT)?),
             _ => return Err(reader.error("there is no such failure")),
         }))
     }

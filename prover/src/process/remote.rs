@@ -223,6 +223,10 @@ impl KeyStore for Remote {
         }
     }
 
+    fn restarts(&self) -> u64 {
+        self.lanes.replaced()
+    }
+
     fn membership(&self) -> Option<Membership> {
         lock(&self.lanes.caller().membership).clone()
     }

@@ -84,10 +84,7 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
         (Strictness::Preferred, _) => witnessed.gaps.warn(PROCESS),
         (Strictness::Required, gaps) => {
             let named: Vec<_> = gaps.iter().map(|gap| format!("{gap} ({})", gap.protection.advice())).collect();
-            return Err(StoreError::Process(format!(
-                "isolation is required, and is not whole here: {}",
-                named.join("; ")
-            )));
+            return Err(StoreError::NotIsolated(named.join("; ")));
         }
     }
     if let Some(threads) = threads {

@@ -159,6 +159,9 @@ pub enum StoreError {
     /// The proving process is gone, or does not answer; another one is started.
     #[error("the proving process does not answer now: {0}")]
     Away(String),
+    /// Isolation is required, and not all of it is in force.
+    #[error("isolation is required, and is not whole here: {0}")]
+    NotIsolated(String),
     /// What a proving process says.
     #[error("{0}")]
     Process(String),

@@ -91,6 +91,11 @@ pub trait KeyStore: Send + Sync {
         sealed: &[u8],
     ) -> Result<(OperationRequest, AnswerKey), OperationError>;
 
+    /// How often what holds the secrets has been replaced since the start, where that is another process.
+    fn restarts(&self) -> u64 {
+        0
+    }
+
     /// Which HSM this is, once its enrolment has begun.
     fn membership(&self) -> Option<Membership>;
 
