@@ -16,7 +16,7 @@ use keywitness_circuits::{
     ClaimContext, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Suite,
     Timestamp, TrustDomain, Witness,
     codec::Canonical,
-    context, key_derivation, key_knowledge,
+    context, key_derivation, key_knowledge, key_possession,
     params::Groth16Parameters,
     registry,
     share_correctness::{self, Commitments, Scheme},
@@ -122,6 +122,7 @@ fn subjects() -> Vec<Subject> {
     };
     let mut subjects: Vec<_> =
         algorithms.iter().flat_map(kinds).map(|(kind, algorithm)| known(kind, algorithm)).collect();
+    subjects.extend([KeyAlgorithm::P256, KeyAlgorithm::Secp256k1].map(possessed));
     subjects.extend([shared("3 of 5", 3), shared("t = 67", 67), tagged(), derived(), sharing(), many(64)]);
     subjects
 }
@@ -135,6 +136,12 @@ fn known(kind: Kind, algorithm: KeyAlgorithm) -> Subject {
     let witness = key_knowledge::Witness::new(algorithm, &[5; 32]).unwrap();
     let instance = witness.instance(&trust_domain(), suite).unwrap().into();
     Subject { form: "", kind, algorithm, instance, witness: witness.into() }
+}
+
+fn possessed(algorithm: KeyAlgorithm) -> Subject {
+    let witness = key_possession::Witness::new(algorithm, &[5; 32]).unwrap();
+    let instance = witness.instance(&trust_domain()).unwrap();
+    Subject { form: "", kind: instance.kind(), algorithm, instance: instance.into(), witness: witness.into() }
 }
 
 /// The share at 3 of a dealing with t coefficients.
@@ -193,7 +200,7 @@ fn many(count: u8) -> Subject {
 
 fn claim(parameters: &Parameters, kind: Kind, algorithm: KeyAlgorithm, keys: usize, instance: &[u8]) -> ClaimContext {
     let origin = if kind == Kind::KeyDerivationHalo2 { KeyOrigin::Derived } else { KeyOrigin::Generated };
-    let attributes = KeyAttributes { algorithm, origin, extractable: false };
+    let attributes = KeyAttributes::new(algorithm, origin, false);
     ClaimContext {
         statement: kind.name().to_owned(),
         verifying_key: registry::verifying_key(parameters, kind).unwrap(),

@@ -5,7 +5,7 @@ use std::{io::Read, path::PathBuf};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
-use keywitness_circuits::{Digest, KeyAlgorithm, KeyId, KeyOrigin, TrustDomain};
+use keywitness_circuits::{Digest, KeyAlgorithm, KeyId, KeyOrigin, TokenAttributes, TrustDomain};
 use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, TokenKey, TokenStore};
 use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
@@ -178,8 +178,8 @@ struct Row {
     origin: KeyOrigin,
     place: String,
     extractable: bool,
-    /// Only a token knows.
-    never_extractable: Option<bool>,
+    /// What only a token says.
+    token: Option<TokenKey>,
     refusal: Option<String>,
 }
 
@@ -191,7 +191,7 @@ impl Row {
             origin: attributes.origin,
             place: "software".to_owned(),
             extractable: attributes.extractable,
-            never_extractable: None,
+            token: None,
             refusal: None,
         }
     }
@@ -202,18 +202,44 @@ impl Row {
             origin: key.origin,
             place: format!("token {}", store.token().label()),
             extractable: key.extractable,
-            never_extractable: Some(key.never_extractable),
-            refusal: key.refusal,
-            key: key.key,
+            refusal: key.refusal.clone(),
+            key: key.key.clone(),
+            token: Some(key),
         }
     }
 
     fn json(&self) -> serde_json::Value {
+        let mut attributes =
+            serde_json::json!({ "algorithm": self.algorithm, "origin": self.origin, "extractable": self.extractable });
+        if let Some(key) = &self.token {
+            attributes = serde_json::json!(key.attributes());
+        }
         serde_json::json!({
-            "key": self.key.key, "epoch": self.key.epoch, "place": self.place,
-            "attributes": { "algorithm": self.algorithm, "origin": self.origin, "extractable": self.extractable },
-            "never_extractable": self.never_extractable, "refusal": self.refusal,
+            "key": self.key.key, "epoch": self.key.epoch, "place": self.place, "attributes": attributes,
+            "never_extractable": self.never_extractable(), "refusal": self.refusal,
+            "attributes_digest": self.token.as_ref().map(|key| key.attributes().digest()),
         })
+    }
+
+    fn never_extractable(&self) -> Option<bool> {
+        self.token.as_ref().map(|key| key.token.never_extractable)
+    }
+
+    /// What a token says beside what is in the table, in a line.
+    fn told(&self) -> Option<String> {
+        let key = self.token.as_ref()?;
+        let TokenAttributes { sensitive, always_sensitive, .. } = &key.token;
+        let sensitive = match (sensitive, always_sensitive) {
+            (true, true) => "always was sensitive",
+            (true, false) => "sensitive, and was not always",
+            (false, _) => "not sensitive",
+        };
+        let mechanisms = match key.mechanisms().as_slice() {
+            [] => "any mechanism".to_owned(),
+            names => names.join(", "),
+        };
+        let KeyRef { key: name, epoch } = &self.key;
+        Some(format!("{name} at epoch {epoch}: {sensitive}; {mechanisms}; attributes {}", key.attributes().digest()))
     }
 }
 
@@ -230,7 +256,7 @@ fn print(global: &Global, rows: &[Row]) -> anyhow::Result<()> {
             KeyOrigin::Imported => "imported",
             KeyOrigin::Derived => "derived",
         };
-        let extractable = match (row.extractable, row.never_extractable) {
+        let extractable = match (row.extractable, row.never_extractable()) {
             (true, _) => "yes",
             (false, Some(true)) => "never was",
             (false, _) => "no",
@@ -240,6 +266,9 @@ fn print(global: &Global, rows: &[Row]) -> anyhow::Result<()> {
     }
     say!("{table}");
     for row in rows {
+        if let Some(told) = row.told() {
+            say!("{told}");
+        }
         if let Some(why) = &row.refusal {
             eprintln!("not attested: {} at epoch {}: {why}", row.key.key, row.key.epoch);
         }

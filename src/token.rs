@@ -118,7 +118,15 @@ pub(crate) fn describe(token: &VerifiedToken) {
     for statement in &attestation.statements {
         let age = output::duration(data::now().since(statement.proven_at));
         let at = output::time(statement.proven_at);
-        eprintln!("  proven at {at}, {age} ago, under {}, fingerprint {}", statement.kind, statement.fingerprint.bytes);
+        let shown = if statement.shows.is_knowledge() {
+            "proven"
+        } else {
+            "possession (a signature, no proof of knowledge) shown"
+        };
+        eprintln!(
+            "  {shown} at {at}, {age} ago, under {}, fingerprint {}",
+            statement.kind, statement.fingerprint.bytes
+        );
     }
     eprintln!("  residence: {} (a proof shows access to the key, not where it lives)", attestation.residence);
 }

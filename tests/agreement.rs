@@ -124,12 +124,12 @@ fn shifted(kind: Kind, proof: &[u8], by: i8) -> Vec<u8> {
     let last: [u8; 32] = last.try_into().unwrap();
     let one = |negative: bool, one: Scalar| if negative { -one } else { one };
     let scalar = match kind {
-        Kind::KeyKnowledgeP256 => {
+        Kind::KeyKnowledgeP256 | Kind::KeyPossessionP256 => {
             use p256::elliptic_curve::PrimeField as _;
             let (scalar, one) = (p256::Scalar::from_repr(last.into()).unwrap(), p256::Scalar::ONE);
             (if by < 0 { scalar - one } else { scalar + one }).to_repr().into()
         }
-        Kind::KeyKnowledgeSecp256k1 => {
+        Kind::KeyKnowledgeSecp256k1 | Kind::KeyPossessionSecp256k1 => {
             use k256::elliptic_curve::PrimeField as _;
             let (scalar, one) = (k256::Scalar::from_repr(last.into()).unwrap(), k256::Scalar::ONE);
             (if by < 0 { scalar - one } else { scalar + one }).to_repr().into()

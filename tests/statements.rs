@@ -7,10 +7,11 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters,
-    Suite, Timestamp, TrustDomain, Witness,
+    ClaimContext, Digest, Error, Instance, KeyAlgorithm, KeyAttributes, KeyClaim, KeyOrigin, Kind, Mechanisms, Nonce,
+    Parameters, Shown, Suite, Timestamp, TokenAttributes, TrustDomain, Witness,
     codec::Canonical,
     context, key_derivation, key_knowledge,
+    key_possession::{self, ecdsa},
     params::Groth16Parameters,
     registry,
     share_correctness::{self, Commitments, Scheme},
@@ -41,28 +42,43 @@ struct Subject {
     witness: Witness,
 }
 
+/// What a token says about a key that signs by ECDSA alone.
+fn in_token() -> TokenAttributes {
+    let mechanisms = Mechanisms::new([0x1041]).unwrap();
+    TokenAttributes { sensitive: true, always_sensitive: true, never_extractable: true, mechanisms }
+}
+
 /// A key that `kind` attests; another `secret` makes another key.
 fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
     let key = |algorithm, suite| {
         let bytes: Vec<u8> = (0..32).map(|i| if i == 31 { 1 } else { secret ^ i }).collect();
         let witness = key_knowledge::Witness::new(algorithm, &bytes).unwrap();
-        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Generated, false);
         let instance = witness.instance(trust_domain, suite).unwrap();
         Subject { attributes, instance: instance.into(), witness: witness.into() }
     };
+    let possessed = |algorithm| {
+        let bytes: Vec<u8> = (0..32).map(|i| if i == 31 { 1 } else { secret ^ i }).collect();
+        let witness = key_possession::Witness::new(algorithm, &bytes).unwrap();
+        let attributes =
+            KeyAttributes { token: Some(in_token()), ..KeyAttributes::new(algorithm, KeyOrigin::Generated, false) };
+        Subject { attributes, instance: witness.instance(trust_domain).unwrap().into(), witness: witness.into() }
+    };
     match kind {
+        Kind::KeyPossessionP256 => possessed(KeyAlgorithm::P256),
+        Kind::KeyPossessionSecp256k1 => possessed(KeyAlgorithm::Secp256k1),
         Kind::KeyDerivationHalo2 => {
             let (key, algorithm) = ("signing".parse().unwrap(), KeyAlgorithm::Aes192);
             let target = key_derivation::Target { key, algorithm, epoch: 1 };
             let witness = key_derivation::Witness::new(KeyAlgorithm::Aes256, &[secret; 32]).unwrap();
-            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Derived, extractable: false };
+            let attributes = KeyAttributes::new(algorithm, KeyOrigin::Derived, false);
             let instance = witness.instance(trust_domain, &target).unwrap();
             Subject { attributes, instance: instance.into(), witness: witness.into() }
         }
         Kind::TaggedKeyHalo2 => {
             let algorithm = KeyAlgorithm::Aes256Cmac;
             let witness = tagged_key::Witness::of_key(algorithm, &[secret; 32], trust_domain, &Nonce([6; 32])).unwrap();
-            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+            let attributes = KeyAttributes::new(algorithm, KeyOrigin::Generated, false);
             let instance = witness.instance(trust_domain, algorithm, &Nonce([6; 32])).unwrap();
             Subject { attributes, instance: instance.into(), witness: witness.into() }
         }
@@ -80,7 +96,7 @@ fn subject(kind: Kind, secret: u8, trust_domain: &TrustDomain) -> Subject {
             let (algorithm, points) = (KeyAlgorithm::Aes256, [1, 2, 3, 5, 8]);
             let (instance, witness, _) =
                 sharing_of_key::Witness::deal(algorithm, &[secret; 32], trust_domain, 3, &points, &mut OsRng).unwrap();
-            let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false };
+            let attributes = KeyAttributes::new(algorithm, KeyOrigin::Generated, false);
             Subject { attributes, instance: instance.into(), witness: witness.into() }
         }
     }
@@ -94,8 +110,7 @@ fn many_keys(suite: Suite, secret: u8, trust_domain: &TrustDomain) -> Subject {
     let algorithms = [KeyAlgorithm::Aes256, KeyAlgorithm::Aes128, KeyAlgorithm::Aes192];
     let witness = key_knowledge::many::Witness::new((0..).zip(algorithms).map(key).collect());
     let instance = witness.instance(trust_domain, suite).unwrap();
-    let attributes =
-        KeyAttributes { algorithm: KeyAlgorithm::Aes256, origin: KeyOrigin::Generated, extractable: false };
+    let attributes = KeyAttributes::new(KeyAlgorithm::Aes256, KeyOrigin::Generated, false);
     Subject { attributes, instance: instance.into(), witness: witness.into() }
 }
 
@@ -115,7 +130,7 @@ fn share(scheme: Scheme, secret: u8) -> Subject {
     let instance = share_correctness::Instance::new(Commitments::new(scheme, points).unwrap(), 3).unwrap();
     let algorithm = instance.algorithm();
     Subject {
-        attributes: KeyAttributes { algorithm, origin: KeyOrigin::Imported, extractable: false },
+        attributes: KeyAttributes::new(algorithm, KeyOrigin::Imported, false),
         instance: instance.into(),
         witness: share_correctness::Witness::new(scheme, &bytes[..length]).unwrap().into(),
     }
@@ -368,6 +383,91 @@ fn an_eddsa_proof_is_a_signature_that_others_accept() {
     let signature = ed25519_dalek::Signature::from_slice(&case.prove()).unwrap();
     let message = keywitness_circuits::key_knowledge::eddsa::attest_message(&case.context);
     key.verify_strict(&message, &signature).unwrap();
+}
+
+/// Which of the two signatures with one r a proof is not: (r, n - s).
+fn higher(kind: Kind, proof: &[u8]) -> Vec<u8> {
+    use k256::elliptic_curve::PrimeField as _;
+    let (r, s) = proof.split_at(32);
+    let s: [u8; 32] = s.try_into().unwrap();
+    let negated: [u8; 32] = match kind {
+        Kind::KeyPossessionP256 => (-p256::Scalar::from_repr(s.into()).unwrap()).to_repr().into(),
+        _ => (-k256::Scalar::from_repr(s.into()).unwrap()).to_repr().into(),
+    };
+    [r, &negated].concat()
+}
+
+const POSSESSION: [Kind; 2] = [Kind::KeyPossessionP256, Kind::KeyPossessionSecp256k1];
+
+#[test]
+fn of_two_signatures_one_is_a_proof() {
+    for kind in POSSESSION {
+        for secret in 1..9 {
+            let case = case(kind, secret);
+            let proof = case.prove();
+            let other = higher(kind, &proof);
+            assert!(
+                matches!(verify(&case.context, &case.instance, &other), Err(Error::Malformed { .. })),
+                "{kind}: the higher s is refused where it is read"
+            );
+            let algorithm = Instance::from_bytes(&case.instance).unwrap().algorithm().unwrap();
+            assert_eq!(ecdsa::normalised(algorithm, &other).unwrap().as_slice(), proof);
+            assert_eq!(ecdsa::normalised(algorithm, &proof).unwrap().as_slice(), proof);
+            for wrong in [&proof[..63], &[0; 64], &[0xff; 64], &[]] {
+                ecdsa::normalised(algorithm, wrong).unwrap_err();
+            }
+            ecdsa::normalised(KeyAlgorithm::Ed25519, &proof).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn a_possession_proof_is_a_signature_that_others_accept() {
+    use k256::ecdsa::signature::Verifier as _;
+    use p256::pkcs8::DecodePublicKey as _;
+    for kind in POSSESSION {
+        let case = case(kind, 3);
+        let (proof, spki) = (case.prove(), Instance::spki_of_read(&case.instance).unwrap().unwrap());
+        // What was hashed begins with the reserved prefix, so that no client's message is it.
+        let message = [b"keywitness/v1/possession\0", case.context.digest().0.as_slice()].concat();
+        keywitness_verifier::operation::check_message(&message).unwrap_err();
+        let accepted = match kind {
+            Kind::KeyPossessionP256 => p256::ecdsa::VerifyingKey::from_public_key_der(&spki)
+                .unwrap()
+                .verify(&message, &p256::ecdsa::Signature::from_slice(&proof).unwrap()),
+            _ => k256::ecdsa::VerifyingKey::from_public_key_der(&spki)
+                .unwrap()
+                .verify(&message, &k256::ecdsa::Signature::from_slice(&proof).unwrap()),
+        };
+        accepted.unwrap();
+    }
+}
+
+#[test]
+fn possession_and_knowledge_of_one_key_are_different_claims() {
+    for (possessed, known) in POSSESSION.into_iter().zip([Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1]) {
+        let (one, other) = (case(possessed, 3), case(known, 3));
+        let [first, second] = [&one, &other].map(|case| Instance::from_bytes(&case.instance).unwrap());
+        assert_eq!(first.fingerprint(), second.fingerprint(), "it is one key");
+        assert_ne!(first.digest(), second.digest());
+        assert_eq!((possessed.shows(), known.shows()), (Shown::Possession, Shown::Knowledge));
+        for (case, proof, instance) in [
+            (&one, other.prove(), &one.instance),
+            (&other, one.prove(), &other.instance),
+            (&one, one.prove(), &other.instance),
+        ] {
+            assert!(verify(&case.context, instance, &proof).is_err());
+        }
+        // The statement's name alone does not make the one of the other.
+        let mut context = one.context.clone();
+        context.statement = known.name().to_owned();
+        context.verifying_key = registry::verifying_key(parameters(), known).unwrap();
+        assert!(verify(&context, &one.instance, &one.prove()).is_err());
+    }
+    for (algorithm, bytes) in [(KeyAlgorithm::Ed25519, [3; 32]), (KeyAlgorithm::Ristretto255, [0; 32])] {
+        key_possession::Instance::public_key(algorithm, &bytes).unwrap_err();
+        key_possession::Witness::new(algorithm, &[1; 32]).unwrap_err();
+    }
 }
 
 #[test]

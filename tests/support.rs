@@ -328,7 +328,7 @@ impl Key {
     }
 
     pub(crate) fn attributes(&self) -> KeyAttributes {
-        KeyAttributes { algorithm: self.algorithm, origin: KeyOrigin::Imported, extractable: false }
+        KeyAttributes::new(self.algorithm, KeyOrigin::Imported, false)
     }
 }
 

@@ -80,12 +80,19 @@ fn a_key_in_a_token_is_attested_and_used() {
     let hsm = TokenHsm::new();
     let generate = ["key", "generate", "--key", "signing-1", "--algorithm", "ed25519"];
     assert_eq!(exit(hsm.command(data, &generate)), (0, String::new()));
-    let listed = hsm.json(data, &["key", "list"]);
+    let mut listed = hsm.json(data, &["key", "list"]);
+    let digest = listed[0].as_object_mut().unwrap().remove("attributes_digest").unwrap();
+    assert_eq!(digest.as_str().unwrap().len(), 64);
     assert_eq!(
         listed,
         serde_json::json!([{
             "key": "signing-1", "epoch": 1, "place": "token vault", "never_extractable": true, "refusal": null,
-            "attributes": { "algorithm": "ed25519", "origin": "generated", "extractable": false },
+            "attributes": {
+                "algorithm": "ed25519", "origin": "generated", "extractable": false,
+                "token": {
+                    "sensitive": true, "always_sensitive": true, "never_extractable": true, "mechanisms": [0x1057],
+                },
+            },
         }])
     );
 
@@ -128,6 +135,48 @@ fn a_key_in_a_token_is_attested_and_used() {
 }
 
 #[test]
+fn an_ecdsa_key_in_a_token_shows_possession_and_the_clients_token_says_so() {
+    let manager = Manager::start(&[]);
+    let data = manager.data.as_path();
+    let hsm = TokenHsm::new();
+    for algorithm in ["p256", "secp256k1"] {
+        let generate = ["key", "generate", "--key", algorithm, "--algorithm", algorithm];
+        assert_eq!(exit(hsm.command(data, &generate)), (0, String::new()));
+    }
+    let listed = hsm.command(data, &["key", "list"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("p256 at epoch 1: always was sensitive; CKM_ECDSA; attributes "), "{listed}");
+
+    let join_token = hsm.path("join-token");
+    let invited = program(data, &["join-token", "--cluster", "payments", "--hsm", "hsm-1"]).output().unwrap();
+    std::fs::write(&join_token, &invited.stdout).unwrap();
+    let reports = hsm.json(data, &["attest", "--hsm", "hsm-1", "--join-token-file", &join_token]);
+    let shown: Vec<_> =
+        reports.as_array().unwrap().iter().map(|report| report["statement"].as_str().unwrap()).collect();
+    assert_eq!(shown, ["key-possession/p256-ecdsa/1", "key-possession/secp256k1-ecdsa/1"], "{reports}");
+    assert_eq!(reports[0]["record"]["statement"], "key-possession/p256-ecdsa/1", "{reports}");
+
+    let credential = program(data, &["--json", "credential", "--role", "client", "--name", "shop"]).output().unwrap();
+    let credential: serde_json::Value = serde_json::from_slice(&credential.stdout).unwrap();
+    std::fs::write(data.join("client.credential"), credential["secret"].as_str().unwrap()).unwrap();
+    private(data.join("client.credential").to_str().unwrap());
+    for key in ["p256", "secp256k1"] {
+        let (code, said) = exit(program(data, &["token", "--key", key, "--hsm", "hsm-1"]));
+        assert!(code == 0 && said.contains("possession (a signature, no proof of knowledge) shown at "), "{said}");
+    }
+
+    // A client has a message signed by the key, and checks the signature under what was attested.
+    let client = credential["client_key"].as_str().unwrap();
+    let flags = ["agent", "--hsm", "hsm-1", "--channel", "127.0.0.1:0", "--allow-client", client];
+    let _agent = Running::spawn(hsm.command(data, &flags));
+    eventually("a signature by the token", || {
+        let signed = program(data, &["sign", "--key", "secp256k1", "--message", "hello"]).output().unwrap();
+        signed.status.success().then_some(())
+    });
+    assert!(manager.fraud().is_empty());
+}
+
+#[test]
 fn a_cmac_key_in_a_token_answers_the_beacon() {
     let manager = Manager::start(&[]);
     let data = manager.data.as_path();
@@ -158,7 +207,7 @@ fn the_key_is_in_the_token_and_nowhere_else() {
     let alone = program(data, &["--json", "key", "list"]).args(hsm.store()).output().unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&alone.stdout).unwrap(), serde_json::json!([]));
     // A token makes no keys of an algorithm that it is not asked to prove, and takes none from outside.
-    let other = ["key", "generate", "--key", "k", "--algorithm", "p256"];
+    let other = ["key", "generate", "--key", "k", "--algorithm", "ristretto255"];
     let (code, said) = exit(hsm.command(data, &other));
     assert!(code == 4 && said.contains("ed25519"), "{said}");
     let import = ["key", "import", "--key", "k", "--algorithm", "ed25519", "--file", &hsm.path("pin")];

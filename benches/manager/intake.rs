@@ -147,7 +147,7 @@ fn witness_of(algorithm: KeyAlgorithm, secret: &[u8; 32]) -> Witness {
 }
 
 fn attributes(algorithm: KeyAlgorithm) -> KeyAttributes {
-    KeyAttributes { algorithm, origin: KeyOrigin::Generated, extractable: false }
+    KeyAttributes::new(algorithm, KeyOrigin::Generated, false)
 }
 
 fn instance(info: &TrustDomainInfo, algorithm: KeyAlgorithm, secret: &[u8; 32]) -> Instance {

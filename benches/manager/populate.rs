@@ -133,8 +133,7 @@ fn fill(tables: &mut dyn Tables, hsm: &Hsm, keys: &[(String, EdwardsPoint)], con
         channel_key: Digest(Nonce::random().0),
     };
     submit(tables, enrol, at);
-    let attributes =
-        KeyAttributes { algorithm: KeyAlgorithm::Ed25519, origin: KeyOrigin::Generated, extractable: false };
+    let attributes = KeyAttributes::new(KeyAlgorithm::Ed25519, KeyOrigin::Generated, false);
     let mut instances = Vec::with_capacity(keys.len());
     for (name, point) in keys {
         let encoded = point.compress().to_bytes();

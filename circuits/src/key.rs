@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+mod token;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
     codec::{Canonical, Reader, Writer},
     transcript::label,
 };
+pub use token::{Mechanisms, TokenAttributes};
 
 /// Algorithm and size of a key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -205,29 +208,45 @@ pub enum KeyOrigin {
 }
 
 /// What a store says about a key. Bound into every claim by digest; a *statement of the store*, not proven.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct KeyAttributes {
     /// Algorithm and size.
     pub algorithm: KeyAlgorithm,
-    /// Generated here, imported, or derived.
+    /// Generated here (CKA_LOCAL of a key in a token), imported, or derived.
     pub origin: KeyOrigin,
-    /// Whether the store would hand the key out.
+    /// Whether the store would hand the key out (CKA_EXTRACTABLE of a key in a token).
     pub extractable: bool,
+    /// What else a PKCS#11 token says; none for a key outside of one.
+    pub token: Option<TokenAttributes>,
 }
 
 impl KeyAttributes {
+    /// Attributes of a key that is in no token.
+    pub const fn new(algorithm: KeyAlgorithm, origin: KeyOrigin, extractable: bool) -> Self {
+        Self { algorithm, origin, extractable, token: None }
+    }
+
     /// The statement kinds that attest such a key where a trust domain requires `suites` of symmetric keys.
+    ///
+    /// A token signs with an ECDSA key and proves nothing else of it: possession.
     pub fn kinds(&self, suites: &[Suite]) -> Vec<Kind> {
-        match self.origin {
-            KeyOrigin::Generated | KeyOrigin::Imported => self.algorithm.kinds(suites),
+        match (self.origin, &self.token, self.algorithm) {
             // A derived key is attested by its derivation, which proves knowledge of it too.
-            KeyOrigin::Derived => vec![Kind::KeyDerivationHalo2],
+            (KeyOrigin::Derived, ..) => vec![Kind::KeyDerivationHalo2],
+            (_, Some(_), KeyAlgorithm::P256) => vec![Kind::KeyPossessionP256],
+            (_, Some(_), KeyAlgorithm::Secp256k1) => vec![Kind::KeyPossessionSecp256k1],
+            (KeyOrigin::Generated | KeyOrigin::Imported, _, algorithm) => algorithm.kinds(suites),
         }
     }
 
     /// The digest that a claim carries.
     pub fn digest(&self) -> Digest {
         Digest::of(label::ATTRIBUTES, &self.to_bytes())
+    }
+
+    /// The last flags of an encoding: bit 0 whether the key is extractable, bit 1 whether a token's attributes follow.
+    fn flags(&self) -> u8 {
+        u8::from(self.extractable) | u8::from(self.token.is_some()) << 1
     }
 }
 
@@ -240,7 +259,10 @@ impl Canonical for KeyAttributes {
             KeyOrigin::Imported => 1,
             KeyOrigin::Derived => 2,
         });
-        writer.u8(self.extractable.into());
+        writer.u8(self.flags());
+        if let Some(token) = &self.token {
+            writer.value(token);
+        }
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
         let algorithm: KeyAlgorithm = reader.value()?;
@@ -250,11 +272,11 @@ impl Canonical for KeyAttributes {
             2 if algorithm.limb_bits().is_some() => KeyOrigin::Derived,
             _ => return Err(reader.error("no key origin has this code")),
         };
-        let extractable = match reader.u8()? {
-            0 => false,
-            1 => true,
-            _ => return Err(reader.error("a flag is neither 0 nor 1")),
+        let (extractable, token) = match reader.u8()? {
+            flags @ (0 | 1) => (flags == 1, None),
+            flags @ (2 | 3) if origin != KeyOrigin::Derived => (flags == 3, Some(reader.value()?)),
+            _ => return Err(reader.error("its flags are none that there are")),
         };
-        Ok(Self { algorithm, origin, extractable })
+        Ok(Self { algorithm, origin, extractable, token })
     }
 }

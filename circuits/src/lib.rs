@@ -20,6 +20,7 @@ pub mod id;
 pub mod key;
 pub mod key_derivation;
 pub mod key_knowledge;
+pub mod key_possession;
 pub mod params;
 #[cfg(feature = "peers")]
 pub mod peers;
@@ -42,7 +43,7 @@ pub use envelope::Envelope;
 pub use error::Error;
 pub use fingerprint::{Fingerprint, Suite};
 pub use id::{ClusterId, Digest, HsmId, KeyId, ManagerId, Nonce, Timestamp, TrustDomain};
-pub use key::{KeyAlgorithm, KeyAttributes, KeyOrigin};
+pub use key::{KeyAlgorithm, KeyAttributes, KeyOrigin, Mechanisms, TokenAttributes};
 pub use params::Parameters;
 pub use registry::{Instance, Verified, Witness};
-pub use statement::{Kind, ProofSystem, Statement};
+pub use statement::{Kind, ProofSystem, Shown, Statement};

@@ -15,6 +15,10 @@ use crate::{
         many,
         schnorr::{P256, Ristretto255, Schnorr, Secp256k1},
     },
+    key_possession::{
+        self,
+        ecdsa::{self, Ecdsa},
+    },
     share_correctness::{self, feldman::Feldman, pedersen::Pedersen},
     sharing_of_key,
     tagged_key::{self, halo2::TaggedHalo2},
@@ -37,6 +41,8 @@ pub enum Instance {
     SharingOfKey(sharing_of_key::Instance),
     /// Of `key_derivation`.
     KeyDerivation(key_derivation::Instance),
+    /// Of `key_possession`.
+    KeyPossession(key_possession::Instance),
 }
 
 /// The secret part of any statement.
@@ -54,6 +60,8 @@ pub enum Witness {
     SharingOfKey(sharing_of_key::Witness),
     /// Of `key_derivation`.
     KeyDerivation(key_derivation::Witness),
+    /// Of `key_possession`.
+    KeyPossession(key_possession::Witness),
 }
 
 impl Instance {
@@ -66,6 +74,7 @@ impl Instance {
             Self::ShareCorrectness(instance) => Some(instance.kind()),
             Self::SharingOfKey(_) => Some(Kind::SharingOfKeyHalo2),
             Self::KeyDerivation(instance) => Some(instance.kind()),
+            Self::KeyPossession(instance) => Some(instance.kind()),
         }
     }
 
@@ -77,7 +86,8 @@ impl Instance {
             | Self::TaggedKey(_)
             | Self::ShareCorrectness(_)
             | Self::SharingOfKey(_)
-            | Self::KeyDerivation(_) => 1,
+            | Self::KeyDerivation(_)
+            | Self::KeyPossession(_) => 1,
         }
     }
 
@@ -90,6 +100,7 @@ impl Instance {
             Self::ShareCorrectness(instance) => Some(instance.algorithm()),
             Self::SharingOfKey(instance) => Some(instance.algorithm()),
             Self::KeyDerivation(instance) => Some(instance.algorithm()),
+            Self::KeyPossession(instance) => Some(instance.algorithm()),
         }
     }
 
@@ -106,6 +117,7 @@ impl Instance {
             Self::ShareCorrectness(instance) => instance.fingerprint(),
             Self::SharingOfKey(instance) => Ok(instance.fingerprint()),
             Self::KeyDerivation(instance) => Ok(instance.fingerprint()),
+            Self::KeyPossession(instance) => instance.fingerprint(),
         }
     }
 
@@ -116,6 +128,7 @@ impl Instance {
     pub fn spki(&self) -> Result<Option<Vec<u8>>, Error> {
         match self {
             Self::KeyKnowledge(instance) => instance.spki(),
+            Self::KeyPossession(instance) => instance.spki(),
             Self::ManyKeys(_)
             | Self::TaggedKey(_)
             | Self::ShareCorrectness(_)
@@ -132,7 +145,7 @@ impl Instance {
     pub fn spki_of_read(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let mut reader = Reader::new(Self::WHAT, bytes);
         match reader.peek()? {
-            0 => key_knowledge::Instance::read_spki(&mut reader),
+            0 | key_possession::CODE => key_knowledge::Instance::read_spki(&mut reader),
             _ => Ok(None),
         }
     }
@@ -157,6 +170,7 @@ impl Canonical for Instance {
             Self::ShareCorrectness(instance) => writer.value(instance),
             Self::SharingOfKey(instance) => writer.value(instance),
             Self::KeyDerivation(instance) => writer.value(instance),
+            Self::KeyPossession(instance) => writer.value(instance),
         };
     }
 
@@ -168,6 +182,7 @@ impl Canonical for Instance {
             sharing_of_key::CODE => Ok(Self::SharingOfKey(reader.value()?)),
             7 => Ok(Self::KeyDerivation(reader.value()?)),
             many::CODE => Ok(Self::ManyKeys(reader.value()?)),
+            key_possession::CODE => Ok(Self::KeyPossession(reader.value()?)),
             _ => Err(reader.error("no form of instance has this code")),
         }
     }
@@ -230,6 +245,7 @@ forms! {
     ShareCorrectness: share_correctness;
     SharingOfKey: sharing_of_key;
     KeyDerivation: key_derivation;
+    KeyPossession: key_possession;
 }
 
 /// A proof that was read, with the claim that it is bound to; not checked yet.
@@ -361,6 +377,8 @@ systems! {
     SharingOfKeyHalo2: SharingOfKey by sharing_of_key::halo2::Halo2;
     KeyDerivationHalo2: KeyDerivation by DerivationHalo2;
     ManyKeysGroth16: ManyKeys by ManyGroth16;
+    KeyPossessionP256: KeyPossession by Ecdsa<ecdsa::P256>;
+    KeyPossessionSecp256k1: KeyPossession by Ecdsa<ecdsa::Secp256k1>;
 }
 
 /// Digest of the verifying key in force for `kind`.
@@ -373,6 +391,8 @@ pub fn verifying_key(parameters: &Parameters, kind: Kind) -> Result<Digest, Erro
         | Kind::KeyKnowledgeRistretto255
         | Kind::KeyKnowledgeP256
         | Kind::KeyKnowledgeSecp256k1
+        | Kind::KeyPossessionP256
+        | Kind::KeyPossessionSecp256k1
         | Kind::ShareCorrectnessFeldman
         | Kind::ShareCorrectnessPedersen => Ok(kind.name_digest()),
         Kind::KeyKnowledgeHalo2 => Ok(halo2::KEYS.verifying_key_digest()),

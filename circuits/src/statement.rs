@@ -41,11 +41,33 @@ pub enum Kind {
     SharingOfKeyHalo2,
     /// Derivation of a key from a master key, both by fingerprint: halo2 on the Pasta curves.
     KeyDerivationHalo2,
+    /// Possession of a P-256 key, of which nothing more can be shown: ECDSA over the context.
+    KeyPossessionP256,
+    /// The same of a secp256k1 key.
+    KeyPossessionSecp256k1,
+}
+
+/// How much a claim shows.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shown {
+    /// Whoever made the proof knows the secret of which its statement speaks: a proof of knowledge, which gives away nothing else.
+    #[default]
+    Knowledge,
+    /// Whoever made the proof could have the key sign: a signature, and no more.
+    Possession,
+}
+
+impl Shown {
+    /// Whether it is knowledge.
+    pub const fn is_knowledge(&self) -> bool {
+        matches!(self, Self::Knowledge)
+    }
 }
 
 impl Kind {
     /// Every kind. Harness, benches and fuzz targets iterate over this list.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::KeyKnowledgeEd25519,
         Self::KeyKnowledgeRistretto255,
         Self::KeyKnowledgeP256,
@@ -59,6 +81,8 @@ impl Kind {
         Self::ShareCorrectnessPedersen,
         Self::SharingOfKeyHalo2,
         Self::KeyDerivationHalo2,
+        Self::KeyPossessionP256,
+        Self::KeyPossessionSecp256k1,
     ];
 
     /// The name in a claim context, in JSON and on the command line. Names the circuit's version too: a
@@ -78,12 +102,22 @@ impl Kind {
             Self::ShareCorrectnessPedersen => "share-correctness/ristretto255-pedersen/2",
             Self::SharingOfKeyHalo2 => "sharing-of-key/halo2-pasta/1",
             Self::KeyDerivationHalo2 => "key-derivation/halo2-pasta/1",
+            Self::KeyPossessionP256 => "key-possession/p256-ecdsa/1",
+            Self::KeyPossessionSecp256k1 => "key-possession/secp256k1-ecdsa/1",
         }
     }
 
     /// Whether a claim of this kind answers the beacon of the round that is open.
     pub const fn needs_beacon(self) -> bool {
         matches!(self, Self::TaggedKeyHalo2)
+    }
+
+    /// What a claim of this kind shows of the key or keys that it speaks of.
+    pub const fn shows(self) -> Shown {
+        match self {
+            Self::KeyPossessionP256 | Self::KeyPossessionSecp256k1 => Shown::Possession,
+            _ => Shown::Knowledge,
+        }
     }
 
     /// The kind that attests one key as this one attests each of many; of every other kind, itself.

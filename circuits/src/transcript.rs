@@ -12,6 +12,8 @@ use crate::Digest;
 pub mod label {
     /// Opens the message that a key signs to attest itself (EdDSA).
     pub const ATTEST: &str = "keywitness/v1/attest";
+    /// Opens the message whose hash a key signs to attest itself (ECDSA).
+    pub const POSSESSION: &str = "keywitness/v1/possession";
     /// The claim context.
     pub const CONTEXT: &str = "keywitness/v1/context";
     /// The envelope, and the message that an identity key signs for it.

@@ -81,7 +81,7 @@ fn instance(bytes: &[u8]) {
 }
 
 fn attributes() -> KeyAttributes {
-    KeyAttributes { algorithm: KeyAlgorithm::P256, origin: KeyOrigin::Imported, extractable: true }
+    KeyAttributes::new(KeyAlgorithm::P256, KeyOrigin::Imported, true)
 }
 
 fn request_header(world: &World) -> String {

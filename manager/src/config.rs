@@ -273,12 +273,18 @@ pub fn development_parameters(parameters: &Parameters) -> bool {
 
 /// Every kind that attests some key under these suites, alone or with others, with its verifying key.
 fn statements(suites: &[Suite], parameters: &Parameters) -> Result<Vec<StatementInfo>, StartError> {
-    use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin};
-    let of = |algorithm, origin| KeyAttributes { algorithm, origin, extractable: false }.kinds(suites);
+    use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin, TokenAttributes};
+    let of = |algorithm, origin, token| {
+        KeyAttributes { token, ..KeyAttributes::new(algorithm, origin, false) }.kinds(suites)
+    };
     let needed = |kind: &Kind| {
-        let attests = |algorithm, origin| of(algorithm, origin).contains(kind);
         KeyAlgorithm::ALL.into_iter().any(|algorithm| {
-            [KeyOrigin::Generated, KeyOrigin::Derived].map(|origin| attests(algorithm, origin)).contains(&true)
+            let places = [
+                (KeyOrigin::Generated, None),
+                (KeyOrigin::Derived, None),
+                (KeyOrigin::Generated, Some(TokenAttributes::default())),
+            ];
+            places.into_iter().any(|(origin, token)| of(algorithm, origin, token).contains(kind))
         })
     };
     let kinds = Kind::ALL.into_iter().filter(|kind| needed(&kind.single()));
@@ -363,7 +369,7 @@ mod tests {
         let halo2 = Config { suites: vec![Suite::Halo2Pasta, Suite::Halo2Pasta], ..config() };
         let configuration = halo2.configuration(&parameters).unwrap();
         assert_eq!(configuration.suites, [Suite::Halo2Pasta]);
-        assert_eq!(configuration.statements.len(), 10);
+        assert_eq!(configuration.statements.len(), 12);
         let offered = |kind| configuration.verifying_key(kind).is_some();
         assert!(offered(Kind::ManyKeysHalo2) && !offered(Kind::ManyKeysGroth16));
         let no_failure = RuleChange { threshold: Some(0), ..RuleChange::default() };

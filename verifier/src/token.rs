@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
 use keywitness_circuits::{
-    ClusterId, Digest, Fingerprint, HsmId, KeyAlgorithm, Kind, ManagerId, Nonce, Timestamp, TrustDomain,
+    ClusterId, Digest, Fingerprint, HsmId, KeyAlgorithm, Kind, ManagerId, Nonce, Shown, Timestamp, TrustDomain,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -177,6 +177,9 @@ pub struct ProvenStatement {
     pub verifying_key: Digest,
     /// The key's fingerprint in the statement's suite.
     pub fingerprint: Fingerprint,
+    /// What that shows; left out where it is knowledge.
+    #[serde(default, skip_serializing_if = "Shown::is_knowledge")]
+    pub shows: Shown,
     /// Whether the verifying key was made by one party, who could forge proofs: for development.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub development_parameters: bool,
@@ -300,6 +303,10 @@ pub fn verify(
         || attestation.statements.iter().chain(masters).any(|proven| proven.expires_at < claims.exp)
     {
         return malformed("it outlives the records it rests on");
+    }
+    let every = attestation.statements.iter().chain(attestation.derived_from.iter().flat_map(|from| &from.statements));
+    if every.into_iter().any(|proven| proven.shows != proven.kind.shows()) {
+        return malformed("a statement does not show what it is said to show");
     }
     if claims.cnf.jwk.key().is_none() {
         return malformed("its channel key is not an X25519 key");

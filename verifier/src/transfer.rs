@@ -260,8 +260,7 @@ mod tests {
 
     fn described(master: Option<&str>) -> Described {
         let key = |name: &str| KeyRef { key: name.parse().unwrap(), epoch: 3 };
-        let attributes =
-            KeyAttributes { algorithm: KeyAlgorithm::Aes256, origin: KeyOrigin::Imported, extractable: true };
+        let attributes = KeyAttributes::new(KeyAlgorithm::Aes256, KeyOrigin::Imported, true);
         Described { key: key("wrapping"), attributes, master: master.map(key) }
     }
 

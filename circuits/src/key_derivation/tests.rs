@@ -310,7 +310,7 @@ fn only_symmetric_keys_are_masters_or_derived() {
         let key = vec![7; algorithm.secret_len()];
         assert_eq!(Witness::new(algorithm, &key).is_ok(), usable, "{algorithm}");
         assert_eq!(derive(&home(), Aes128, &[7; 16], &target(algorithm, 1)).is_ok(), usable, "{algorithm}");
-        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Derived, extractable: true };
+        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Derived, true);
         assert_eq!(KeyAttributes::from_bytes(&attributes.to_bytes()).is_ok(), usable, "{algorithm}");
         assert_eq!(attributes.kinds(&[]), [Kind::KeyDerivationHalo2]);
     }

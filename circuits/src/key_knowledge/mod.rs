@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     Digest, Error, Fingerprint, KeyAlgorithm, Kind, Statement, Suite, TrustDomain,
     codec::{Canonical, Reader, Writer},
-    context,
+    context, key_possession,
     transcript::label,
 };
 pub use point::PublicPoint;
@@ -112,7 +112,7 @@ impl Instance {
     /// done again.
     pub(crate) fn read_spki(reader: &mut Reader<'_>) -> Result<Option<Vec<u8>>, Error> {
         match reader.u8()? {
-            0 => spki(reader.value()?, reader.bytes(33)?),
+            0 | key_possession::CODE => spki(reader.value()?, reader.bytes(33)?),
             _ => Ok(None),
         }
     }

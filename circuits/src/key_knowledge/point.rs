@@ -53,11 +53,11 @@ impl PublicPoint {
         if let Point::Ristretto(point) = &*self.0 { Some(point) } else { None }
     }
 
-    pub(super) fn p256(&self) -> Option<&p256::ProjectivePoint> {
+    pub(crate) fn p256(&self) -> Option<&p256::ProjectivePoint> {
         if let Point::P256(point) = &*self.0 { Some(point) } else { None }
     }
 
-    pub(super) fn secp256k1(&self) -> Option<&k256::ProjectivePoint> {
+    pub(crate) fn secp256k1(&self) -> Option<&k256::ProjectivePoint> {
         if let Point::Secp256k1(point) = &*self.0 { Some(point) } else { None }
     }
 }

@@ -22,8 +22,9 @@ use crate::{
     signer::{compact, signing_input},
 };
 
-/// The policy that an appraisal names.
-const POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
+/// The policies that an appraisal names: of a key that was proven to be known, and of one that signed.
+const KNOWLEDGE_POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
+const POSSESSION_POLICY: &str = "urn:keywitness:policy:key-possession/1";
 
 /// The one AR4SI claim of an appraisal (draft-ietf-rats-ar4si).
 pub(crate) const INSTANCE_IDENTITY: &str = "instance-identity";
@@ -153,6 +154,7 @@ impl Manager {
         let proven = |evidence: &Evidence| {
             let statements = evidence.records.iter().map(|record| ProvenStatement {
                 kind: record.statement,
+                shows: record.statement.shows(),
                 development_parameters: development && record.fingerprint.suite == Suite::Groth16Bn254,
                 verifying_key: record.verifying_key,
                 fingerprint: record.fingerprint,
@@ -179,6 +181,8 @@ impl Manager {
                 .map(|master| DerivedFrom { key: master.key.key.clone(), statements: proven(master) }),
             residence: RESIDENCE.to_owned(),
         };
+        let knowledge = evidence.records.iter().all(|record| record.statement.shows().is_knowledge());
+        let policy = if knowledge { KNOWLEDGE_POLICY } else { POSSESSION_POLICY };
         let appraisal = Appraisal {
             // Nobody else vouches that the tags are a key's.
             ear_status: match agreement {
@@ -186,7 +190,7 @@ impl Manager {
                 _ => Tier::Affirming,
             },
             ear_trustworthiness_vector: BTreeMap::from([(INSTANCE_IDENTITY.to_owned(), INSTANCE_KNOWN)]),
-            ear_appraisal_policy_ids: vec![POLICY.to_owned()],
+            ear_appraisal_policy_ids: vec![policy.to_owned()],
             ear_veraison_key_attestation: public_key(evidence)?,
             attestation,
         };

@@ -36,6 +36,8 @@ pub(super) const fn in_batch(kind: Kind) -> bool {
             | Kind::KeyKnowledgeRistretto255
             | Kind::KeyKnowledgeP256
             | Kind::KeyKnowledgeSecp256k1
+            | Kind::KeyPossessionP256
+            | Kind::KeyPossessionSecp256k1
             | Kind::ShareCorrectnessFeldman
             | Kind::ShareCorrectnessPedersen
     )

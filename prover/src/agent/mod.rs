@@ -261,6 +261,9 @@ impl Agent {
     fn introduce(&self, session: &Session<'_>, entry: &KeyEntry) -> Result<KnownKey, AttestError> {
         let place = (entry.key.clone(), session.info.suites.clone());
         if let Some(known) = lock(&self.known_keys).get(&place) {
+            if known.entry.attributes != entry.attributes {
+                return Err(StoreError::AttributesChanged(entry.key.clone()).into());
+            }
             return Ok(known.clone());
         }
         if let Some(master) = self.store.master(&entry.key)

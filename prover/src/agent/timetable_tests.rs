@@ -14,11 +14,7 @@ fn task(kind: Kind, key: &str) -> Task {
 }
 
 fn entry(task: &Task) -> (Kind, KeyEntry) {
-    let attributes = keywitness_circuits::KeyAttributes {
-        algorithm: KeyAlgorithm::Ed25519,
-        origin: KeyOrigin::Generated,
-        extractable: false,
-    };
+    let attributes = keywitness_circuits::KeyAttributes::new(KeyAlgorithm::Ed25519, KeyOrigin::Generated, false);
     (task.kind, KeyEntry { key: task.key.clone(), attributes })
 }
 

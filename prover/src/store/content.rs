@@ -115,7 +115,7 @@ mod tests {
 
     fn held(name: &str, derivation: Option<Derivation>) -> StoredKey {
         let origin = if derivation.is_some() { KeyOrigin::Derived } else { KeyOrigin::Generated };
-        let attributes = KeyAttributes { algorithm: KeyAlgorithm::Aes128, origin, extractable: true };
+        let attributes = KeyAttributes::new(KeyAlgorithm::Aes128, origin, true);
         StoredKey { key: key(name), attributes, secret: LockedBytes::new(&[7; 16]), derivation }
     }
 

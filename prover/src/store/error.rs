@@ -150,6 +150,12 @@ pub enum StoreError {
     /// The context is about another key than the one that should prove it.
     #[error("the claim speaks of another key than the one that should prove it")]
     ForeignClaim,
+    /// A key's attributes are not those that a claim names.
+    #[error(
+        "the attributes of key {0} are not those that were enrolled: somebody has changed them, or put another key in its place; \
+         where that is wanted, rotate it, so that it is enrolled at the next epoch"
+    )]
+    AttributesChanged(KeyRef),
     /// The proof system refuses.
     #[error(transparent)]
     Proof(#[from] keywitness_circuits::Error),

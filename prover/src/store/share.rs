@@ -105,7 +105,7 @@ impl SoftwareStore {
         };
         let instance = dealing.instance(index)?;
         let algorithm = instance.algorithm();
-        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Imported, extractable: true };
+        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Imported, true);
         let mut secret = share.opening.to_bytes();
         let encoded = instance.to_bytes();
         // Grown by hand, so that no copy of the share is left behind.

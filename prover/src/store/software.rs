@@ -206,7 +206,7 @@ impl SoftwareStore {
             let algorithm = held.attributes.algorithm;
             held.secret.expose(|secret| key_derivation::derive(trust_domain, algorithm, secret, &target))
         })??;
-        let attributes = KeyAttributes { algorithm, origin: KeyOrigin::Derived, extractable: true };
+        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Derived, true);
         let (key, secret) = (KeyRef { key: key.clone(), epoch }, LockedBytes::new(&secret));
         self.insert(StoredKey { key, attributes, secret, derivation: Some(derivation) })
     }
@@ -272,7 +272,7 @@ impl SoftwareStore {
         if self.newest(key).is_some_and(|newest| newest.attributes.origin == KeyOrigin::Derived) {
             return Err(StoreError::OtherDerivation(key.clone()));
         }
-        let attributes = KeyAttributes { algorithm, origin, extractable: true };
+        let attributes = KeyAttributes::new(algorithm, origin, true);
         let key = KeyRef { key: key.clone(), epoch };
         self.insert(StoredKey { key, attributes, secret: LockedBytes::new(secret), derivation: None })
     }

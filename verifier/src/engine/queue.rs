@@ -41,6 +41,8 @@ pub(super) const fn best_size(kind: Kind) -> usize {
         | Kind::ShareCorrectnessFeldman
         | Kind::ShareCorrectnessPedersen => 1024,
         Kind::KeyKnowledgeGroth16 | Kind::ManyKeysGroth16 => 256,
+        // Checked one by one: a set gains nothing but the threads that share it.
+        Kind::KeyPossessionP256 | Kind::KeyPossessionSecp256k1 => 128,
         Kind::KeyKnowledgeHalo2
         | Kind::ManyKeysHalo2
         | Kind::TaggedKeyHalo2

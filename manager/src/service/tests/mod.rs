@@ -10,6 +10,7 @@ mod enrolment;
 mod fraud;
 mod hardening;
 pub(crate) mod many;
+mod possession;
 pub(crate) mod rules;
 pub(crate) mod sharing;
 mod simulation;

@@ -113,8 +113,7 @@ impl Case {
         let holder = &self.holders[at];
         let share = dealing.open(&holder.hsm.id, &holder.key).unwrap();
         let instance = dealing.instance(share.index).unwrap();
-        let attributes =
-            KeyAttributes { algorithm: instance.algorithm(), origin: KeyOrigin::Imported, extractable: true };
+        let attributes = KeyAttributes::new(instance.algorithm(), KeyOrigin::Imported, true);
         let key = KeyRef {
             key: share_name(&"root".parse().unwrap(), &"payments".parse().unwrap(), share.index).unwrap(),
             epoch: 1,

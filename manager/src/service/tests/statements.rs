@@ -21,7 +21,7 @@ fn key(name: &str, epoch: u32) -> KeyRef {
 }
 
 fn attributes(algorithm: KeyAlgorithm, origin: KeyOrigin) -> KeyAttributes {
-    KeyAttributes { algorithm, origin, extractable: false }
+    KeyAttributes::new(algorithm, origin, false)
 }
 
 fn tags(secret: u8, beacon: &Nonce) -> tagged_key::Witness {

@@ -97,7 +97,7 @@ pub enum TokenError {
         algorithm: KeyAlgorithm,
     },
     /// Keys of this algorithm are not used in a token.
-    #[error("keys in a token are ed25519 and AES-CMAC keys; {0} keys live in the store's file")]
+    #[error("keys in a token are ed25519, p256, secp256k1 and AES-CMAC keys; {0} keys live in the store's file")]
     NoSuchAlgorithm(KeyAlgorithm),
     /// What came back has the wrong form.
     #[error("token {token} answered {doing} with {length} bytes")]

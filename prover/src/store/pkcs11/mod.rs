@@ -33,7 +33,10 @@ use cryptoki::{
     session::Session,
     types::Ulong,
 };
-use keywitness_circuits::{Instance, KeyAlgorithm, key_knowledge};
+use keywitness_circuits::{
+    Instance, KeyAlgorithm, key_knowledge,
+    key_possession::{self, ecdsa},
+};
 use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
 
@@ -148,14 +151,27 @@ impl Token {
         Ok(self.exactly("signing", &signature)?)
     }
 
-    /// The public key of an Ed25519 key, from the public key object beside it.
+    /// Signs a hash of 32 bytes with a P-256 or secp256k1 key: ECDSA, of the two signatures the one with the lower s.
+    ///
+    /// As [`Self::eddsa`], for hashes of such messages alone.
+    fn ecdsa(&self, key: &KeyRef, algorithm: KeyAlgorithm, hash: &[u8; 32]) -> Result<[u8; 64], StoreError> {
+        let signature = self.use_key(key, |own| own == algorithm, &Mechanism::Ecdsa, "signing", hash)?;
+        Ok(ecdsa::normalised(algorithm, &signature)?)
+    }
+
+    /// The instance of a key that signs, from the public key object beside it: of an ECDSA key, of which a token proves
+    /// possession alone, that of `key_possession`.
     fn public_key(&self, key: &KeyRef) -> Result<Instance, StoreError> {
-        let bytes = self.with_session(|session| {
-            let found = self.usable(session, key, |algorithm| algorithm == KeyAlgorithm::Ed25519)?;
-            let point = self.call("reading a public key", object::public_point(session, &found))?;
-            point.map_err(|why| TokenError::NoPublicKey { key: key.clone(), why })
+        let (algorithm, bytes) = self.with_session(|session| {
+            let found = self.usable(session, key, |algorithm| object::curve(algorithm).is_some())?;
+            let point = self.call("reading a public key", object::public_key(session, &found))?;
+            let point = point.map_err(|why| TokenError::NoPublicKey { key: key.clone(), why })?;
+            Ok((found.key.algorithm, point))
         })?;
-        Ok(key_knowledge::Instance::public_key(KeyAlgorithm::Ed25519, &bytes)?.into())
+        Ok(match algorithm {
+            KeyAlgorithm::Ed25519 => key_knowledge::Instance::public_key(algorithm, &bytes)?.into(),
+            _ => key_possession::Instance::public_key(algorithm, &bytes)?.into(),
+        })
     }
 
     /// Has the one key of that name and epoch sign or MAC `message`, after a look at its attributes.
@@ -286,7 +302,11 @@ fn make(session: &Session, key: &KeyRef, algorithm: KeyAlgorithm, template: &[At
         Attribute::Token(true),
         Attribute::Private(false),
         Attribute::Verify(true),
-        Attribute::EcParams(object::EDWARDS25519.to_vec()),
+        Attribute::EcParams(object::curve(algorithm).unwrap_or_default().to_vec()),
     ];
-    session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, template).map(drop)
+    let mechanism = match algorithm {
+        KeyAlgorithm::Ed25519 => Mechanism::EccEdwardsKeyPairGen,
+        _ => Mechanism::EccKeyPairGen,
+    };
+    session.generate_key_pair(&mechanism, &public, template).map(drop)
 }

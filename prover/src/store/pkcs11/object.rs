@@ -5,7 +5,8 @@ use cryptoki::{
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
-use keywitness_circuits::{KeyAlgorithm, KeyAttributes, KeyOrigin};
+use k256::elliptic_curve::sec1::ToEncodedPoint;
+use keywitness_circuits::{Error, KeyAlgorithm, KeyAttributes, KeyOrigin, Mechanisms, TokenAttributes};
 use keywitness_verifier::wire::KeyRef;
 
 /// Curve edwards25519 as CKA_EC_PARAMS names it: PrintableString "edwards25519" (PKCS#11 3.0, section 2.3.5).
@@ -15,13 +16,39 @@ pub(super) const EDWARDS25519: [u8; 14] = *b"\x13\x0cedwards25519";
 const ED25519_OIDS: [&[u8]; 2] =
     [&[0x06, 0x03, 0x2b, 0x65, 0x70], &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x0f, 0x01]];
 
-/// Header of a DER OCTET STRING of 32 bytes.
-const OCTET_STRING_32: [u8; 2] = [0x04, 0x20];
+/// P-256 as CKA_EC_PARAMS names it: object identifier 1.2.840.10045.3.1.7.
+const P256: [u8; 10] = *b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+
+/// secp256k1: object identifier 1.3.132.0.10.
+const SECP256K1: [u8; 7] = *b"\x06\x05\x2b\x81\x04\x00\x0a";
+
+/// Tag of a DER OCTET STRING.
+const OCTET_STRING: u8 = 0x04;
+
+/// CKA_EC_PARAMS of the curve of an asymmetric algorithm whose keys are used in a token.
+pub(super) fn curve(algorithm: KeyAlgorithm) -> Option<&'static [u8]> {
+    match algorithm {
+        KeyAlgorithm::Ed25519 => Some(&EDWARDS25519),
+        KeyAlgorithm::P256 => Some(&P256),
+        KeyAlgorithm::Secp256k1 => Some(&SECP256K1),
+        _ => None,
+    }
+}
+
+/// The type of the key objects of an algorithm.
+const fn key_type(algorithm: KeyAlgorithm) -> KeyType {
+    match algorithm {
+        KeyAlgorithm::Ed25519 => KeyType::EC_EDWARDS,
+        KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1 => KeyType::EC,
+        _ => KeyType::AES,
+    }
+}
 
 /// The only mechanism that keys of this algorithm are used with in a token; none for one whose keys are not.
 pub(super) fn mechanism(algorithm: KeyAlgorithm) -> Option<MechanismType> {
     match algorithm {
         KeyAlgorithm::Ed25519 => Some(MechanismType::EDDSA),
+        KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1 => Some(MechanismType::ECDSA),
         _ if algorithm.is_cmac() => Some(MechanismType::AES_CMAC),
         _ => None,
     }
@@ -32,29 +59,36 @@ pub(super) fn mechanism(algorithm: KeyAlgorithm) -> Option<MechanismType> {
 pub struct TokenKey {
     /// Name and epoch: CKA_LABEL and CKA_ID.
     pub key: KeyRef,
-    /// What it is for: Ed25519, or AES-CMAC with a key of some size.
+    /// What it is for: EdDSA, ECDSA on some curve, or AES-CMAC with a key of some size.
     pub algorithm: KeyAlgorithm,
     /// Generated in the token (CKA_LOCAL), or brought in from outside.
     pub origin: KeyOrigin,
     /// Whether the key can leave the token wrapped, or, unless it is sensitive, in plain (CKA_EXTRACTABLE).
     pub extractable: bool,
-    /// Whether its value is never shown in plain (CKA_SENSITIVE).
-    pub sensitive: bool,
-    /// Whether it was never extractable (CKA_NEVER_EXTRACTABLE).
-    pub never_extractable: bool,
+    /// What else the token says: CKA_SENSITIVE, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_ALLOWED_MECHANISMS.
+    pub token: TokenAttributes,
     /// Why the key is not attested, where it is not.
     pub refusal: Option<String>,
 }
 
 impl TokenKey {
+    /// Names of the mechanisms that it is used with, as far as the token keeps a list: `CKM_ECDSA`.
+    pub fn mechanisms(&self) -> Vec<String> {
+        let name =
+            |number: &u32| MechanismType::try_from(std::ffi::c_ulong::from(*number)).map(|known| known.to_string());
+        let numbers = self.token.mechanisms.numbers().iter();
+        numbers.map(|number| name(number).unwrap_or_else(|_| format!("{number:#x}"))).collect()
+    }
+
     /// What a claim says about the key.
     pub fn attributes(&self) -> KeyAttributes {
-        KeyAttributes { algorithm: self.algorithm, origin: self.origin, extractable: self.extractable }
+        let token = Some(self.token.clone());
+        KeyAttributes { token, ..KeyAttributes::new(self.algorithm, self.origin, self.extractable) }
     }
 }
 
 /// What is read of every key object. A token that knows no such attribute leaves it out.
-const READ: [AttributeType; 17] = [
+const READ: [AttributeType; 18] = [
     AttributeType::Label,
     AttributeType::Id,
     AttributeType::KeyType,
@@ -62,6 +96,7 @@ const READ: [AttributeType; 17] = [
     AttributeType::ValueLen,
     AttributeType::Extractable,
     AttributeType::Sensitive,
+    AttributeType::AlwaysSensitive,
     AttributeType::NeverExtractable,
     AttributeType::Local,
     AttributeType::Sign,
@@ -122,6 +157,30 @@ impl Attributes {
     fn is(&self, flag: &Attribute) -> bool {
         self.0.contains(flag)
     }
+
+    /// The mechanisms that the key is used with; none where it may be used with any, as far as the token says.
+    fn allowed(&self) -> Option<Vec<MechanismType>> {
+        self.find(|attribute| match attribute {
+            Attribute::AllowedMechanisms(list) if !list.is_empty() => Some(list.clone()),
+            _ => None,
+        })
+    }
+
+    /// What a claim is bound to beside origin and extractability.
+    ///
+    /// # Errors
+    /// More mechanisms than a claim names.
+    fn told(&self) -> Result<TokenAttributes, Error> {
+        const TOO_LARGE: Error = Error::Malformed { what: "mechanism", why: "its number has more than 4 bytes" };
+        let numbers = self.allowed().unwrap_or_default().into_iter().map(|mechanism| u32::try_from(*mechanism));
+        let numbers = numbers.collect::<Result<Vec<_>, _>>();
+        Ok(TokenAttributes {
+            sensitive: self.is(&Attribute::Sensitive(true)),
+            always_sensitive: self.is(&Attribute::AlwaysSensitive(true)),
+            never_extractable: self.is(&Attribute::NeverExtractable(true)),
+            mechanisms: Mechanisms::new(numbers.map_err(|_| TOO_LARGE)?)?,
+        })
+    }
 }
 
 /// A key object's CKA_ID, and the key.
@@ -145,8 +204,7 @@ fn describe(class: ObjectClass, attributes: &Attributes) -> Result<(Option<Vec<u
         algorithm,
         origin: if local { KeyOrigin::Generated } else { KeyOrigin::Imported },
         extractable: !attributes.is(&Attribute::Extractable(false)),
-        sensitive: attributes.is(&Attribute::Sensitive(true)),
-        never_extractable: attributes.is(&Attribute::NeverExtractable(true)),
+        token: attributes.told().map_err(|error| Foreign(format!("{label:?} ({error})")))?,
         refusal: refusal(algorithm, attributes),
     };
     Ok((id, key))
@@ -157,13 +215,16 @@ fn algorithm(class: ObjectClass, attributes: &Attributes) -> Option<KeyAlgorithm
         Attribute::KeyType(key_type) => Some(*key_type),
         _ => None,
     })?;
-    if class == ObjectClass::PRIVATE_KEY && key_type == KeyType::EC_EDWARDS {
-        let curve = attributes.find(|attribute| match attribute {
+    if class == ObjectClass::PRIVATE_KEY {
+        let named = attributes.find(|attribute| match attribute {
             Attribute::EcParams(parameters) => Some(parameters.clone()),
             _ => None,
         })?;
-        let known = curve == EDWARDS25519 || ED25519_OIDS.contains(&curve.as_slice());
-        return known.then_some(KeyAlgorithm::Ed25519);
+        let known = |algorithm: KeyAlgorithm| {
+            let older = algorithm == KeyAlgorithm::Ed25519 && ED25519_OIDS.contains(&named.as_slice());
+            self::key_type(algorithm) == key_type && (curve(algorithm) == Some(&named) || older)
+        };
+        return KeyAlgorithm::ALL.into_iter().find(|algorithm| known(*algorithm));
     }
     if class == ObjectClass::SECRET_KEY && key_type == KeyType::AES {
         let length = attributes.find(|attribute| match attribute {
@@ -188,13 +249,11 @@ fn refusal(algorithm: KeyAlgorithm, attributes: &Attributes) -> Option<String> {
     if attributes.is(&Attribute::AlwaysAuthenticate(true)) {
         return Some("it wants the PIN at each use (CKA_ALWAYS_AUTHENTICATE)".to_owned());
     }
-    let allowed = attributes.find(|attribute| match attribute {
-        Attribute::AllowedMechanisms(list) if !list.is_empty() => Some(list.clone()),
-        _ => None,
-    });
-    if algorithm == KeyAlgorithm::Ed25519 {
+    let allowed = attributes.allowed();
+    if !algorithm.is_cmac() {
         let able = allowed.is_none_or(|list| mechanism(algorithm).is_some_and(|own| list.contains(&own)));
-        return (!able).then(|| "EdDSA is not among its allowed mechanisms".to_owned());
+        let own = if algorithm == KeyAlgorithm::Ed25519 { "EdDSA" } else { "ECDSA" };
+        return (!able).then(|| format!("{own} is not among its allowed mechanisms"));
     }
     let uses = [
         (Attribute::Encrypt(false), "encrypt"),
@@ -226,15 +285,17 @@ pub(super) fn id_of(epoch: u32) -> Vec<u8> {
     epoch.to_be_bytes().to_vec()
 }
 
-/// The Ed25519 public key that stands beside a private key: the one public object with its label and CKA_ID.
-pub(super) fn public_point(
+/// The public key that stands beside a private key, as an instance encodes it: that of the one public object with its label
+/// and CKA_ID.
+pub(super) fn public_key(
     session: &Session,
     found: &Found,
 ) -> Result<Result<Vec<u8>, &'static str>, cryptoki::error::Error> {
+    let algorithm = found.key.algorithm;
     let mut template = vec![
         Attribute::Token(true),
         Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::KeyType(KeyType::EC_EDWARDS),
+        Attribute::KeyType(key_type(algorithm)),
         Attribute::Label(found.key.key.key.as_str().into()),
     ];
     template.extend(found.id.clone().map(Attribute::Id));
@@ -244,13 +305,34 @@ pub(super) fn public_point(
         Attribute::EcPoint(point) => Some(point),
         _ => None,
     });
-    Ok(point.as_deref().and_then(unwrap_point).ok_or("its CKA_EC_POINT is no point of edwards25519"))
+    let encoded = point.and_then(|point| encoded(algorithm, &point));
+    Ok(encoded.ok_or("its CKA_EC_POINT is no point of its curve"))
 }
 
-/// The 32 bytes of a CKA_EC_POINT: a DER OCTET STRING (PKCS#11 3.0), or the bytes alone, as some tokens give them.
-fn unwrap_point(point: &[u8]) -> Option<Vec<u8>> {
-    let raw = point.strip_prefix(&OCTET_STRING_32).filter(|raw| raw.len() == 32).unwrap_or(point);
-    (raw.len() == 32).then(|| raw.to_vec())
+/// A CKA_EC_POINT as an instance encodes it: 32 bytes of edwards25519, else a compressed SEC1 point. It comes in a DER OCTET
+/// STRING (PKCS#11 3.0), or bare, as some tokens give it; its length tells which.
+fn encoded(algorithm: KeyAlgorithm, point: &[u8]) -> Option<Vec<u8>> {
+    // An uncompressed point, or a compressed one.
+    let lengths = if algorithm == KeyAlgorithm::Ed25519 { [32, 32] } else { [65, 33] };
+    let bare = match point {
+        [OCTET_STRING, length, rest @ ..] if lengths.contains(&rest.len()) && usize::from(*length) == rest.len() => {
+            rest
+        }
+        _ => point,
+    };
+    if !lengths.contains(&bare.len()) {
+        return None;
+    }
+    match algorithm {
+        KeyAlgorithm::Ed25519 => Some(bare.to_vec()),
+        KeyAlgorithm::P256 => {
+            Some(p256::PublicKey::from_sec1_bytes(bare).ok()?.to_encoded_point(true).as_bytes().to_vec())
+        }
+        KeyAlgorithm::Secp256k1 => {
+            Some(k256::PublicKey::from_sec1_bytes(bare).ok()?.to_encoded_point(true).as_bytes().to_vec())
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -271,16 +353,35 @@ mod tests {
     }
 
     #[test]
-    fn points_come_wrapped_or_raw() {
+    fn points_come_wrapped_or_bare() {
+        let of = |point: &[u8]| encoded(KeyAlgorithm::Ed25519, point);
         let point: Vec<u8> = (0..32).collect();
-        let wrapped = [&OCTET_STRING_32, point.as_slice()].concat();
-        assert_eq!(unwrap_point(&point), Some(point.clone()));
-        assert_eq!(unwrap_point(&wrapped), Some(point.clone()));
-        assert_eq!(unwrap_point(&wrapped[..33]), None);
-        assert_eq!(unwrap_point(&[wrapped.as_slice(), &[0]].concat()), None);
-        // A raw point that begins as the wrapper does.
-        let odd = [&OCTET_STRING_32, &point[..30]].concat();
-        assert_eq!(unwrap_point(&odd), Some(odd.clone()));
+        let wrapped = [&[OCTET_STRING, 32], point.as_slice()].concat();
+        assert_eq!(of(&point), Some(point.clone()));
+        assert_eq!(of(&wrapped), Some(point.clone()));
+        assert_eq!(of(&wrapped[..33]), None);
+        assert_eq!(of(&[wrapped.as_slice(), &[0]].concat()), None);
+        // A bare point that begins as the wrapper does.
+        let odd = [&[OCTET_STRING, 32], &point[..30]].concat();
+        assert_eq!(of(&odd), Some(odd.clone()));
+    }
+
+    #[test]
+    fn points_of_ecdsa_are_compressed_whatever_form_they_come_in() {
+        let check = |algorithm, whole: &[u8], short: &[u8]| {
+            for point in [whole, short] {
+                let wrapped = [&[OCTET_STRING, point.len() as u8], point].concat();
+                assert_eq!(encoded(algorithm, point).as_deref(), Some(short));
+                assert_eq!(encoded(algorithm, &wrapped).as_deref(), Some(short));
+                for cut in [&wrapped[..wrapped.len() - 1], &point[1..], &[0x04; 65], &[]] {
+                    assert_eq!(encoded(algorithm, cut), None, "{algorithm}: {cut:02x?}");
+                }
+            }
+        };
+        let key = p256::SecretKey::from_slice(&[5; 32]).unwrap().public_key();
+        check(KeyAlgorithm::P256, key.to_encoded_point(false).as_bytes(), key.to_encoded_point(true).as_bytes());
+        let key = k256::SecretKey::from_slice(&[5; 32]).unwrap().public_key();
+        check(KeyAlgorithm::Secp256k1, key.to_encoded_point(false).as_bytes(), key.to_encoded_point(true).as_bytes());
     }
 
     #[test]
@@ -292,7 +393,8 @@ mod tests {
         ]);
         let (_, key) = describe(ObjectClass::PRIVATE_KEY, &silent).map_err(|other| other.0).unwrap();
         assert_eq!((key.origin, key.extractable), (KeyOrigin::Imported, true));
-        assert!(!key.sensitive && !key.never_extractable && key.refusal.is_some());
+        assert_eq!(key.token, TokenAttributes::default());
+        assert!(key.refusal.is_some());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyId, Kind, Nonce, Parameters, Suite, TrustDomain,
-    codec::Canonical, key_knowledge::eddsa, registry, tagged_key,
+    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Parameters, Suite, TrustDomain,
+    codec::Canonical, key_knowledge::eddsa, key_possession::ecdsa, registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
@@ -14,6 +14,7 @@ use keywitness_verifier::{
     transfer::{self, SealedKey},
     wire::KeyRef,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{Token, TokenError, TokenKey};
 use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError, share};
@@ -122,9 +123,9 @@ impl TokenStore {
         Ok(registry::prove(parameters, context, instance, &tags.into())?)
     }
 
-    /// EdDSA over the context, as `key_knowledge` asks of an Ed25519 key. The context is checked before the token signs,
-    /// and the signature before it is handed out.
-    fn prove_ed25519(
+    /// EdDSA or ECDSA over the context, as `key_knowledge` asks of an Ed25519 key and `key_possession` of others. The context
+    /// is checked before the token signs, and the signature before it is handed out.
+    fn prove_signing(
         &self,
         parameters: &Parameters,
         context: &ClaimContext,
@@ -132,11 +133,15 @@ impl TokenStore {
         key: &KeyRef,
     ) -> Result<Vec<u8>, StoreError> {
         let own = self.token.public_key(key)?;
-        let about_it = context.statement == Kind::KeyKnowledgeEd25519.name() && context.instance == own.digest();
+        let (kind, algorithm) = own.kind().zip(own.algorithm()).ok_or(StoreError::ForeignClaim)?;
+        let about_it = context.statement == kind.name() && context.instance == own.digest();
         if !about_it || own.to_bytes() != instance {
             return Err(StoreError::ForeignClaim);
         }
-        let signature = self.token.eddsa(key, &eddsa::attest_message(context))?;
+        let signature = match algorithm {
+            KeyAlgorithm::Ed25519 => self.token.eddsa(key, &eddsa::attest_message(context))?,
+            _ => self.token.ecdsa(key, algorithm, &ecdsa::attest_hash(context))?,
+        };
         registry::verify(parameters, context, instance, &signature)?;
         Ok(signature.to_vec())
     }
@@ -275,14 +280,18 @@ impl KeyStore for TokenStore {
         if self.is_software(key) {
             return self.software.prove(parameters, context, instance, key);
         }
-        match context.keys.as_slice() {
-            [claim] if claim.key == key.key && claim.epoch == key.epoch => {}
+        let claim = match context.keys.as_slice() {
+            [claim] if claim.key == key.key && claim.epoch == key.epoch => claim,
             _ => return Err(StoreError::ForeignClaim),
+        };
+        let held = self.token.key(key)?;
+        if claim.attributes != held.attributes().digest() {
+            return Err(StoreError::AttributesChanged(key.clone()));
         }
-        if self.token.key(key)?.algorithm.is_cmac() {
+        if held.algorithm.is_cmac() {
             self.prove_tagged(parameters, context, instance, key)
         } else {
-            self.prove_ed25519(parameters, context, instance, key)
+            self.prove_signing(parameters, context, instance, key)
         }
     }
 
@@ -300,16 +309,19 @@ impl KeyStore for TokenStore {
         self.software.prove_many(parameters, context, instance, keys)
     }
 
-    /// As of a software key: the protocol's own messages are refused first, since an Ed25519 key's attestation *is* a
-    /// signature.
+    /// As of a software key: the protocol's own messages are refused first, since an attestation of such a key *is* a
+    /// signature, of SHA-256 of a message of the protocol where it is by ECDSA.
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
         operation::check_message(message).map_err(|_| StoreError::ReservedMessage)?;
         if self.is_software(key) {
             return self.software.sign(key, message);
         }
-        self.token.eddsa(key, message).map_err(|error| match error {
-            StoreError::Token(TokenError::WrongAlgorithm { algorithm, .. }) => StoreError::NotASigningKey(algorithm),
-            other => other,
-        })
+        match self.token.key(key)?.algorithm {
+            KeyAlgorithm::Ed25519 => self.token.eddsa(key, message),
+            algorithm @ (KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1) => {
+                self.token.ecdsa(key, algorithm, &Sha256::digest(message).into())
+            }
+            algorithm => Err(StoreError::NotASigningKey(algorithm)),
+        }
     }
 }

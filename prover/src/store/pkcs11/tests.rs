@@ -12,12 +12,14 @@ use cryptoki::{
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use keywitness_circuits::{
-    ClaimContext, Digest, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Timestamp, codec::Canonical, context,
-    key_knowledge::eddsa, registry, transcript::label,
+    ClaimContext, Digest, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Timestamp, TokenAttributes, codec::Canonical,
+    context, key_knowledge::eddsa, registry, transcript::label,
 };
 use keywitness_verifier::operation::verify_signature;
 use rand::{Rng, RngCore};
 use tempfile::TempDir;
+
+mod possession;
 
 use super::*;
 use crate::{
@@ -27,8 +29,14 @@ use crate::{
 
 const PIN: &str = "correct horse";
 
-const ALGORITHMS: [KeyAlgorithm; 4] =
-    [KeyAlgorithm::Ed25519, KeyAlgorithm::Aes128Cmac, KeyAlgorithm::Aes192Cmac, KeyAlgorithm::Aes256Cmac];
+const ALGORITHMS: [KeyAlgorithm; 6] = [
+    KeyAlgorithm::Ed25519,
+    KeyAlgorithm::P256,
+    KeyAlgorithm::Secp256k1,
+    KeyAlgorithm::Aes128Cmac,
+    KeyAlgorithm::Aes192Cmac,
+    KeyAlgorithm::Aes256Cmac,
+];
 
 fn library() -> PathBuf {
     assert!(std::env::var("SOFTHSM2_CONF").is_ok(), "./test sets SOFTHSM2_CONF: these tests make tokens");
@@ -127,11 +135,14 @@ fn keys_are_generated_inside_and_stay_there() {
     for algorithm in ALGORITHMS {
         let made = token.generate(&key(algorithm.name(), 1), algorithm).unwrap();
         assert_eq!((made.algorithm, made.origin, made.refusal.as_ref()), (algorithm, KeyOrigin::Generated, None));
-        assert!(!made.extractable && made.sensitive && made.never_extractable, "{made:?}");
+        let TokenAttributes { sensitive, always_sensitive, never_extractable, mechanisms } = &made.token;
+        assert!(!made.extractable && *sensitive && *always_sensitive && *never_extractable, "{made:?}");
+        let own = object::mechanism(algorithm).map(|own| u32::try_from(*own).unwrap());
+        assert_eq!(mechanisms.numbers(), own.as_slice());
         assert!(matches!(token.generate(&made.key, algorithm), Err(StoreError::KeyExists(_))));
     }
     assert_eq!(token.generate(&key("ed25519", 7), KeyAlgorithm::Ed25519).unwrap().key.epoch, 7);
-    assert_eq!(token.keys().unwrap().len(), 5);
+    assert_eq!(token.keys().unwrap().len(), 7);
 
     let session = raw(&token);
     let wrapping = session
@@ -174,7 +185,7 @@ fn cmacs_are_those_of_rfc_4493() {
     }
     let listed = token.keys().unwrap().remove(0);
     assert_eq!((listed.algorithm, listed.origin), (KeyAlgorithm::Aes128Cmac, KeyOrigin::Imported));
-    assert!(!listed.extractable && !listed.never_extractable);
+    assert!(!listed.extractable && !listed.token.never_extractable);
 }
 
 #[test]
@@ -232,16 +243,19 @@ fn an_aes_key_that_does_more_than_cmac_is_refused() {
     assert!(store.keys().is_empty(), "no key that is refused is offered for attestation");
 }
 
-fn context(key: &KeyRef, instance: &Instance) -> ClaimContext {
+/// A claim about a token's key, as the agent makes it.
+fn context(store: &TokenStore, key: &KeyRef, instance: &Instance) -> ClaimContext {
+    let kind = instance.kind().unwrap();
+    let attributes = store.token().key(key).unwrap().attributes().digest();
     ClaimContext {
-        statement: Kind::KeyKnowledgeEd25519.name().to_owned(),
-        verifying_key: registry::verifying_key(&Parameters::transparent(), Kind::KeyKnowledgeEd25519).unwrap(),
+        statement: kind.name().to_owned(),
+        verifying_key: registry::verifying_key(&Parameters::transparent(), kind).unwrap(),
         trust_domain: name("acme.example"),
         manager: name("manager-1"),
         cluster: name("cluster-1"),
         hsm: name("hsm-1"),
         enrolment: 1,
-        keys: vec![KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes: Digest([1; 32]) }],
+        keys: vec![KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes }],
         instance: context::instance_digest(&instance.to_bytes()),
         challenge: Nonce([2; 32]),
         not_before: Timestamp(100),
@@ -261,7 +275,7 @@ fn an_ed25519_key_attests_itself_and_signs_for_clients() {
 
     let parameters = Parameters::transparent();
     let instance = store.instances(&made.key, &name("acme.example"), &[]).unwrap().remove(0);
-    let claim = context(&made.key, &instance);
+    let claim = context(&store, &made.key, &instance);
     let proof = store.prove(&parameters, &claim, &instance.to_bytes(), &made.key).unwrap();
     assert!(registry::verify(&parameters, &claim, &instance.to_bytes(), &proof).is_ok());
 
@@ -282,14 +296,14 @@ fn the_token_signs_no_claim_but_one_about_its_own_key() {
     let instance = |key: &KeyRef| store.instances(key, &name("acme.example"), &[]).unwrap().remove(0);
     let parameters = Parameters::transparent();
     let prove = |claim: &ClaimContext, named: &Instance, key| store.prove(&parameters, claim, &named.to_bytes(), key);
-    let good = context(&own, &instance(&own));
+    let good = context(&store, &own, &instance(&own));
     assert!(prove(&good, &instance(&own), &own).is_ok());
 
     let foreign = |result| assert!(matches!(result, Err(StoreError::ForeignClaim)), "{result:?}");
     foreign(prove(&good, &instance(&own), &other));
     foreign(prove(&good, &instance(&other), &own));
-    foreign(prove(&context(&own, &instance(&other)), &instance(&other), &own));
-    foreign(prove(&context(&own, &instance(&other)), &instance(&own), &own));
+    foreign(prove(&context(&store, &own, &instance(&other)), &instance(&other), &own));
+    foreign(prove(&context(&store, &own, &instance(&other)), &instance(&own), &own));
     let mut changed = good.clone();
     changed.keys[0].epoch = 2;
     foreign(prove(&changed, &instance(&own), &own));
@@ -327,7 +341,7 @@ fn another_keys_public_object_under_the_name_is_noticed() {
     ];
     session.create_object(&object).unwrap();
     let instance = instances().unwrap().remove(0);
-    let claim = context(&made.key, &instance);
+    let claim = context(&store, &made.key, &instance);
     let proof = store.prove(&Parameters::transparent(), &claim, &instance.to_bytes(), &made.key);
     assert!(matches!(proof, Err(StoreError::Proof(keywitness_circuits::Error::ProofRefused))), "{proof:?}");
     session.create_object(&object).unwrap();
@@ -478,8 +492,8 @@ fn a_software_key_is_rotated_into_the_token() {
     let other = place("tls", KeyAlgorithm::Ed25519, Placement::Rotate);
     assert!(matches!(other, Err(StoreError::OtherAlgorithm { known: KeyAlgorithm::P256, .. })));
     assert!(matches!(
-        refused(place("new", KeyAlgorithm::P256, Placement::New)),
-        TokenError::NoSuchAlgorithm(KeyAlgorithm::P256)
+        refused(place("new", KeyAlgorithm::Aes256, Placement::New)),
+        TokenError::NoSuchAlgorithm(KeyAlgorithm::Aes256)
     ));
     assert_eq!(place("k", KeyAlgorithm::Ed25519, Placement::Rotate).unwrap().key.epoch, 2);
     assert_eq!(place("k", KeyAlgorithm::Ed25519, Placement::Rotate).unwrap().key.epoch, 3);
@@ -553,7 +567,7 @@ fn a_cmac_key_answers_a_beacon_with_the_tags_of_a_software_key() {
     let claim = |instance: &Instance| ClaimContext {
         statement: Kind::TaggedKeyHalo2.name().to_owned(),
         verifying_key: registry::verifying_key(&parameters, Kind::TaggedKeyHalo2).unwrap(),
-        ..context(&own, instance)
+        ..context(&store, &own, instance)
     };
     let proof = store.prove(&parameters, &claim(&round), &round.to_bytes(), &own).unwrap();
     assert!(registry::verify(&parameters, &claim(&round), &round.to_bytes(), &proof).is_ok());
