@@ -309,7 +309,7 @@ impl SoftwareStore {
 
     pub(super) fn with_key<R>(&self, key: &KeyRef, use_it: impl FnOnce(&StoredKey) -> R) -> Result<R, StoreError> {
         let content = self.content();
-        let held = content.keys.iter().find(|held| held.key == *key);
+        let held = content.keys.binary_search_by(|held| held.key.cmp(key)).ok().and_then(|at| content.keys.get(at));
         held.map(use_it).ok_or_else(|| StoreError::NoSuchKey(key.clone()))
     }
 
