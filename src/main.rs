@@ -17,6 +17,7 @@ mod connection;
 mod credential;
 mod data;
 mod doctor;
+mod evidence;
 mod invite;
 mod key;
 mod log;
@@ -93,6 +94,7 @@ enum Command {
     Attest(attest::Args),
     Status(status::Args),
     Cluster(cluster::Args),
+    Evidence(evidence::Args),
     Alerts(alerts::AlertsArgs),
     Events(alerts::EventsArgs),
     Migration(Asked<alerts::Migrations>),
@@ -141,6 +143,7 @@ fn main() -> ExitCode {
         Command::Attest(args) => attest::run(global, args),
         Command::Status(args) => status::run(global, args),
         Command::Cluster(args) => cluster::run(global, args),
+        Command::Evidence(args) => evidence::run(global, args),
         Command::Alerts(args) => alerts::alerts(global, args),
         Command::Events(args) => alerts::events(global, args),
         Command::Migration(args) => alerts::migration(global, args),

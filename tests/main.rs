@@ -8,6 +8,7 @@ mod ceremony;
 mod cluster;
 mod crash;
 mod docs;
+mod evidence;
 mod faults;
 mod guides;
 mod isolation;

@@ -104,6 +104,8 @@ pub mod label {
     pub const TRANSFER: &str = "keywitness/v1/transfer";
     /// Vendor or TPM evidence, as a claim context names it.
     pub const EVIDENCE: &str = "keywitness/v1/evidence";
+    /// What evidence of an HSM, or of a key in it, is bound to.
+    pub const EVIDENCE_CONTEXT: &str = "keywitness/v1/evidence-context";
     /// What every label begins with. A key that signs messages for others refuses such messages.
     pub const RESERVED_PREFIX: &str = "keywitness/";
 }

@@ -9,6 +9,7 @@ use keywitness_circuits::{
 };
 use keywitness_verifier::{
     engine::EngineConfig,
+    evidence::EvidencePolicy,
     identity::Audience,
     log::{Checkpoint, VerifierKey},
     wire::{MAX_RECORD_TTL, StatementInfo},
@@ -16,7 +17,11 @@ use keywitness_verifier::{
 
 use crate::{
     error::StartError,
-    ledger::{Configuration, fraud::policy::FraudPolicy},
+    ledger::{
+        Configuration,
+        fraud::policy::FraudPolicy,
+        state::evidence::{EvidenceTerms, Required},
+    },
     limits::{ConnectionsConfig, LimitsConfig},
     outbox::WebhooksConfig,
     signer::{Pkcs11Config, Spec},
@@ -33,6 +38,52 @@ pub(crate) const VERIFY_QUEUE_OF_WORKER: usize = 128;
 /// How many threads serve connections: as many as there are cores, but 2 to 8.
 pub(crate) fn workers() -> usize {
     thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+}
+
+/// What evidence of where keys live is accepted, and who must give it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EvidenceConfig {
+    /// The policy's file, in TOML; none where no evidence is accepted.
+    pub policy: Option<PathBuf>,
+    /// Whose tokens warn without evidence.
+    pub required: Required,
+    /// How long evidence counts, in seconds.
+    pub max_age: u64,
+}
+
+impl Default for EvidenceConfig {
+    fn default() -> Self {
+        Self { policy: None, required: Required::Nobody, max_age: 60 * 60 }
+    }
+}
+
+impl EvidenceConfig {
+    /// Reads the policy.
+    ///
+    /// # Errors
+    /// In words for an operator.
+    pub fn read(&self) -> Result<Option<EvidencePolicy>, String> {
+        let Some(path) = &self.policy else { return Ok(None) };
+        let wrong = |why: String| format!("{}: {why}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        toml::from_str(&text).map(Some).map_err(|error| wrong(format!("this is no evidence policy: {error}")))
+    }
+
+    /// The part that deterministic rules read.
+    pub(crate) fn terms(&self) -> Result<EvidenceTerms, StartError> {
+        let policy = self.read().map_err(StartError::Refused)?;
+        Ok(EvidenceTerms::new(policy.as_ref(), self.required.clone(), self.max_age)?)
+    }
+
+    fn nonsense(&self) -> Option<String> {
+        let longest = 30 * 24 * 60 * 60;
+        if self.policy.is_none() && self.required != Required::Nobody {
+            return Some(
+                "evidence.required asks for evidence, and evidence.policy names no policy that accepts any".to_owned(),
+            );
+        }
+        (!(60..=longest).contains(&self.max_age)).then(|| "evidence.max-age must be 1 minute to 30 days".to_owned())
+    }
 }
 
 /// A manager's configuration. [`Config::new`] has the defaults.
@@ -61,6 +112,8 @@ pub struct Config {
     pub fraud: FraudPolicy,
     /// Who is told of alerts and other events.
     pub webhooks: WebhooksConfig,
+    /// What evidence of where keys live is accepted, and who must give it.
+    pub evidence: EvidenceConfig,
     /// Serve beyond loopback with Groth16 parameters that one party may have made.
     pub allow_development_parameters: bool,
     /// Digests of Groth16 parameter files of which the operator knows how they were made; none means that any may be loaded.
@@ -112,6 +165,7 @@ impl Config {
             status_ttl: 60,
             fraud: FraudPolicy::default(),
             webhooks: WebhooksConfig::default(),
+            evidence: EvidenceConfig::default(),
             allow_development_parameters: false,
             pinned_parameters: Vec::new(),
             allow_plaintext: false,
@@ -218,7 +272,8 @@ impl Config {
             (self.verify_threads == 0 || self.verify_queue == 0, "verify-threads and verify-queue must not be zero"),
         ];
         let rules = rules.into_iter().filter(|(broken, _)| *broken).map(|(_, why)| why.to_owned());
-        rules.chain(self.fraud.check().err()).chain(self.webhooks.check().err()).collect()
+        let rules = rules.chain(self.fraud.check().err()).chain(self.webhooks.check().err());
+        rules.chain(self.evidence.nonsense()).collect()
     }
 
     /// The part of this configuration that deterministic rules read.

@@ -86,6 +86,7 @@ impl Manager {
         let metrics = Arc::new(metrics);
         let ledger = Embedded::observed(store, Arc::clone(&clock), Arc::<Metrics>::clone(&metrics))?;
         configure(&ledger, &configuration)?;
+        configure_evidence(&ledger, &config)?;
         first_keys(&ledger, signer.as_ref(), config.token_ttl.max(config.status_ttl))?;
         first_operator(&ledger, &config, clock.as_ref())?;
         let engine = Engine::new(parameters.clone(), &config.engine())
@@ -119,6 +120,17 @@ fn configure(ledger: &dyn Ledger, configuration: &Configuration) -> Result<(), S
             Ok(())
         }
     }
+}
+
+/// Puts in force what evidence must be. Where none was ever accepted, nothing is written.
+fn configure_evidence(ledger: &dyn Ledger, config: &Config) -> Result<(), StartError> {
+    let terms = config.evidence.terms()?;
+    let current = State(ledger.view()?.as_ref()).evidence_terms()?;
+    if current.as_ref().map_or(!terms.accepts(), |current| *current == terms) {
+        return Ok(());
+    }
+    ledger.submit(Command::ConfigureEvidence(terms))?;
+    Ok(())
 }
 
 /// The statements whose verifying key differs, with the old and the new one.

@@ -6,6 +6,7 @@
 //! - [`channel`]: answers clients' sealed requests to use a key; [`http`] puts it on a socket.
 //! - [`process`]: a key store in a process of its own, which alone has the keys.
 //! - [`watch`]: what can be measured of an agent.
+//! - [`Provider`]: a program of the operator's that gives evidence of where keys live.
 //!
 //! Time and the wish to stop come from outside: [`Clock`] and [`Stop`].
 
@@ -14,6 +15,7 @@ pub mod channel;
 mod clock;
 pub mod http;
 pub mod process;
+mod provider;
 pub mod store;
 #[cfg(test)]
 mod testing;
@@ -23,6 +25,7 @@ pub use agent::{Agent, AgentConfig, AgentError, AgentEvent, AttestError, Health,
 pub use channel::Channel;
 pub use clock::{Clock, Stop, SystemClock};
 pub use http::{RunningServer, serve, serve_watch};
+pub use provider::{EvidenceSource, Provider, ProviderError};
 pub use store::{
     Access, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, Placement, SoftwareStore, StoreError, Token,
     TokenChoice, TokenError, TokenKey, TokenStore, Unlock, create_key_file,

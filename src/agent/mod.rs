@@ -20,7 +20,9 @@ use std::{
 use anyhow::Context;
 use keywitness_circuits::Digest;
 use keywitness_isolation::signals::Hangups;
-use keywitness_prover::{Access, Agent, AgentConfig, Channel, KeyStore, RunningServer, Stop, SystemClock, Watch};
+use keywitness_prover::{
+    Access, Agent, AgentConfig, Channel, KeyStore, Provider, RunningServer, Stop, SystemClock, Watch,
+};
 use keywitness_verifier::identity::IdentityKey;
 
 use crate::{Global, data, doctor, output};
@@ -98,6 +100,15 @@ pub(crate) struct RunArgs {
     /// How often the other HSMs are asked for keys that this one has not, such as 30s
     #[arg(long, value_name = "DURATION", default_value = "60s", requires = "peers")]
     copies_every: humantime::Duration,
+    /// Program that gives evidence of where this HSM lives; docs/evidence.md says what it is asked
+    ///
+    /// It is started once, before the agent shuts itself in, and its evidence is given to the manager anew while the agent runs. What
+    /// becomes of it keeps no key from being attested.
+    #[arg(long, value_name = "PROGRAM")]
+    evidence: Option<PathBuf>,
+    /// Give evidence of each key that has a public key too, for devices that name keys
+    #[arg(long, requires = "evidence")]
+    evidence_keys: bool,
     /// File with a line for each attempt; beside the store when left out
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
@@ -150,6 +161,8 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
         // Beside the store, and later nothing that is made there is read.
         drop(data::open_private(&journal)?);
     }
+    // Before programs cannot be started any more, and before there are threads.
+    let provider = args.evidence.as_deref().map(Provider::start).transpose()?;
     // Before there are threads, too.
     let store = args.place.open(global, Access::Write, &args.peers).map_err(ended::unopened)?;
     let stop = Stop::new();
@@ -186,6 +199,9 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
         let (agent, pinned) = (Arc::clone(&agent), args.peers.iter().copied().collect());
         reload::listen(hangups, Running { agent, channel, watch, pinned, settings })?;
     }
+    if let Some(provider) = provider {
+        give_evidence(&agent, provider, args.evidence_keys, &stop)?;
+    }
     told.tell("READY=1");
     agent.run(&stop)?;
     told.tell("STOPPING=1");
@@ -201,6 +217,14 @@ impl RunArgs {
         );
         listen(address)
     }
+}
+
+/// Gives evidence in a thread of its own, which an answer that does not come keeps from nothing else: not from stopping either.
+fn give_evidence(agent: &Arc<Agent>, mut provider: Provider, keys: bool, stop: &Stop) -> anyhow::Result<()> {
+    let (agent, stop) = (Arc::clone(agent), stop.clone());
+    let run = move || agent.give_evidence(&mut provider, keys, &stop);
+    std::thread::Builder::new().name("keywitness-evidence".to_owned()).spawn(run)?;
+    Ok(())
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

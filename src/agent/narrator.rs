@@ -40,6 +40,14 @@ pub(super) fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync
             eprintln!("not attested: {} under {kind}: {}", key.key, output::printable(&error.to_string()));
         }
         AgentEvent::ManagerBack { due } => eprintln!("the manager is back; {due} attestations are due"),
+        AgentEvent::EvidenceGiven { record } => {
+            let of = record.key.as_ref().map_or("this HSM".to_owned(), |key| format!("key {key}"));
+            eprintln!("evidence of {of} is good for {}", duration(&record.expires_at));
+        }
+        AgentEvent::EvidenceFailed { error, retry_at, .. } => {
+            let error = output::printable(&error.to_string());
+            eprintln!("no evidence was given ({error}); trying again in {}", duration(retry_at));
+        }
         AgentEvent::ManagerAway { error, retry_at } => {
             let error = output::printable(&error.to_string());
             eprintln!("the manager is away ({error}); trying again in {}", duration(retry_at));

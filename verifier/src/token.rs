@@ -8,7 +8,10 @@ use keywitness_circuits::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::wire::{Agreement, Base64, KeyRef, rfc3339};
+use crate::{
+    evidence::{Binding, Format},
+    wire::{Agreement, Base64, KeyRef, rfc3339},
+};
 
 pub mod profile;
 pub mod status;
@@ -155,8 +158,38 @@ pub struct KeyAttestation {
     /// For a derived key, what it is derived from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub derived_from: Option<DerivedFrom>,
-    /// Where the key lives, as far as evidence says: `not-evidenced`, since a proof shows access and not residence.
+    /// Where the key lives, as far as evidence says: `key` where a device's own statement names the key, `platform` where one says
+    /// what the HSM runs on, `not-evidenced` without, since a proof shows access and not residence.
     pub residence: String,
+    /// The evidence that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceClaim>,
+    /// Whether the HSM's cluster must give evidence that it has not given: then the token warns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evidence_missing: bool,
+}
+
+/// Evidence of where a key lives, as the manager appraised it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EvidenceClaim {
+    /// Its format.
+    pub format: Format,
+    /// Its digest.
+    pub digest: Digest,
+    /// How far it is bound to the manager's challenge.
+    pub binding: Binding,
+    /// Who made the device and vouches for it.
+    pub vendor: String,
+    /// The device, where the evidence names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Whether the key could leave the device, where the evidence says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extractable: Option<bool>,
+    /// When it was appraised.
+    pub appraised_at: Timestamp,
+    /// Until when it counts.
+    pub expires_at: Timestamp,
 }
 
 /// The key that a derived key is derived from, attested by the same HSM.

@@ -46,6 +46,8 @@ pub enum Offence {
     Dealing,
     /// A complaint was judged wrongly.
     Complaint,
+    /// Evidence of where an HSM or a key lives was judged wrongly.
+    Evidence,
     /// A verifying key was put in force that the auditor's trust anchors do not accept.
     VerifyingKey,
     /// The manager is another one than the trust anchors name.
@@ -69,6 +71,7 @@ impl fmt::Display for Offence {
             Self::RefusedGoodProof => "the manager refused a proof that verifies",
             Self::Dealing => "the manager entered a dealing that is not its dealer's, or not consistent",
             Self::Complaint => "the manager judged a complaint wrongly",
+            Self::Evidence => "the manager judged evidence of where an HSM or a key lives wrongly",
             Self::VerifyingKey => "a verifying key was put in force that the trust anchors do not accept",
             Self::Audience => "the log is another manager's than the trust anchors name",
             Self::StateRoot => "the sealed state is not the one that the commands come to",

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     ledger::{
         Command, Outcome,
+        apply::evidence::asked,
         log::{Entry, execute},
         seal::state_root,
         state::{HsmRow, SharingRow, State, key},
@@ -103,7 +104,10 @@ impl Replayer {
         let command = entry.submission.command.bare();
         self.accept(command, &accuse)?;
         let attestation = self.attestation(entry, &place).map_err(fault)?;
-        let wrong = self.judgement(command, &entry.outcome).map_err(fault)?;
+        let wrong = match self.evidence(command, entry).map_err(fault)? {
+            None => self.judgement(command, &entry.outcome).map_err(fault)?,
+            wrong => wrong,
+        };
         let (outcome, _) = execute(&mut self.tables, entry.submission.clone(), entry.at).map_err(fault)?;
         if outcome != entry.outcome {
             return Err(accuse(Offence::Outcome, format!("{outcome:?}"), format!("{:?}", entry.outcome)));
@@ -207,6 +211,20 @@ impl Replayer {
         }
         let (place, verdict) = (place.clone(), verdict.clone());
         Ok(Some(Attestation { place, identity: row.identity_key()?, envelope, verdict }))
+    }
+
+    /// Evidence that counted, for or against an HSM, appraised again.
+    fn evidence(&self, command: &Command, entry: &Entry) -> Result<Option<(Offence, String, String)>, Fault> {
+        let Command::PresentEvidence { hsm, enrolment, nonce, evidence, verdict, .. } = command else {
+            return Ok(None);
+        };
+        let state = State(&self.tables);
+        let Some(row) = state.hsm(hsm)?.filter(|row| row.revision == *enrolment) else { return Ok(None) };
+        // What is not asked for changes nothing: `apply` refuses it, and the outcome is compared.
+        let Ok(asked) = asked(state, &row, nonce, entry.at)? else { return Ok(None) };
+        let judged = asked.appraise(evidence, verdict.at);
+        let taken = judged.against == verdict.against && judged != *verdict;
+        Ok(taken.then(|| (Offence::Evidence, format!("{:?}", judged.found), format!("{:?}", verdict.found))))
     }
 
     /// Dealings and complaints, judged again: few, so that each is checked as it comes.

@@ -176,6 +176,10 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
     route(path::PEERS, web::get().to(handlers::hsm::peers));
     route(path::TRANSFERS, web::post().to(handlers::hsm::transfer));
     route(path::CLUSTERS, web::get().to(handlers::client::clusters));
+    route(path::EVIDENCE_CHALLENGES, web::post().to(handlers::evidence::challenge));
+    route(path::DEVICES, web::post().to(handlers::evidence::allow));
+    route(path::DEVICE_CREDENTIALS, web::post().to(handlers::evidence::credential));
+    route(path::DEVICE_ANSWERS, web::post().to(handlers::evidence::answer_credential));
     route(path::COMPLAINTS, web::post().to(handlers::hsm::complain));
     route(path::CHALLENGES, web::post().to(handlers::hsm::challenge));
     route(path::ATTESTATIONS, web::post().to(handlers::hsm::attest));
@@ -213,6 +217,12 @@ fn routes(app: &mut web::ServiceConfig, manager: &Arc<Manager>) {
         web::resource(path::SEALS)
             .route(web::post().to(handlers::log::seal))
             .route(web::get().to(handlers::log::seals))
+            .default_service(refuse()),
+    );
+    app.service(
+        web::resource(path::EVIDENCE)
+            .route(web::post().to(handlers::evidence::submit))
+            .route(web::get().to(handlers::evidence::overview))
             .default_service(refuse()),
     );
     app.service(

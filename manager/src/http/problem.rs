@@ -81,7 +81,8 @@ fn response_of(kind: ProblemKind) -> (StatusCode, Advice) {
         | ProblemKind::ContextMismatch
         | ProblemKind::UnknownStatement
         | ProblemKind::UnknownKey
-        | ProblemKind::ProofRefused => (StatusCode::UNPROCESSABLE_ENTITY, Advice::Nothing),
+        | ProblemKind::ProofRefused
+        | ProblemKind::EvidenceRefused => (StatusCode::UNPROCESSABLE_ENTITY, Advice::Nothing),
         ProblemKind::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, Advice::Retry),
         ProblemKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Advice::Nothing),
         ProblemKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Advice::Retry),

@@ -4,15 +4,24 @@ use std::cell::Cell;
 
 use keywitness_circuits::{ClusterId, Digest, HsmId, KeyAttributes, Kind, Nonce, Suite, Timestamp};
 use keywitness_verifier::{
+    evidence::Summary,
     identity::{Audience, IdentityKey},
     wire::{
-        Alert, Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, Enrolment, KeyRef, Migrant, Migration,
-        Problem, ProblemKind, Reason, Record, Revocation, RevocationTarget, Role, StatementInfo, TokenAlgorithm,
+        Alert, Challenge, ChallengeRequest, ComplaintVerdict, CredentialId, CredentialOffer, Enrolment,
+        EvidenceChallenge, KeyRef, Migrant, Migration, Problem, ProblemKind, Reason, Record, Revocation,
+        RevocationTarget, Role, StatementInfo, TokenAlgorithm,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::{apply::challenges::nonces, fraud::policy::FraudPolicy, state::SharingId};
+use super::{
+    apply::challenges::nonces,
+    fraud::policy::FraudPolicy,
+    state::{
+        SharingId,
+        evidence::{EvidenceTerms, Json},
+    },
+};
 
 /// The policy that deterministic rules read: part of the state, so that a replay reads the same.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -352,6 +361,95 @@ pub enum Command {
         /// The keys.
         keys: Vec<KeyRef>,
     },
+    /// Sets what evidence must be.
+    ConfigureEvidence(EvidenceTerms),
+    /// Gives a challenge for evidence to an HSM that signed the request.
+    IssueEvidenceChallenge {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
+        /// The key that the evidence will be about.
+        key: Option<KeyRef>,
+        /// The challenge, drawn before.
+        nonce: Nonce,
+    },
+    /// Takes evidence that was appraised, of an HSM that signed the request.
+    PresentEvidence {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Whose it is.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
+        /// The challenge that it answers.
+        nonce: Nonce,
+        /// The evidence, canonically encoded.
+        evidence: Vec<u8>,
+        /// What appraising it came to.
+        verdict: EvidenceVerdict,
+    },
+    /// Lets an HSM enrol its device.
+    AllowDevice {
+        /// The HSM.
+        hsm: HsmId,
+        /// The only device that it may enrol.
+        device: Option<String>,
+        /// How long it may, in seconds.
+        valid_for: u64,
+        /// Who decided.
+        by: String,
+    },
+    /// Offers a credential to the TPM of an HSM that signed the request. The certificates of its endorsement key were checked.
+    OfferCredential {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who asks.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
+        /// The device that a right answer shows.
+        device: String,
+        /// SHA-256 of what is in the credential.
+        secret: Digest,
+        /// The keys that vouch for the TPM.
+        endorsement: Vec<Digest>,
+        /// The credential.
+        offer: CredentialOffer,
+    },
+    /// Enrols the device of an HSM that signed the request, and brings what was in the credential.
+    AnswerCredential {
+        /// Digest of the signed request.
+        request: Digest,
+        /// Who answers.
+        hsm: HsmId,
+        /// Under which enrolment of that HSM its signature was verified.
+        enrolment: u32,
+        /// SHA-256 of the answer.
+        answer: Digest,
+    },
+}
+
+/// What appraising evidence came to, before its command was ordered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EvidenceVerdict {
+    /// As of when it was appraised.
+    pub at: Timestamp,
+    /// Digest of what it was held against: the challenge, the device and the policy.
+    pub against: Digest,
+    /// What it says, or why it was refused.
+    pub found: Result<Json<Summary>, EvidenceRefusal>,
+}
+
+/// Why evidence was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EvidenceRefusal {
+    /// In words.
+    pub why: String,
+    /// What runs there that is not listed, where nothing else is wrong.
+    pub measured: Option<String>,
 }
 
 /// How deep commands are nested at most in what is read: archives come from strangers, and reading must not run out of
@@ -415,6 +513,12 @@ impl Command {
             Self::PlaceWebhook { .. } => "place-webhook",
             Self::AdvanceWebhook { .. } => "advance-webhook",
             Self::CopyKeys { .. } => "copy-keys",
+            Self::ConfigureEvidence(_) => "configure-evidence",
+            Self::IssueEvidenceChallenge { .. } => "issue-evidence-challenge",
+            Self::PresentEvidence { .. } => "present-evidence",
+            Self::AllowDevice { .. } => "allow-device",
+            Self::OfferCredential { .. } => "offer-credential",
+            Self::AnswerCredential { .. } => "answer-credential",
         }
     }
 
@@ -423,6 +527,7 @@ impl Command {
         let payload = match self {
             Self::Attest { envelope, .. } => envelope.len(),
             Self::EnrolSharing { dealing, .. } => dealing.len(),
+            Self::PresentEvidence { evidence, .. } => evidence.len(),
             // Each item writes rows of about this size.
             Self::IssueChallenges { items, .. } => 256 * items.len(),
             _ => 0,
@@ -454,6 +559,10 @@ pub enum Outcome {
     Alert(Box<Alert>),
     /// A migration was declared.
     Migration(Box<Migration>),
+    /// A challenge for evidence was given.
+    EvidenceChallenge(EvidenceChallenge),
+    /// A credential was offered.
+    Credential(CredentialOffer),
 }
 
 /// What a batch of challenges came to. Says no more than what does not follow from the request, since it is kept twice.

@@ -17,7 +17,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use command::{ChallengesGiven, Command, Configuration, Outcome, Verdict};
+pub use command::{ChallengesGiven, Command, Configuration, EvidenceRefusal, EvidenceVerdict, Outcome, Verdict};
 pub use embedded::Embedded;
 pub use observe::{Observe, Unobserved};
 pub use tables::{Fault, Memory, Rows, Store, Table, Tables};

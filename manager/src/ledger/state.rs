@@ -1,6 +1,7 @@
 //! The state's rows: typed, and encoded with postcard, which has one encoding for one value.
 
 pub mod access;
+pub mod evidence;
 pub mod fraud;
 pub mod key;
 pub mod log;
@@ -88,6 +89,10 @@ rows! {
     webhook::WebhookRow => Webhooks;
     RestorationRow => Restorations;
     access::CredentialTerms => CredentialTerms;
+    evidence::EvidenceTerms => EvidenceTerms;
+    evidence::EvidenceChallengeRow => EvidenceChallenges;
+    evidence::EvidenceRow => Evidence;
+    evidence::DeviceRow => Devices;
     log::Frontier => Frontier;
     log::SealRow => Seals;
     log::RetentionRow => Retention;

@@ -165,6 +165,14 @@ tables! {
     CredentialTerms = 52, "credential-terms";
     /// Webhook -> up to which event its receiver was told.
     Webhooks = 58, "webhooks";
+    /// One row: what evidence of where keys live must be.
+    EvidenceTerms = 60, "evidence-terms";
+    /// Nonce -> a challenge for evidence.
+    EvidenceChallenges = 61, "evidence-challenges";
+    /// HSM, or HSM, key, epoch -> the newest evidence of it.
+    Evidence = 62, "evidence";
+    /// HSM -> its device.
+    Devices = 63, "devices";
 }
 
 impl Table {

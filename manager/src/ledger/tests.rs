@@ -15,7 +15,7 @@ use super::{
 use crate::{
     service::{
         testing::{Caller, TestHsm, TestKey, World, refused, submit},
-        tests::{batch, many, rules, sharing, standing, statements},
+        tests::{batch, evidence, many, rules, sharing, standing, statements},
     },
     store::{FILE, Redb},
 };
@@ -78,6 +78,7 @@ fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
     standing::bustle(&world);
     rules::bustle(&world);
     batch::bustle(&world);
+    evidence::bustle(&world);
     bustle(&world);
     // More than a tile of the log, a seal, and openings that are deleted behind it.
     while entries(world.store.view().unwrap().as_ref(), 0, usize::MAX).unwrap().len() < 260 {

@@ -11,6 +11,7 @@ mod challenge;
 mod cluster;
 mod credential;
 mod enrol;
+mod evidence;
 mod fraud;
 mod health;
 pub(crate) mod log;
@@ -27,8 +28,8 @@ pub(crate) mod token_key;
 pub(crate) mod warming;
 mod webhook;
 
+pub(crate) use evidence::{NOT_EVIDENCED, vector};
 pub(crate) use sharing::verdict_of_complaint;
-pub(crate) use token::{INSTANCE_IDENTITY, INSTANCE_KNOWN, RESIDENCE};
 
 use std::{
     path::PathBuf,

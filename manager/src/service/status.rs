@@ -11,6 +11,7 @@ use keywitness_verifier::wire::{
 use super::{
     Manager,
     access::{Caller, Scope},
+    evidence::Residence,
     fraud::visible,
 };
 use crate::ledger::{
@@ -38,6 +39,7 @@ pub(super) struct Evidence {
     /// The key that a derived key is derived from, in the same HSM.
     pub(super) master: Option<Box<Evidence>>,
     pub(super) revocation: Option<Revocation>,
+    pub(super) residence: Residence,
 }
 
 /// What one HSM's newest epoch of a key comes to at `now`.
@@ -116,6 +118,7 @@ pub(super) fn weigh(
         Some(master) if verdict == AttestationState::Attested => master.status.state,
         _ => verdict,
     };
+    let residence = Residence::of(state, &hsm, &key.key, now)?;
     let status = HsmKeyStatus {
         hsm: hsm.hsm.clone(),
         cluster: hsm.cluster.clone(),
@@ -124,8 +127,9 @@ pub(super) fn weigh(
         state: verdict,
         statements,
         failure: failure.map(|row| row.failure),
+        demoted: residence.missing,
     };
-    Ok(Evidence { hsm, key, status, records, agreed_until, master, revocation })
+    Ok(Evidence { hsm, key, status, records, agreed_until, master, revocation, residence })
 }
 
 impl Manager {
@@ -299,7 +303,10 @@ pub(super) fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &Eve
         EventKind::Drift { earlier, later } | EventKind::TagsDiffer { earlier, later, .. } => {
             scope.includes(&earlier.cluster) && scope.includes(&later.cluster)
         }
-        EventKind::RepeatedFailures { hsm, .. } | EventKind::Replay { hsm, .. } => hsms.contains_key(hsm),
+        EventKind::RepeatedFailures { hsm, .. }
+        | EventKind::Replay { hsm, .. }
+        | EventKind::ForeignMeasurement { hsm, .. }
+        | EventKind::DeviceEnrolled { hsm, .. } => hsms.contains_key(hsm),
         EventKind::RevokedPersists { hsm, target, .. } => hsms.contains_key(hsm) && reaches(scope, hsms, target),
         _ => false,
     }

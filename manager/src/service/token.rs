@@ -26,15 +26,6 @@ use crate::{
 const KNOWLEDGE_POLICY: &str = "urn:keywitness:policy:key-knowledge/1";
 const POSSESSION_POLICY: &str = "urn:keywitness:policy:key-possession/1";
 
-/// The one AR4SI claim of an appraisal (draft-ietf-rats-ar4si).
-pub(crate) const INSTANCE_IDENTITY: &str = "instance-identity";
-
-/// AR4SI: the HSM is known (draft-ietf-rats-ar4si, instance-identity).
-pub(crate) const INSTANCE_KNOWN: i8 = 2;
-
-/// Where a key lives, as far as a proof shows.
-pub(crate) const RESIDENCE: &str = "not-evidenced";
-
 /// Longest audience, in characters.
 const MAX_AUDIENCE: usize = 256;
 
@@ -110,7 +101,9 @@ impl Manager {
                 evidence.retain(|evidence| evidence.key.key.epoch == epoch);
             }
         }
-        let freshness = |evidence: &&Evidence| evidence.records.iter().map(|record| record.proven_at).min();
+        let freshness = |evidence: &&Evidence| {
+            (!evidence.residence.missing, evidence.records.iter().map(|record| record.proven_at).min())
+        };
         let attested = evidence.iter().filter(|evidence| evidence.status.state == AttestationState::Attested);
         let Some(best) = attested.max_by_key(freshness) else { return Err(refusal(&evidence)) };
         let expires_at = self.expiry(best, request.query.max_age, now);
@@ -132,6 +125,7 @@ impl Manager {
 
     fn expiry(&self, evidence: &Evidence, max_age: Option<u64>, now: Timestamp) -> Timestamp {
         let agreed = evidence.agreed_until.into_iter().fold(now.plus(self.config.token_ttl), Ord::min);
+        let agreed = evidence.residence.counts.as_ref().map_or(agreed, |found| agreed.min(found.expires_at));
         let masters = evidence.master.iter().flat_map(|master| &master.records);
         evidence.records.iter().chain(masters).fold(agreed, |expiry, record| {
             let stale_at = max_age.map_or(record.expires_at, |age| record.proven_at.plus(age));
@@ -179,17 +173,20 @@ impl Manager {
                 .master
                 .as_ref()
                 .map(|master| DerivedFrom { key: master.key.key.clone(), statements: proven(master) }),
-            residence: RESIDENCE.to_owned(),
+            residence: evidence.residence.name().to_owned(),
+            evidence: evidence.residence.claim(),
+            evidence_missing: evidence.residence.missing,
         };
         let knowledge = evidence.records.iter().all(|record| record.statement.shows().is_knowledge());
         let policy = if knowledge { KNOWLEDGE_POLICY } else { POSSESSION_POLICY };
+        let vector = evidence.residence.vector();
         let appraisal = Appraisal {
             // Nobody else vouches that the tags are a key's.
             ear_status: match agreement {
-                Some(agreement) if agreement.is_self_asserted() => Tier::Warning,
-                _ => Tier::Affirming,
+                Some(agreement) if agreement.is_self_asserted() && vector.tier() == Tier::Affirming => Tier::Warning,
+                _ => vector.tier(),
             },
-            ear_trustworthiness_vector: BTreeMap::from([(INSTANCE_IDENTITY.to_owned(), INSTANCE_KNOWN)]),
+            ear_trustworthiness_vector: vector.claims(),
             ear_appraisal_policy_ids: vec![policy.to_owned()],
             ear_veraison_key_attestation: public_key(evidence)?,
             attestation,

@@ -263,6 +263,9 @@ impl Settings {
                 complaints.push(about(setting, format!("{}: {error}", path.display())));
             }
         }
+        if let Err(why) = self.config.evidence.read() {
+            complaints.extend(named("evidence.policy").map(|setting| about(setting, why)));
+        }
         for (path, file, secret) in self.files() {
             let private = if secret { check_private(file) } else { Ok(()) };
             let there = std::fs::metadata(file).map(drop);

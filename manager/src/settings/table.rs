@@ -9,7 +9,7 @@ use keywitness_circuits::{Digest, Suite};
 use keywitness_verifier::log::VerifierKey;
 
 use super::{LogFormat, Settings, SignerMode};
-use crate::{config::WrongTexts, outbox::WebhooksConfig};
+use crate::{config::WrongTexts, ledger::state::evidence::Required, outbox::WebhooksConfig};
 
 /// One setting.
 pub(super) struct Setting {
@@ -470,6 +470,38 @@ pub(super) const TABLE: &[Setting] = &[
             |settings, texts| settings.config.fraud.change_all(texts),
             |settings| settings.config.fraud.changes(),
         ),
+    ),
+    row(
+        "evidence",
+        "policy",
+        "What evidence of where keys live is accepted, a file as docs/evidence.md has it; none when empty.",
+        Lens::File(|settings| &mut settings.config.evidence.policy),
+    ),
+    row(
+        "evidence",
+        "required",
+        "Clusters whose tokens warn without evidence; \"*\" for every one.",
+        Lens::List(
+            |settings, texts| {
+                settings.config.evidence.required = match texts {
+                    [] => Required::Nobody,
+                    ["*"] => Required::Everyone,
+                    texts => Required::Clusters(each(texts, parsed)?),
+                };
+                Ok(())
+            },
+            |settings| match &settings.config.evidence.required {
+                Required::Nobody => Vec::new(),
+                Required::Clusters(clusters) => clusters.iter().map(ToString::to_string).collect(),
+                Required::Everyone => vec!["*".to_owned()],
+            },
+        ),
+    ),
+    row(
+        "evidence",
+        "max-age",
+        "How long evidence counts. Agents give new evidence after half of it.",
+        Lens::Seconds(|settings| &mut settings.config.evidence.max_age),
     ),
     row(
         "webhooks",

@@ -29,7 +29,7 @@ use transaction::{Reading, Writing};
 use crate::ledger::{Fault, Rows, Store, Table, Tables};
 
 /// The version of what this build writes.
-pub const SCHEMA: u64 = 6;
+pub const SCHEMA: u64 = 7;
 
 /// Where the version is.
 const SCHEMA_TABLE: TableDefinition<'static, &str, u64> = TableDefinition::new("schema");

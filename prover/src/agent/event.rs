@@ -5,10 +5,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use keywitness_circuits::{HsmId, Kind, Timestamp};
 use keywitness_verifier::{
     identity::IdentityKey,
-    wire::{ComplaintVerdict, Enrolment, KeyRef, Record},
+    wire::{ComplaintVerdict, Enrolment, EvidenceRecord, KeyRef, Record},
 };
 
-use super::{AgentError, AttestError, CopyError, journal};
+use super::{AgentError, AttestError, CopyError, EvidenceFailure, journal};
 
 /// What an operator can choose.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,6 +132,20 @@ pub enum AgentEvent<'a> {
         hsm: &'a HsmId,
         /// Why.
         error: &'a CopyError,
+    },
+    /// Evidence of where the HSM or a key lives was taken.
+    EvidenceGiven {
+        /// What it says.
+        record: &'a EvidenceRecord,
+    },
+    /// No evidence was given, or it was refused.
+    EvidenceFailed {
+        /// Of which key; none for that of the HSM.
+        key: Option<&'a KeyRef>,
+        /// Why.
+        error: &'a EvidenceFailure,
+        /// When the agent tries again.
+        retry_at: Timestamp,
     },
     /// The manager does not answer, or not as one.
     ManagerAway {

@@ -9,6 +9,7 @@ mod copies_tests;
 mod enrol;
 mod error;
 mod event;
+mod evidence;
 pub mod journal;
 #[cfg(test)]
 mod loopback_tests;
@@ -46,6 +47,7 @@ pub use copies::CopyError;
 use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
+pub use evidence::EvidenceFailure;
 use journal::{Entry, Journal};
 use run::Board;
 pub use run::Health;

@@ -5,6 +5,7 @@ mod access;
 mod attestation;
 mod channel;
 mod cluster;
+mod evidence;
 mod fraud;
 mod log;
 mod operations;

@@ -1,11 +1,11 @@
 //! What an appraisal is asked, what it finds, and who may appraise.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use keywitness_circuits::{Digest, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Bytes, Evidence, EvidencePolicy, Format, TrustVector};
+use super::{Binding, Evidence, EvidencePolicy, Facts, Format, Summary, TrustVector};
 use crate::token::Tier;
 
 /// What evidence must be about.
@@ -18,17 +18,6 @@ pub struct Subject<'a> {
     pub key: Option<&'a [u8]>,
     /// The device that this HSM was enrolled with, as [`Facts::device`] spells it. Evidence of another is refused.
     pub device: Option<&'a str>,
-}
-
-/// How far evidence is bound to the claim.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Binding {
-    /// What the device signed carries the claim context's digest: the device answered this challenge.
-    Context,
-    /// What the device signed names the claimed key, and no claim: the key was made or seen there at some time. Freshness
-    /// comes from the claim's own proof alone.
-    Key,
 }
 
 /// Why evidence was refused.
@@ -87,48 +76,6 @@ impl EvidenceError {
     pub(super) fn refused(why: impl Into<String>) -> Self {
         Self::Refused(why.into())
     }
-}
-
-/// What evidence says, for records and tokens. What it does not say is absent.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Facts {
-    /// Who made the device and vouches for it.
-    pub vendor: String,
-    /// One name for the device for as long as it keeps its identity: the format, a colon, and what its vendor knows it by. None
-    /// where the evidence does not tell one device from another; no HSM is enrolled with such a device.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// Serial number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-    /// Version of the firmware.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub firmware: Option<String>,
-    /// Measurements of what runs, by the vendor's names.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub measurements: BTreeMap<String, Bytes>,
-    /// Whether the key could leave the device, wrapped or not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub extractable: Option<bool>,
-    /// Whether the key was never extractable since it was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub never_extractable: Option<bool>,
-    /// Whether the key was made in the device.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub local: Option<bool>,
-    /// Whether a debugger may look in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub debug: Option<bool>,
-    /// The vendor's word on the patch level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcb_status: Option<String>,
-    /// The vendor's security advisories that apply.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub advisories: Vec<String>,
-    /// When the device signed, by its own clock.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signed_at: Option<Timestamp>,
 }
 
 /// What a verifier of one format found; only the verifiers here make it.
@@ -213,6 +160,12 @@ impl Appraisal {
     /// What the evidence says.
     pub const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What is kept of it.
+    pub fn summary(&self) -> Summary {
+        let Self { format, evidence, context, at, binding, trust, facts, names_key } = self.clone();
+        Summary { format, evidence, context, at, binding, trust, names_key, facts }
     }
 }
 

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "evidence")]
 mod appraisal;
+mod context;
 #[cfg(feature = "evidence")]
 mod dcap;
+mod facts;
 #[cfg(feature = "evidence")]
 mod marvell;
 #[cfg(feature = "evidence")]
@@ -37,11 +39,13 @@ mod x509;
 mod yubihsm2;
 
 #[cfg(feature = "evidence")]
-pub use appraisal::{Appraisal, Binding, EvidenceError, Facts, Findings, Subject, Verifier};
+pub use appraisal::{Appraisal, EvidenceError, Findings, Subject, Verifier};
+pub use context::EvidenceContext;
+pub use facts::{Binding, Bytes, Facts, Summary};
 #[cfg(feature = "evidence")]
 pub use policy::{
-    Bytes, EvidencePolicy, MarvellPolicy, NitroPolicy, Register, SevSnpPolicy, SgxMeasurement, SgxPolicy, SnpTcb,
-    TcbPolicy, TdxMeasurement, TdxPolicy, Tpm2Policy, Trust, YubiHsm2Policy,
+    EvidencePolicy, MarvellPolicy, NitroPolicy, Register, SevSnpPolicy, SgxMeasurement, SgxPolicy, SnpTcb, TcbPolicy,
+    TdxMeasurement, TdxPolicy, Tpm2Policy, Trust, YubiHsm2Policy,
 };
 pub use trust::TrustVector;
 #[cfg(feature = "evidence")]

@@ -1,44 +1,12 @@
 //! What an operator accepts as evidence. A format without a section is refused, and so is a measurement that is not listed.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use dcap_qvl::TcbStatus;
 use keywitness_circuits::{Digest, Error};
 use serde::{Deserialize, Serialize};
 
-/// Bytes that are written in hexadecimal.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Bytes(pub Vec<u8>);
-
-impl TryFrom<String> for Bytes {
-    type Error = Error;
-    fn try_from(text: String) -> Result<Self, Error> {
-        HEXLOWER_PERMISSIVE
-            .decode(text.as_bytes())
-            .map(Self)
-            .map_err(|_| Error::Malformed { what: "hexadecimal text", why: "it is not hexadecimal" })
-    }
-}
-
-impl From<Bytes> for String {
-    fn from(bytes: Bytes) -> Self {
-        bytes.to_string()
-    }
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&HEXLOWER_PERMISSIVE.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
+use super::Bytes;
 
 /// The number of a register: a PCR, or an RTMR. In configuration it is a key, and keys are text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -258,6 +258,26 @@ pub enum EventKind {
         /// The keys.
         keys: Vec<KeyRef>,
     },
+    /// Fraud: evidence of an HSM says that something runs there which the evidence policy does not list.
+    ForeignMeasurement {
+        /// The HSM.
+        hsm: HsmId,
+        /// Its device, if it has one.
+        device: Option<String>,
+        /// What runs there.
+        found: String,
+        /// Digest of the evidence.
+        evidence: Digest,
+    },
+    /// An HSM enrolled its device, as an operator let it.
+    DeviceEnrolled {
+        /// The HSM.
+        hsm: HsmId,
+        /// The device, as evidence names it.
+        device: String,
+        /// The operator.
+        by: String,
+    },
 }
 
 impl EventKind {
@@ -272,7 +292,9 @@ impl EventKind {
             | Self::AlertAcknowledged { .. }
             | Self::MigrationDeclared { .. }
             | Self::MigrationSighting { .. }
+            | Self::DeviceEnrolled { .. }
             | Self::KeysCopied { .. } => return None,
+            Self::ForeignMeasurement { .. } => Rule::ForeignMeasurement,
             Self::ForeignCluster { .. } => Rule::ForeignCluster,
             Self::Drift { .. } => Rule::Drift,
             Self::TagsDiffer { .. } => Rule::TagsDiffer,

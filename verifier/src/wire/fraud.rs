@@ -55,6 +55,8 @@ rules! {
     ManagerClock = "manager-clock";
     /// An HSM has proven nothing for long after its last record expired.
     SilentHsm = "silent-hsm";
+    /// An HSM's evidence is its own and genuine, and says that something runs there which the evidence policy does not list.
+    ForeignMeasurement = "foreign-measurement";
 }
 
 impl fmt::Display for Rule {

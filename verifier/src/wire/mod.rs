@@ -9,6 +9,7 @@ mod backup;
 mod batch;
 mod cluster;
 mod event;
+mod evidence;
 mod fraud;
 mod health;
 mod log;
@@ -38,6 +39,11 @@ pub use cluster::{
     TransferGrant, TransferRequest,
 };
 pub use event::{Event, EventKind, EventPage, Sighting};
+pub use evidence::{
+    CredentialAnswer, CredentialOffer, Device, DeviceRequest, EndorsementRequest, EvidenceChallenge,
+    EvidenceChallengeRequest, EvidenceOverview, EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence,
+    MAX_EVIDENCE_BODY,
+};
 pub use fraud::{
     AcknowledgeRequest, Acknowledgement, Action, Alert, AlertPage, AlertQuery, AlertState, Evidence, MAX_MIGRATION,
     Migrant, Migration, MigrationRequest, Migrations, Rule, Subject,

@@ -36,6 +36,17 @@ pub const SHARINGS: &str = "/v1/sharings";
 pub const PEERS: &str = "/v1/peers";
 /// `POST`, HSM: [`super::TransferRequest`] to [`super::TransferGrant`].
 pub const TRANSFERS: &str = "/v1/transfers";
+/// `POST`, HSM: [`super::EvidenceChallengeRequest`] to [`super::EvidenceChallenge`].
+pub const EVIDENCE_CHALLENGES: &str = "/v1/evidence/challenges";
+/// `POST`, HSM: [`super::EvidenceSubmission`] to [`super::EvidenceRecord`]. `GET`, operator, viewer or auditor:
+/// [`super::EvidenceOverview`].
+pub const EVIDENCE: &str = "/v1/evidence";
+/// `POST`, operator: [`super::DeviceRequest`].
+pub const DEVICES: &str = "/v1/devices";
+/// `POST`, HSM: [`super::EndorsementRequest`] to [`super::CredentialOffer`].
+pub const DEVICE_CREDENTIALS: &str = "/v1/devices/credentials";
+/// `POST`, HSM: [`super::CredentialAnswer`] to [`super::Device`].
+pub const DEVICE_ANSWERS: &str = "/v1/devices/answers";
 /// `GET`, operator, viewer or auditor: [`super::Clusters`], or `?cluster=` alone.
 pub const CLUSTERS: &str = "/v1/clusters";
 /// `POST`, HSM: [`super::ComplaintRequest`] to [`super::ComplaintVerdict`].

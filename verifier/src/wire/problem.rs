@@ -96,6 +96,8 @@ problems! {
     Internal = "internal", 500, "The manager failed to answer";
     /// The manager cannot answer now.
     Unavailable = "unavailable", 503, "The manager cannot answer now";
+    /// Evidence of where the HSM or a key lives is not what the evidence policy accepts.
+    EvidenceRefused = "evidence-refused", 422, "The evidence is refused";
 }
 
 /// What every problem's type URI begins with.

@@ -118,6 +118,12 @@ impl fmt::Display for EventKind {
             Self::MigrationSighting { earlier, later, migration } => {
                 write!(f, "first {earlier}, then {later}, as migration {migration} allows")
             }
+            Self::ForeignMeasurement { hsm, found, .. } => {
+                write!(f, "what runs at HSM {hsm} is not what the evidence policy lists: {found}")
+            }
+            Self::DeviceEnrolled { hsm, device, by } => {
+                write!(f, "HSM {hsm} enrolled device {device}, as {by} let it")
+            }
             Self::KeysCopied { from, to, cluster, keys } => {
                 let keys: Vec<_> = keys.iter().map(KeyRef::to_string).collect();
                 write!(f, "HSM {from} of cluster {cluster} may give HSM {to} copies of {}", keys.join(", "))
@@ -186,6 +192,10 @@ impl Rule {
             Self::ClockSkew => "set the HSM's clock",
             Self::ManagerClock => "set this manager's clock",
             Self::SilentHsm => "see whether the HSM and its agent run, and reach this manager",
+            Self::ForeignMeasurement => {
+                "find out what changed at the HSM: bring it back to what the evidence policy lists, or list what runs there now, and \
+                 let the HSM enrol its device again (keywitness evidence enrol)"
+            }
         }
     }
 }

@@ -84,6 +84,10 @@ pub struct HsmKeyStatus {
     pub statements: Vec<StatementStatus>,
     /// The newest failure, while it is newer than the newest success.
     pub failure: Option<Failure>,
+    /// Whether its cluster must give evidence of where keys live, and none counts for it: its tokens warn, and come after those of
+    /// HSMs that do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub demoted: bool,
 }
 
 /// One required statement of one key in one HSM.

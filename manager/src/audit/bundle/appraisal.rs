@@ -3,8 +3,6 @@
 //! A manager signs tokens, and could sign more than it was shown. Whatever the bundle's entries do not bear out is refused; where
 //! nothing in a bundle could bear it out, it is named as the manager's word.
 
-use std::collections::BTreeMap;
-
 use keywitness_circuits::{Fingerprint, Instance, Suite};
 use keywitness_verifier::token::{KeyAttestation, ProvenStatement, VerifiedToken};
 
@@ -36,12 +34,12 @@ fn appraisal(token: &VerifiedToken) -> Noted<()> {
     if named.is_none_or(|named| *named != key.to_string()) {
         return Err(format!("it is named {named:?}, and is of key {key}"));
     }
-    let vector = BTreeMap::from([(crate::service::INSTANCE_IDENTITY.to_owned(), crate::service::INSTANCE_KNOWN)]);
-    if appraisal.ear_trustworthiness_vector != vector {
+    let vector = crate::service::vector(None, appraisal.attestation.evidence_missing);
+    if appraisal.ear_trustworthiness_vector != vector.claims() {
         return Err("its trustworthiness vector claims what nothing in the log shows".to_owned());
     }
     let residence = &appraisal.attestation.residence;
-    if residence != crate::service::RESIDENCE {
+    if residence != crate::service::NOT_EVIDENCED || appraisal.attestation.evidence.is_some() {
         return Err(format!("it claims residence {residence:?}, which nothing in the log shows"));
     }
     Ok(((), format!("of key {key}, in an HSM that is known; residence {residence}")))

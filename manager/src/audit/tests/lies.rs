@@ -248,3 +248,32 @@ fn commands_within_commands_are_not_read() {
     let header = &once[..once.len() - postcard::to_stdvec(&Command::Restored).unwrap().len()];
     assert!(postcard::from_bytes::<Command>(&header.repeat(50_000)).is_err());
 }
+
+#[test]
+fn it_took_evidence_that_is_not_good_or_refused_what_is() {
+    use crate::{
+        ledger::EvidenceRefusal,
+        service::{testing::World, tests::evidence},
+    };
+    let world = World::new();
+    evidence::bustle(&world);
+    let log = log_of(&world);
+    let refused = |entry: &Entry| matches!(entry.outcome, Outcome::Refused(_));
+    let of_evidence = |entry: &Entry| matches!(entry.submission.command.bare(), Command::PresentEvidence { .. });
+    let mut tried = 0;
+    for (at, entry) in log.iter().enumerate().filter(|(_, entry)| of_evidence(entry)) {
+        let mut lie = log.clone();
+        let good = log.iter().find_map(|entry| match entry.submission.command.bare() {
+            Command::PresentEvidence { verdict, .. } => verdict.found.clone().ok(),
+            _ => None,
+        });
+        let Command::PresentEvidence { verdict, .. } = &mut lie[at].submission.command else { panic!() };
+        verdict.found = match verdict.found {
+            Ok(_) => Err(EvidenceRefusal { why: "no".to_owned(), measured: Some("something".to_owned()) }),
+            Err(_) => Ok(good.unwrap()),
+        };
+        tried |= if refused(entry) { 2 } else { 1 };
+        caught(&relived(&lie[..=at]), Offence::Evidence, at as u64 + 1);
+    }
+    assert_eq!(tried, 3);
+}

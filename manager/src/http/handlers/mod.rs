@@ -2,6 +2,7 @@
 
 pub(super) mod client;
 pub(super) mod credential;
+pub(super) mod evidence;
 pub(super) mod fraud;
 pub(super) mod hsm;
 pub(super) mod log;

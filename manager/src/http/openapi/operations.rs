@@ -153,6 +153,18 @@ const OF_TRANSFERS: &[ProblemKind] = &[
     ProblemKind::NotAttested,
 ];
 
+/// What is refused of evidence.
+const OF_EVIDENCE: &[ProblemKind] = &[
+    ProblemKind::HsmRevoked,
+    ProblemKind::Forbidden,
+    ProblemKind::UnknownKey,
+    ProblemKind::UnknownChallenge,
+    ProblemKind::ForeignChallenge,
+    ProblemKind::ChallengeConsumed,
+    ProblemKind::ChallengeExpired,
+    ProblemKind::EvidenceRefused,
+];
+
 /// Problems of an envelope.
 const OF_ENVELOPES: &[ProblemKind] = &[
     ProblemKind::Unauthenticated,
@@ -244,6 +256,30 @@ pub(in crate::http) const OPERATIONS: &[Operation] = &[
         .takes(Media::Json("TransferRequest"))
         .gives(Media::Json("TransferGrant"))
         .refuses(OF_TRANSFERS),
+    post(
+        path::EVIDENCE_CHALLENGES,
+        Who::Hsm,
+        "Ask what evidence of where the HSM, or a key in it, lives is to be bound to",
+    )
+    .takes(Media::Json("EvidenceChallengeRequest"))
+    .gives(Media::Json("EvidenceChallenge"))
+    .refuses(OF_EVIDENCE),
+    post(path::EVIDENCE, Who::Hsm, "Have evidence appraised")
+        .takes(Media::Json("EvidenceSubmission"))
+        .gives(Media::Json("EvidenceRecord"))
+        .refuses(OF_EVIDENCE),
+    get(path::EVIDENCE, WATCHERS, "How the evidence of every HSM stands").gives(Media::Json("EvidenceOverview")),
+    post(path::DEVICES, OPERATOR, "Let an HSM enrol its device, once")
+        .takes(Media::Json("DeviceRequest"))
+        .refuses(&[ProblemKind::NotFound]),
+    post(path::DEVICE_CREDENTIALS, Who::Hsm, "Ask for a credential that the TPM of an endorsement key alone can open")
+        .takes(Media::Json("EndorsementRequest"))
+        .gives(Media::Json("CredentialOffer"))
+        .refuses(OF_EVIDENCE),
+    post(path::DEVICE_ANSWERS, Who::Hsm, "Enrol the TPM that opened the credential")
+        .takes(Media::Json("CredentialAnswer"))
+        .gives(Media::Json("Device"))
+        .refuses(OF_EVIDENCE),
     get(path::CLUSTERS, WATCHERS, "How far the HSMs of each cluster agree on its keys")
         .asks(&[query("cluster", false, "Name", "Only this cluster.")])
         .gives(Media::Json("Clusters"))

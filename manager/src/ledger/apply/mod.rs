@@ -6,6 +6,7 @@ pub(crate) mod beacon;
 mod challenge;
 pub(crate) mod challenges;
 pub(crate) mod enrolment;
+pub(crate) mod evidence;
 pub(crate) mod fraud;
 pub(crate) mod log;
 mod restoration;
@@ -163,6 +164,31 @@ impl Apply<'_> {
             Command::AdvanceWebhook { webhook, placed, through } => self.advance_webhook(webhook, (*placed, *through)),
             Command::CopyKeys { request, hsm, enrolment, to, keys } => {
                 self.once(request, (hsm, *enrolment), |apply, hsm| apply.copy_keys(&hsm, to, keys))
+            }
+            Command::ConfigureEvidence(terms) => {
+                self.put(key::ONLY, terms)?;
+                Ok(Outcome::Done)
+            }
+            Command::IssueEvidenceChallenge { request, hsm, enrolment, key, nonce } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| {
+                    apply.issue_evidence_challenge(&hsm, key.as_ref(), nonce)
+                })
+            }
+            Command::PresentEvidence { request, hsm, enrolment, nonce, evidence, verdict } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| {
+                    apply.present_evidence(&hsm, nonce, evidence, verdict)
+                })
+            }
+            Command::AllowDevice { hsm, device, valid_for, by } => {
+                self.allow_device(hsm, device.as_deref(), *valid_for, by)
+            }
+            Command::OfferCredential { request, hsm, enrolment, device, secret, endorsement, offer } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| {
+                    apply.offer_credential(&hsm, (device, secret, endorsement), offer)
+                })
+            }
+            Command::AnswerCredential { request, hsm, enrolment, answer } => {
+                self.once(request, (hsm, *enrolment), |apply, hsm| apply.answer_credential(&hsm, answer))
             }
         }
     }

@@ -5,7 +5,11 @@ use std::ops::ControlFlow;
 use super::Apply;
 use crate::ledger::{
     command::Outcome,
-    state::{ChallengeRow, JoinTokenRow, RestorationRow, Row, decode, key},
+    state::{
+        ChallengeRow, JoinTokenRow, RestorationRow, Row, decode,
+        evidence::{DeviceRow, EvidenceChallengeRow},
+        key,
+    },
     tables::Fault,
 };
 
@@ -18,6 +22,12 @@ impl Apply<'_> {
         }
         for (key, token) in self.open(|row: &JoinTokenRow| row.used_by.is_none() && row.expires_at > at)? {
             self.put(&key, &JoinTokenRow { expires_at: at, ..token })?;
+        }
+        for (key, challenge) in self.open(|row: &EvidenceChallengeRow| !row.consumed && row.expires_at > at)? {
+            self.put(&key, &EvidenceChallengeRow { expires_at: at, ..challenge })?;
+        }
+        for (key, device) in self.open(|row: &DeviceRow| row.leave.is_some() || row.offer.is_some())? {
+            self.put(&key, &DeviceRow { leave: None, offer: None, ..device })?;
         }
         let before: Option<RestorationRow> = self.state().get(key::ONLY)?;
         let number = before.map_or(0, |row| row.number) + 1;

@@ -115,7 +115,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    fn bar(&self, target: &RevocationTarget) -> Result<BarRow, Fault> {
+    pub(super) fn bar(&self, target: &RevocationTarget) -> Result<BarRow, Fault> {
         Ok(self.state().get(&key::target(target))?.unwrap_or_default())
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod clock;
 mod clusters;
 mod drift;
 mod failures;
+mod measured;
 mod pace;
 pub mod policy;
 mod repeats;
@@ -23,6 +24,7 @@ use keywitness_verifier::wire::{
 pub(super) use self::{
     clusters::tags_differ,
     failures::failed,
+    measured::{author, measured},
     pace::paced,
     repeats::{replayed, revoked_attempt},
 };
@@ -51,7 +53,7 @@ pub(super) fn proven(apply: &mut Apply<'_>, sighting: &Sighting) -> Result<(), F
 }
 
 /// A rule's settings; none where it is not looked at.
-pub(super) fn settings(state: State<'_>, rule: Rule) -> Result<Option<RuleSettings>, Fault> {
+pub(in crate::ledger) fn settings(state: State<'_>, rule: Rule) -> Result<Option<RuleSettings>, Fault> {
     let settings = state.configuration()?.fraud.rule(rule);
     Ok(settings.enabled.then_some(settings))
 }
@@ -111,7 +113,7 @@ pub(super) fn raise_as(apply: &mut Apply<'_>, finding: Finding, most: Action) ->
     apply.alerts.push((apply.events.len(), number));
     apply.events.push(event);
     let Some(hsm) = quarantined else { return Ok(()) };
-    let (by, why) = (format!("fraud rule {rule}"), format!("alert {number}: {rule}"));
+    let (by, why) = (author(rule), format!("alert {number}: {rule}"));
     let reason = Reason::new(ReasonCode::Fraud, why);
     match apply.suspend(&RevocationTarget::Hsm(hsm), &reason, &by)? {
         Outcome::Refused(problem) => Err(corrupt(Table::Alerts, problem)),

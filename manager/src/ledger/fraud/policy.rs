@@ -62,6 +62,7 @@ pub const fn uses(rule: Rule) -> Uses {
         // Whoever delays an HSM's requests makes its clock look slow.
         Rule::ClockSkew => (true, true, false),
         Rule::SilentHsm => (false, true, false),
+        Rule::ForeignMeasurement => (false, false, true),
     };
     Uses { window, grace, suspends }
 }
@@ -79,8 +80,11 @@ const fn initial(rule: Rule) -> RuleSettings {
         Rule::ClockSkew => (3600, 5, 60),
         Rule::ManagerClock => (3600, 3, 0),
         Rule::SilentHsm => (0, 0, 3600),
+        Rule::ForeignMeasurement => (0, 0, 0),
     };
-    RuleSettings { enabled: true, window, threshold, grace, action: Action::Alert }
+    // Whoever lists what may run wants nothing else to.
+    let action = if matches!(rule, Rule::ForeignMeasurement) { Action::Quarantine } else { Action::Alert };
+    RuleSettings { enabled: true, window, threshold, grace, action }
 }
 
 /// Longest window or grace, in seconds: 30 days.
@@ -94,7 +98,7 @@ const GREATEST: u32 = 1000;
 pub struct FraudPolicy(BTreeMap<Rule, RuleSettings>);
 
 impl Default for FraudPolicy {
-    /// Every rule, and each raises an alert and suspends nobody.
+    /// Every rule, and each raises an alert and suspends nobody, but for [`Rule::ForeignMeasurement`], which suspends.
     fn default() -> Self {
         Self(Rule::ALL.iter().map(|rule| (*rule, initial(*rule))).collect())
     }
@@ -249,12 +253,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_whole_and_suspend_nobody() {
+    fn the_defaults_are_whole_and_suspend_only_for_what_an_operator_has_listed() {
         let policy = FraudPolicy::default();
         policy.check().unwrap();
         for rule in Rule::ALL {
             let settings = policy.rule(*rule);
-            assert!(settings.enabled && settings.action == Action::Alert);
+            let listed = *rule == Rule::ForeignMeasurement;
+            assert!(settings.enabled && settings.action == if listed { Action::Quarantine } else { Action::Alert });
             assert_eq!(rule.name().parse::<Rule>().unwrap(), *rule);
             assert_eq!(serde_json::to_value(rule).unwrap(), rule.name());
         }

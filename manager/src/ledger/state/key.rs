@@ -51,6 +51,11 @@ pub fn epoch(hsm: &HsmId, key: &KeyRef) -> Vec<u8> {
     bytes
 }
 
+/// Evidence of an HSM, or of a key in it.
+pub fn about(of: &HsmId, key: Option<&KeyRef>) -> Vec<u8> {
+    key.map_or_else(|| hsm(of), |key| epoch(of, key))
+}
+
 /// A record or a failure.
 pub fn evidence(hsm: &HsmId, key: &KeyRef, kind: Kind) -> Vec<u8> {
     let mut bytes = epoch(hsm, key);

@@ -7,6 +7,7 @@ pub(crate) mod batch;
 mod budgets;
 mod cluster;
 mod enrolment;
+pub(crate) mod evidence;
 mod fraud;
 mod hardening;
 pub(crate) mod many;

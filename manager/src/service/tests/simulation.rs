@@ -17,7 +17,7 @@ use keywitness_verifier::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{sharing, statements};
+use super::{evidence, sharing, statements};
 use crate::service::{
     access::{HsmCaller, SignedRequest},
     testing::{Caller, DAWN, TestHsm, TestKey, World, refused, submit},
@@ -473,6 +473,7 @@ fn commit(site: &mut Site, rule: Rule) {
             site.members.pop();
             site.steps(150);
         }
+        Rule::ForeignMeasurement => evidence::one_that_is_not_listed(site.world()),
     }
     // It stands in the events too, under the alert's number.
     let events = site.world().manager.events(&caller, 0).unwrap().events;

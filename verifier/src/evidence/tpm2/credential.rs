@@ -44,6 +44,7 @@ fn failed<T>(_: T) -> EvidenceError {
 #[derive(Debug)]
 pub struct Endorsement {
     spki: Vec<u8>,
+    keys: Vec<Digest>,
 }
 
 /// What a TPM gets: TPM2_ActivateCredential's `credentialBlob` and `secret`, each with its length before it.
@@ -107,11 +108,18 @@ impl Tpm2Policy {
         if !usage.is_some_and(|usage| usage.value.other.contains(&EK_CERTIFICATE)) {
             return Err(EvidenceError::refused("the certificate is not of an endorsement key"));
         }
-        Ok(Endorsement { spki: leaf.spki().to_vec() })
+        let keys = chain.iter().map(|certificate| certificate.key_digest).collect();
+        Ok(Endorsement { spki: leaf.spki().to_vec(), keys })
     }
 }
 
 impl Endorsement {
+    /// The keys of the chain, from the endorsement key to the root, as [`super::super::Trust::revoked`] names keys: whoever keeps
+    /// them with the device sees when one is revoked afterwards.
+    pub fn keys(&self) -> &[Digest] {
+        &self.keys
+    }
+
     /// Makes a credential for the attestation key whose TPMT_PUBLIC is given, with a fresh secret.
     ///
     /// What the TPM opens is worth something only if the key may not leave it and signs nothing but its statements, so any
