@@ -230,3 +230,75 @@ fn resident_memory() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages.saturating_mul(4096))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use keywitness_circuits::Kind;
+    use keywitness_verifier::wire::{KeyRef, Problem, ProblemKind};
+
+    use super::*;
+    use crate::testing::name;
+
+    fn ask(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: hsm\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn what_an_agent_tells_is_counted_and_passed_on() {
+        let watch = Arc::new(Watch::new().unwrap());
+        let told = Arc::new(Mutex::new(0));
+        let tell = Arc::clone(&told);
+        let observer = watch.observer(Arc::new(move |_| *tell.lock().unwrap() += 1));
+        let (key, kind) = (KeyRef { key: name("a-secret-name"), epoch: 1 }, Kind::KeyKnowledgeEd25519);
+        observer(&AgentEvent::Proven { kind, keys: 1, took: Duration::from_millis(3) });
+        for error in [
+            ClientError::Problem(Problem::new(ProblemKind::KeyRevoked, "test")),
+            ClientError::Unreachable("x".to_owned(), "y".to_owned()),
+        ] {
+            observer(&AgentEvent::Failed { key: &key, kind, error: &error.into(), retry_at: None });
+        }
+        watch.reloaded(false);
+        let text = watch.text().unwrap();
+        for line in [
+            "keywitness_agent_attempts_total{outcome=\"failed\",statement=\"key-knowledge/ed25519-eddsa/1\"} 2",
+            "keywitness_agent_failures_total{reason=\"key-revoked\"} 1",
+            "keywitness_agent_failures_total{reason=\"unanswered\"} 1",
+            "keywitness_agent_proof_duration_seconds_count{statement=\"key-knowledge/ed25519-eddsa/1\"} 1",
+            "keywitness_agent_reloads_total{outcome=\"refused\"} 1",
+            "keywitness_agent_reloads_total{outcome=\"applied\"} 0",
+            "keywitness_agent_ready 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(!text.contains("a-secret-name") && *told.lock().unwrap() == 3);
+    }
+
+    #[test]
+    fn who_asks_is_told_over_http() {
+        let watch = Arc::new(Watch::new().unwrap());
+        let server = crate::serve_watch(watch, TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let address = server.address();
+        assert!(ask(address, "/healthz").starts_with("HTTP/1.1 200 "));
+        let ready = ask(address, "/readyz");
+        assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("has not answered yet"), "{ready}");
+        let metrics = ask(address, "/metrics");
+        assert!(
+            metrics.starts_with("HTTP/1.1 200 ") && metrics.contains("keywitness_build_info{version="),
+            "{metrics}"
+        );
+        assert!(ask(address, "/").starts_with("HTTP/1.1 404 "));
+        server.stop().unwrap();
+        assert!(TcpStream::connect(address).is_err());
+    }
+}

@@ -45,7 +45,7 @@ pub(super) fn manager(decide: impl Fn(&str, &[u8]) -> Answer + Send + 'static) -
     format!("http://{address}")
 }
 
-fn serve_one(stream: TcpStream, decide: &impl Fn(&str, &[u8]) -> Answer) -> std::io::Result<()> {
+pub(super) fn serve_one(stream: TcpStream, decide: &impl Fn(&str, &[u8]) -> Answer) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let (mut line, mut path, mut length) = (String::new(), None, 0);
     while reader.read_line(&mut line)? > 2 {
@@ -91,18 +91,23 @@ pub(super) fn info() -> Answer {
 }
 
 fn challenge() -> Answer {
+    challenge_of(600)
+}
+
+/// A challenge for a record that lasts so many seconds.
+pub(super) fn challenge_of(lifetime: u64) -> Answer {
     let now = SystemClock.now();
     let challenge = Challenge {
         nonce: Nonce::random(),
         expires_at: now.plus(60),
         not_before: now,
-        not_after: now.plus(600),
+        not_after: now.plus(lifetime),
         beacon: None,
     };
     Some((201, serde_json::to_value(challenge).unwrap()))
 }
 
-fn record(body: &[u8]) -> Answer {
+pub(super) fn record(body: &[u8]) -> Answer {
     let envelope = Envelope::from_bytes(body).unwrap();
     let context = &envelope.context;
     let instance = Instance::from_bytes(&envelope.instance).unwrap();
@@ -160,14 +165,14 @@ fn a_lost_answer_is_asked_for_with_the_same_bytes() {
 }
 
 /// Answers a request for a batch of challenges.
-fn challenge_batch(body: &[u8]) -> Answer {
+pub(super) fn challenge_batch(body: &[u8], lifetime: u64) -> Answer {
     let asked: ChallengeBatchRequest = serde_json::from_slice(body).unwrap();
-    let items: Vec<_> = asked.items.iter().map(|_| json!({ "challenge": challenge().unwrap().1 })).collect();
+    let items: Vec<_> = asked.items.iter().map(|_| json!({ "challenge": challenge_of(lifetime).unwrap().1 })).collect();
     Some((200, json!({ "items": items })))
 }
 
 /// Answers a batch of envelopes: each by a record, unless `refuse` says otherwise of its statement.
-fn record_batch(body: &[u8], refuse: impl Fn(&str) -> Option<ProblemKind>) -> Answer {
+pub(super) fn record_batch(body: &[u8], refuse: impl Fn(&str) -> Option<ProblemKind>) -> Answer {
     let each = |envelope: &&[u8]| match refuse(&Envelope::from_bytes(envelope).unwrap().context.statement) {
         Some(kind) => json!({ "problem": refusal(kind).unwrap().1 }),
         None => json!({ "records": record(envelope).unwrap().1.get("records").unwrap() }),
@@ -183,7 +188,7 @@ fn keys_that_are_due_together_go_in_one_batch_and_a_lost_answer_is_asked_for_wit
     let seen = Arc::clone(&sent);
     let base = manager(move |target, body| match target {
         path::TRUST_DOMAIN => info(),
-        path::CHALLENGE_BATCHES => challenge_batch(body),
+        path::CHALLENGE_BATCHES => challenge_batch(body, 600),
         path::ATTESTATION_BATCHES => {
             let mut seen = seen.lock().unwrap();
             seen.push(body.to_vec());
@@ -213,7 +218,7 @@ fn of_a_batch_the_refused_fail_and_what_the_manager_had_no_room_for_is_sent_alon
     let seen = Arc::clone(&alone);
     let base = manager(move |target, body| match target {
         path::TRUST_DOMAIN => info(),
-        path::CHALLENGE_BATCHES => challenge_batch(body),
+        path::CHALLENGE_BATCHES => challenge_batch(body, 600),
         path::ATTESTATION_BATCHES => record_batch(body, |statement| match statement {
             statement if statement.contains("/p256-") => Some(ProblemKind::ProofRefused),
             statement if statement.contains("/secp256k1-") => Some(ProblemKind::Unavailable),

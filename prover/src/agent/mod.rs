@@ -12,6 +12,8 @@ mod event;
 mod evidence;
 pub mod journal;
 #[cfg(test)]
+mod lanes_tests;
+#[cfg(test)]
 mod loopback_tests;
 mod run;
 pub mod sharing;

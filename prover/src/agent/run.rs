@@ -110,7 +110,7 @@ impl Drop for Together<'_> {
 
 /// How long to rest in the midst of a backlog after claims that `took` so long: about as long, unless resting would cost a record its
 /// freshness, since the first expires in `slack` and there are so many claims `left`.
-fn rest(took: Duration, left: usize, slack: Duration, rng: &mut impl Rng) -> Duration {
+pub(super) fn rest(took: Duration, left: usize, slack: Duration, rng: &mut impl Rng) -> Duration {
     let whole = took.saturating_mul(2).saturating_mul(u32::try_from(left).unwrap_or(u32::MAX));
     if whole >= slack { Duration::ZERO } else { took.mul_f64(rng.gen_range(0.5..1.5)).min(LONGEST_REST) }
 }
