@@ -28,7 +28,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    if let Some(journal) = args.journal.as_ref().filter(|_| args.place.store.store.exists()) {
+    let exists = args.place.store.file()?.exists();
+    if let Some(journal) = args.journal.as_ref().filter(|_| exists) {
         drop(data::open_private(journal)?);
     }
     let store = args.place.open(global, Access::Write, &[])?;

@@ -1,12 +1,15 @@
 //! `keywitness key`: the keys of a key store.
 
-use std::{io::Read, path::PathBuf};
+use std::{
+    io::{IsTerminal, Read},
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 use keywitness_circuits::{Digest, KeyAlgorithm, KeyId, KeyOrigin, TokenAttributes, TrustDomain};
-use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, TokenKey, TokenStore};
+use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, Token, TokenKey};
 use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
 
@@ -15,7 +18,7 @@ use crate::{
     store::{Opened, StoreArgs},
 };
 
-/// Generate, import, derive or list the keys of a key store.
+/// Generate, import, derive, list or remove the keys of a key store.
 ///
 /// A store is one file, encrypted under a passphrase (Argon2id) or a key file. The first key makes it, together with
 /// the HSM's identity key and channel key.
@@ -74,8 +77,25 @@ enum Command {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Remove a key from the store's file or from a token, for good. Others that hold it keep it; revoke it where it is not to be
+    /// trusted any more
+    #[command(after_help = "Example: keywitness key delete --store hsm-1/store --key signing-1 --epoch 1")]
+    Delete {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The key's name
+        #[arg(long)]
+        key: KeyId,
+        /// Its epoch; may be left out where it has one alone
+        #[arg(long)]
+        epoch: Option<u32>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// List the keys, without their secrets: where each lives, and whether it can leave that place
-    #[command(after_help = "Example: keywitness key list --store hsm-1/store")]
+    #[command(after_help = "Example: keywitness key list --store hsm-1/store\n         \
+                      keywitness key list --store 'pkcs11:token=vault?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/pin'")]
     List {
         #[command(flatten)]
         store: StoreArgs,
@@ -106,9 +126,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let rows = match &args.command {
         Command::Generate { store, new } => vec![match store.open_or_create()? {
             Opened::Software(store) => Row::software(store.generate(&new.key, new.algorithm, new.placement())?),
-            Opened::Token(store) => Row::token(&store, store.generate(&new.key, new.algorithm, new.placement())?),
+            Opened::Token(store) => {
+                Row::token(store.token(), store.generate(&new.key, new.algorithm, new.placement())?)
+            }
         }],
-        Command::Import { store, .. } if store.names_token() => anyhow::bail!(
+        Command::Import { store, .. } if store.names_token()? => anyhow::bail!(
             "keys are not imported into a token: generate them there, or bring them in with the token's own tools"
         ),
         Command::Import { store, new, file } => {
@@ -135,19 +157,81 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
                 Opened::Token(store) => identity(global, &*store),
             };
         }
-        Command::List { store } => match store.open(Access::Read)? {
-            Opened::Software(store) => {
-                public_keys(global, &*store)?;
-                store.keys().into_iter().map(Row::software).collect()
-            }
-            Opened::Token(store) => {
-                public_keys(global, &*store)?;
-                let of_file = store.software().keys().into_iter().map(Row::software);
-                of_file.chain(store.token().keys()?.into_iter().map(|key| Row::token(&store, key))).collect()
-            }
-        },
+        Command::Delete { store, key, epoch, yes } => return delete(store, (key, *epoch), *yes),
+        Command::List { store } => list(global, store)?,
     };
     print(global, &rows)
+}
+
+/// Every key of the store's file and of the token, of those that are named.
+fn list(global: &Global, store: &StoreArgs) -> anyhow::Result<Vec<Row>> {
+    if let Some(token) = store.token_alone()? {
+        return of_token(&token);
+    }
+    Ok(match store.open(Access::Read)? {
+        Opened::Software(store) => {
+            public_keys(global, &*store)?;
+            store.keys().into_iter().map(Row::software).collect()
+        }
+        Opened::Token(store) => {
+            public_keys(global, &*store)?;
+            store.software().keys().into_iter().map(Row::software).chain(of_token(store.token())?).collect()
+        }
+    })
+}
+
+fn of_token(token: &Token) -> anyhow::Result<Vec<Row>> {
+    Ok(token.keys()?.into_iter().map(|key| Row::token(token, key)).collect())
+}
+
+/// Removes a key, after a question.
+fn delete(store: &StoreArgs, (name, epoch): (&KeyId, Option<u32>), yes: bool) -> anyhow::Result<()> {
+    let one = |epochs: Vec<u32>| -> anyhow::Result<KeyRef> {
+        let epoch = match (epoch, epochs.as_slice()) {
+            (Some(epoch), _) => epoch,
+            (None, [epoch]) => *epoch,
+            (None, []) => bail!("there is no key {name}"),
+            (None, several) => bail!("key {name} has {} epochs: say which, with --epoch", several.len()),
+        };
+        Ok(KeyRef { key: name.clone(), epoch })
+    };
+    let named = |key: &KeyRef| (key.key == *name).then_some(key.epoch);
+    if let Some(token) = store.token_alone()? {
+        let key = one(token.keys()?.iter().filter_map(|held| named(&held.key)).collect())?;
+        confirm(&key, yes)?;
+        return Ok(token.delete(&key)?);
+    }
+    match store.open(Access::Write)? {
+        Opened::Software(store) => {
+            let key = one(store.keys().iter().filter_map(|held| named(&held.key)).collect())?;
+            confirm(&key, yes)?;
+            store.delete(&key)?;
+        }
+        Opened::Token(store) => {
+            let of_file = store.software().keys().into_iter().map(|held| held.key);
+            let all = of_file.chain(store.token().keys()?.into_iter().map(|held| held.key));
+            let key = one(all.filter_map(|key| named(&key)).collect())?;
+            confirm(&key, yes)?;
+            store.delete(&key)?;
+        }
+    }
+    Ok(())
+}
+
+fn confirm(key: &KeyRef, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("key {key} would be gone for good; say so with --yes");
+    }
+    eprint!("Remove key {key} for good? Type its name: ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim() != key.key.as_str() {
+        bail!("nothing was removed");
+    }
+    Ok(())
 }
 
 /// Prints the key that others verify this HSM's signatures by.
@@ -196,11 +280,11 @@ impl Row {
         }
     }
 
-    fn token(store: &TokenStore, key: TokenKey) -> Self {
+    fn token(token: &Token, key: TokenKey) -> Self {
         Self {
             algorithm: key.algorithm.name(),
             origin: key.origin,
-            place: format!("token {}", store.token().label()),
+            place: format!("token {}", token.label()),
             extractable: key.extractable,
             refusal: key.refusal.clone(),
             key: key.key.clone(),

@@ -23,5 +23,7 @@ mod statements;
 mod support;
 mod takeover;
 mod token;
+mod token_ways;
+mod tpm_token;
 mod vectors;
 mod webhooks;

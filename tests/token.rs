@@ -9,16 +9,16 @@ use tempfile::TempDir;
 
 use crate::support::{Manager, Running, eventually, program};
 
-const PIN: &str = "6 correct horses";
+pub(crate) const PIN: &str = "6 correct horses";
 
 /// A SoftHSM with one token, and an HSM's store beside it.
-struct TokenHsm {
+pub(crate) struct TokenHsm {
     directory: TempDir,
-    library: String,
+    pub(crate) library: String,
 }
 
 impl TokenHsm {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let library = std::env::var("KEYWITNESS_TEST_SOFTHSM").expect("./test sets KEYWITNESS_TEST_SOFTHSM");
         let hsm = Self { directory: tempfile::tempdir().unwrap(), library };
         std::fs::create_dir(hsm.directory.path().join("tokens")).unwrap();
@@ -31,20 +31,20 @@ impl TokenHsm {
         hsm
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn with_token<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    pub(crate) fn with_token<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
     }
 
-    fn store(&self) -> Vec<String> {
+    pub(crate) fn store(&self) -> Vec<String> {
         ["--store", &self.path("store"), "--key-file", &self.path("store.key")].map(str::to_owned).to_vec()
     }
 
     /// A command line of the program that names store and token, with the PIN in a file.
-    fn command(&self, data: &Path, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, data: &Path, arguments: &[&str]) -> Command {
         let mut command = program(data, arguments);
         command.args(self.store()).args(["--pkcs11-module", &self.library, "--pkcs11-token", "vault"]);
         command.args(["--pkcs11-pin-file", &self.path("pin")]);
@@ -52,23 +52,23 @@ impl TokenHsm {
         command
     }
 
-    fn json(&self, data: &Path, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, data: &Path, arguments: &[&str]) -> serde_json::Value {
         let output = self.command(data, &[&["--json"], arguments].concat()).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", words(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-fn private(path: &str) {
+pub(crate) fn private(path: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn words(output: &Output) -> String {
+pub(crate) fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn exit(mut command: Command) -> (i32, String) {
+pub(crate) fn exit(mut command: Command) -> (i32, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     (output.status.code().unwrap(), words(&output))
 }

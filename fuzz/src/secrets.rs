@@ -4,7 +4,7 @@ use std::fs;
 
 use data_encoding::HEXLOWER;
 use keywitness_circuits::{HsmId, KeyAlgorithm, TrustDomain, key_knowledge::Witness, tagged_key};
-use keywitness_prover::{Access, SoftwareStore, Unlock, store::import};
+use keywitness_prover::{Access, SoftwareStore, TokenUri, Unlock, store::import};
 use keywitness_verifier::channel;
 
 use crate::{Target, world::World};
@@ -14,6 +14,7 @@ pub(crate) fn targets(world: &'static World) -> Vec<Target> {
     let store = sealed.clone();
     vec![
         Target::new("key-import", import_seeds(), key_import),
+        Target::new("pkcs11-uri", uri_seeds(), pkcs11_uri),
         Target::new("store-file", vec![store], move |bytes| store_file(world, &sealed, bytes)),
         Target::new("channel", vec![vec![7; 80]], channel_messages()),
     ]
@@ -33,6 +34,42 @@ fn key_import(bytes: &[u8]) {
             assert!(*again == *secret);
         }
     }
+}
+
+/// What a URI names is the same however it is encoded.
+fn pkcs11_uri(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(named) = text.parse::<TokenUri>() else { return };
+    let encode = |name: &str, value: Option<&[u8]>| {
+        let escaped = |value: &[u8]| value.iter().map(|byte| format!("%{byte:02x}")).collect::<String>();
+        value.map_or_else(String::new, |value| format!("{name}={};", escaped(value)))
+    };
+    let (token, keys) = (&named.token, &named.keys);
+    let text = |text: &Option<String>| text.as_ref().map(|text| text.as_bytes().to_vec());
+    let parts = [
+        ("token", text(&token.label)),
+        ("serial", text(&token.serial)),
+        ("manufacturer", text(&token.manufacturer)),
+        ("model", text(&token.model)),
+        ("slot-id", token.slot.map(|slot| slot.to_string().into_bytes())),
+        ("object", text(&keys.label)),
+        ("id", keys.id.clone()),
+    ];
+    let again: String = parts.iter().map(|(name, value)| encode(name, value.as_deref())).collect();
+    let again: TokenUri = format!("pkcs11:{again}").parse().expect("what was named can be named again");
+    assert_eq!((&again.token, &again.keys), (token, keys));
+}
+
+fn uri_seeds() -> Vec<Vec<u8>> {
+    [
+        "pkcs11:token=The%20Vault;serial=0a1b;manufacturer=a;model=b;slot-id=7;object=k;id=%00%01;type=private\
+         ?module-path=/usr/lib/a.so&pin-source=file:/etc/pin",
+        "pkcs11:token=a?pin-source=env:PIN",
+        "pkcs11:?pin-source=prompt:",
+        "pkcs11:token=a?pin-value=1234",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
 }
 
 fn import_seeds() -> Vec<Vec<u8>> {

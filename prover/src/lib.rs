@@ -27,7 +27,7 @@ pub use clock::{Clock, Stop, SystemClock};
 pub use http::{RunningServer, serve, serve_watch};
 pub use provider::{EvidenceSource, Provider, ProviderError};
 pub use store::{
-    Access, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, Placement, SoftwareStore, StoreError, Token,
-    TokenChoice, TokenError, TokenKey, TokenStore, Unlock, create_key_file,
+    Access, IDENTITY, KeyChoice, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, PinSource, Placement, SCHEME,
+    SoftwareStore, StoreError, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri, Unlock, create_key_file,
 };
 pub use watch::Watch;

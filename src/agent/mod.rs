@@ -156,8 +156,9 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
     // Before there are threads.
     let hangups = settings.is_some().then(Hangups::take).transpose()?;
     let told = Notified::connect();
-    let journal = args.journal.clone().unwrap_or_else(|| args.place.store.store.with_extension("journal"));
-    if args.place.store.store.exists() {
+    let store = args.place.store.file()?;
+    let journal = args.journal.clone().unwrap_or_else(|| store.with_extension("journal"));
+    if store.exists() {
         // Beside the store, and later nothing that is made there is read.
         drop(data::open_private(&journal)?);
     }

@@ -171,6 +171,8 @@ fn words(flag: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, String
         (ArgAction::SetTrue, DeValue::Boolean(false)) => Ok(Vec::new()),
         (ArgAction::SetTrue, _) => Err("it is true or false".to_owned()),
         (ArgAction::Append, DeValue::Array(values)) => values.iter().map(|value| word(value.get_ref())).collect(),
+        // A file alone, or a file and a token.
+        (ArgAction::Append, one @ DeValue::String(_)) if name == "store" => Ok(vec![word(one)?]),
         (ArgAction::Append, _) => Err("it is a list of texts in brackets".to_owned()),
         (_, one) => Ok(vec![word(one)?]),
     }
@@ -212,7 +214,7 @@ mod tests {
         let text = "store = \"a/store\"\nhsm = \"hsm-1\"\nproving-threads = 3\nattest-at-start = true\nchannel = \"127.0.0.1:1\"\nallow-client = []\n";
         let (cli, settings) = with(text, &["--hsm", "hsm-2"]).unwrap();
         let Command::Agent(super::super::Args::Run(args)) = cli.command else { panic!() };
-        assert_eq!(args.place.store.store, Path::new("a/store"));
+        assert_eq!(args.place.store.file().unwrap(), Path::new("a/store"));
         assert!(args.attest_at_start && args.channel.is_some() && args.allow_clients.is_empty());
         let settings = settings.unwrap();
         assert!(settings.values.contains_key("store") && !settings.values.contains_key("hsm"));

@@ -20,6 +20,7 @@ use super::{
     error::{AttestError, may_pass},
     event::AgentEvent,
     lock,
+    parallel::in_parallel,
     together::{Fate, claim},
 };
 use crate::store::KeyEntry;
@@ -118,11 +119,17 @@ impl Session<'_> {
             Ok(given) => {
                 let expiry = given.iter().flatten().map(|challenge| challenge.expires_at).min();
                 let mut ready = Vec::with_capacity(asked.len());
-                for ((place, subject, digest), given) in asked.into_iter().zip(given) {
-                    let made = given.and_then(|challenge| self.prepare(&subject, digest, &challenge));
+                let claims: Vec<_> = asked.into_iter().zip(given).collect();
+                let made = in_parallel(self.store.parallel(), claims, |((place, subject, digest), given)| match given
+                    .and_then(|challenge| self.prepare(&subject, digest, &challenge))
+                {
+                    Ok((instance, envelope)) => Ok(Ready { place, subject, instance, envelope }),
+                    Err(error) => Err((place, error)),
+                });
+                for made in made {
                     match made {
-                        Ok((instance, envelope)) => ready.push(Ready { place, subject, instance, envelope }),
-                        Err(error) => set(&mut results, place, Err(Arc::new(error))),
+                        Ok(claim) => ready.push(claim),
+                        Err((place, error)) => set(&mut results, place, Err(Arc::new(error))),
                     }
                 }
                 // The second bound holds where the manager's clock is ahead.

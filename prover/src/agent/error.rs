@@ -148,6 +148,9 @@ impl AttestError {
         if let Some(error) = self.client_error().filter(|error| may_pass(error)) {
             return error.retry_after().map_or(Pause::Short, |seconds| Pause::After(seconds.into()));
         }
+        if matches!(self, Self::Store(error) if error.may_pass()) {
+            return Pause::Short;
+        }
         match self.problem() {
             Some(ProblemKind::HsmRevoked | ProblemKind::KeyRevoked) => Pause::Revoked(revoked_recheck),
             Some(

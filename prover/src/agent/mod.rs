@@ -15,6 +15,7 @@ pub mod journal;
 mod lanes_tests;
 #[cfg(test)]
 mod loopback_tests;
+mod parallel;
 mod run;
 pub mod sharing;
 mod standing;

@@ -52,6 +52,9 @@ impl Canonical for Failure {
             }
             StoreError::Away(why) => writer.u8(10).bytes(clipped(why)),
             StoreError::NotIsolated(why) => writer.u8(12).bytes(clipped(why)),
+            error @ (StoreError::Token(_) | StoreError::TokenAway(_)) if error.may_pass() => {
+                writer.u8(13).bytes(clipped(&error.to_string()))
+            }
             other => writer.u8(11).bytes(clipped(&other.to_string())),
         };
     }
@@ -78,6 +81,7 @@ impl Canonical for Failure {
             10 => StoreError::Away(text(reader, MAX_TEXT)?),
             11 => StoreError::Process(text(reader, MAX_TEXT)?),
             12 => StoreError::NotIsolated(text(reader, MAX_TEXT)?),
+            13 => StoreError::TokenAway(text(reader, MAX_TEXT)?),
             _ => return Err(reader.error("there is no such failure")),
         }))
     }

@@ -103,6 +103,8 @@ pub(super) enum Answer {
         identity: IdentityKey,
         channel_key: [u8; 32],
         membership: Option<Membership>,
+        /// How many proofs or signatures are made at once.
+        parallel: u16,
     },
     Signature([u8; 64]),
     Opened(Box<OperationRequest>, AnswerKey),
@@ -369,8 +371,8 @@ impl Canonical for Answer {
 
     fn write(&self, writer: &mut Writer) {
         match self {
-            Self::Hello { identity, channel_key, membership } => {
-                writer.u8(0).array(&identity.to_bytes()).array(channel_key).option(membership.as_ref())
+            Self::Hello { identity, channel_key, membership, parallel } => {
+                writer.u8(0).array(&identity.to_bytes()).array(channel_key).option(membership.as_ref()).u16(*parallel)
             }
             Self::Signature(signature) => writer.u8(1).array(signature),
             Self::Opened(request, key) => put_opened(writer.u8(2), request, key),
@@ -397,9 +399,12 @@ impl Canonical for Answer {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
         Ok(match reader.u8()? {
-            0 => {
-                Self::Hello { identity: identity(reader)?, channel_key: reader.array()?, membership: reader.option()? }
-            }
+            0 => Self::Hello {
+                identity: identity(reader)?,
+                channel_key: reader.array()?,
+                membership: reader.option()?,
+                parallel: reader.u16()?,
+            },
             1 => Self::Signature(reader.array()?),
             2 => opened(reader)?,
             3 => Self::Unopened { malformed: flag(reader)? },

@@ -5,7 +5,10 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     process::Child,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use keywitness_circuits::{
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_isolation::{
-    Lane, Lanes, frame,
+    Lane, Lanes, MAX_LANES, frame,
     lanes::{Caller, Patience, Source},
     process,
 };
@@ -68,6 +71,7 @@ struct Listing {
 struct Hsm {
     keys: OnceLock<(IdentityKey, [u8; 32])>,
     membership: Mutex<Option<Membership>>,
+    parallel: AtomicUsize,
 }
 
 impl Caller for Hsm {
@@ -77,7 +81,11 @@ impl Caller for Hsm {
     fn greet(&self, lane: &mut Lane) -> Result<(), StoreError> {
         let asked = lane.exchange(&Request::Hello.to_bytes()).and_then(|answer| read(&answer));
         let (keys, membership) = match asked.map_err(|error| StoreError::Away(error.to_string()))? {
-            Answer::Hello { identity, channel_key, membership } => ((identity, channel_key), membership),
+            Answer::Hello { identity, channel_key, membership, parallel } => {
+                // Each call takes a lane.
+                self.parallel.store(usize::from(parallel).clamp(1, MAX_LANES), Ordering::Relaxed);
+                ((identity, channel_key), membership)
+            }
             Answer::Failed(Failure(error)) => return Err(error),
             _ => return Err(unexpected()),
         };
@@ -199,6 +207,10 @@ impl KeyStore for Remote {
 
     fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError> {
         self.signature(&Request::SignIdentity { message: message.to_vec() })
+    }
+
+    fn parallel(&self) -> usize {
+        self.lanes.caller().parallel.load(Ordering::Relaxed).max(1)
     }
 
     fn channel_key(&self) -> [u8; 32] {

@@ -105,6 +105,7 @@ impl Served {
                 identity: store.identity(),
                 channel_key: store.channel_key(),
                 membership: store.membership(),
+                parallel: u16::try_from(store.parallel()).unwrap_or(u16::MAX),
             },
             Request::SignIdentity { message } => {
                 // What a client could ask for is not signed in the HSM's name.

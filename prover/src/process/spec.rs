@@ -7,7 +7,7 @@ use std::{
 };
 
 use keywitness_circuits::{
-    Digest, Error, Parameters,
+    Digest, Error, KeyId, Parameters,
     codec::{Reader, Writer},
     params::{Groth16Circuit, Groth16Parameters},
 };
@@ -15,7 +15,7 @@ use keywitness_isolation::LockedBytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::store::{Access, Pin, SoftwareStore, StoreError, Token, TokenChoice, Unlock};
+use crate::store::{Access, KeyChoice, Pin, SoftwareStore, StoreError, Token, TokenChoice, Unlock};
 
 /// Longest passphrase or PIN, in bytes.
 const MAX_SECRET: usize = 1024;
@@ -75,10 +75,12 @@ pub struct Spec {
 pub struct TokenSpec {
     /// The library.
     pub module: PathBuf,
-    /// The token's label.
-    pub label: Option<String>,
-    /// The token's slot, where it has no label of its own.
-    pub slot: Option<u64>,
+    /// Which of its tokens.
+    pub token: TokenChoice,
+    /// Which of its keys.
+    pub keys: KeyChoice,
+    /// The label of the HSM's identity key, where it is not the usual one.
+    pub identity: Option<KeyId>,
     /// The file with its PIN, where that was not typed.
     pub pin_file: Option<PathBuf>,
     /// Where the library may write, and the agent may not read; anywhere where there are none.
@@ -181,17 +183,15 @@ impl Spec {
 
     pub(super) fn open_token(&self, secrets: &Secrets) -> Result<Option<Token>, StoreError> {
         let Some(token) = self.token.as_ref().filter(|_| self.planted == Planted::Nothing) else { return Ok(None) };
-        let choice = match (&token.label, token.slot) {
-            (Some(label), _) => TokenChoice::Label(label.clone()),
-            (None, Some(slot)) => TokenChoice::Slot(slot),
-            (None, None) => return Err(StoreError::Process("the spec names no token".to_owned())),
-        };
+        if token.token == TokenChoice::default() {
+            return Err(StoreError::Process("the spec names no token".to_owned()));
+        }
         let pin = match (&token.pin_file, &secrets.pin) {
             (Some(path), _) => Pin::read(path)?,
             (None, Some(pin)) => Pin::new(pin)?,
             (None, None) => return Err(StoreError::Process("it was given no PIN".to_owned())),
         };
-        Ok(Some(Token::open(&token.module, &choice, &pin)?))
+        Ok(Some(Token::open(&token.module, &token.token, pin)?.with_keys(token.keys.clone())))
     }
 }
 

@@ -97,7 +97,10 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
     let unsteady = token.is_some();
     let store: Box<dyn KeyStore> = match token {
         None => Box::new(software),
-        Some(token) => Box::new(TokenStore::new(software, token)?),
+        Some(token) => {
+            let identity = spec.token.as_ref().and_then(|token| token.identity.as_ref());
+            Box::new(TokenStore::new(software, token, identity)?)
+        }
     };
     let peers = spec.peers.clone();
     Ok(Served::new(store, parameters, witnessed, Rules { unsteady, peers }))

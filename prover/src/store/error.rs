@@ -89,6 +89,20 @@ pub enum StoreError {
     /// A token's key is not copied.
     #[error("key {0} lives in the token, which does not give it out; make it there, or let the token copy it")]
     TokenKeyStays(KeyRef),
+    /// The identity key is no key like the others.
+    #[error(
+        "keywitness-identity is the HSM's identity: an ed25519 key, made before the HSM enrols, and neither rotated nor removed; an HSM that \
+         is to have another identity returns by a new join token with another store"
+    )]
+    IdentityStays,
+    /// A key that others are derived from.
+    #[error("key {derived} is derived from key {key}, which is not removed before it")]
+    MasterNeeded {
+        /// The master.
+        key: KeyRef,
+        /// The derived key.
+        derived: KeyRef,
+    },
     /// Nothing to rotate.
     #[error("there is no key {0} to rotate")]
     NothingToRotate(KeyId),
@@ -162,6 +176,9 @@ pub enum StoreError {
     /// The token refuses, or fails.
     #[error(transparent)]
     Token(#[from] super::pkcs11::TokenError),
+    /// The token is away, says a proving process.
+    #[error("{0}")]
+    TokenAway(String),
     /// The proving process is gone, or does not answer; another one is started.
     #[error("the proving process does not answer now: {0}")]
     Away(String),
@@ -177,6 +194,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store may do it later, without anybody's doing but bringing back what was taken away.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::TokenAway(_) => true,
+            Self::Token(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+
     /// An I/O error at `path`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -39,7 +39,9 @@ use serde::{Deserialize, Serialize};
 pub use error::StoreError;
 pub use file::create_key_file;
 pub(crate) use file::{beside, private, sync_directory};
-pub use pkcs11::{Pin, Token, TokenChoice, TokenError, TokenKey, TokenStore};
+pub use pkcs11::{
+    IDENTITY, KeyChoice, Pin, PinSource, SCHEME, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri,
+};
 pub use seal::{PassphraseCost, Unlock};
 pub use share::Received;
 pub use software::{Access, Placement, SoftwareStore};
@@ -76,6 +78,11 @@ pub trait KeyStore: Send + Sync {
     /// # Errors
     /// Where the store cannot sign now.
     fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError>;
+
+    /// How many proofs or signatures it makes at once, where callers ask from as many threads.
+    fn parallel(&self) -> usize {
+        1
+    }
 
     /// The HSM's public X25519 channel key.
     fn channel_key(&self) -> [u8; 32];

@@ -86,9 +86,20 @@ pub struct SoftwareStore {
     channel_key: [u8; 32],
     content: RwLock<Content>,
     lock: Option<WriteLock>,
+    /// What signs as the identity, where the file's own key does not.
+    signer: Option<IdentitySigner>,
 }
 
+/// Signs the protocol's own messages with an identity key that is kept elsewhere.
+pub(super) type IdentitySigner = Box<dyn Fn(&[u8]) -> Result<[u8; 64], StoreError> + Send + Sync>;
+
 impl SoftwareStore {
+    /// The same store of an HSM whose identity key is kept elsewhere: the file's own is not used.
+    #[must_use]
+    pub(super) fn with_identity(self, identity: IdentityKey, signer: IdentitySigner) -> Self {
+        Self { identity, signer: Some(signer), ..self }
+    }
+
     /// Creates a store with a fresh identity and no keys, opened for writing.
     ///
     /// # Errors
@@ -146,7 +157,8 @@ impl SoftwareStore {
         })?;
         let channel_key = content.channel.expose(channel_public).ok_or_else(damaged)?;
         let identity = IdentityKey::from_bytes(identity)?;
-        Ok(Self { path: path.to_owned(), file_key, identity, channel_key, content: RwLock::new(content), lock })
+        let (path, content) = (path.to_owned(), RwLock::new(content));
+        Ok(Self { path, file_key, identity, channel_key, content, lock, signer: None })
     }
 
     /// Generates a key.
@@ -303,6 +315,29 @@ impl SoftwareStore {
         written.and_then(|sealed| file::replace(&self.path, &sealed)).inspect_err(|_| undo(&mut content))
     }
 
+    /// Removes a key, for good.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::MasterNeeded`]; what the file system says.
+    pub fn delete(&self, key: &KeyRef) -> Result<(), StoreError> {
+        self.change(|content| {
+            let of_it =
+                |held: &&StoredKey| held.derivation.as_ref().is_some_and(|derivation| derivation.master == *key);
+            if let Some(derived) = content.keys.iter().find(of_it) {
+                return Err(StoreError::MasterNeeded { key: key.clone(), derived: derived.key.clone() });
+            }
+            let place = content.keys.iter().position(|held| held.key == *key);
+            let place = place.ok_or_else(|| StoreError::NoSuchKey(key.clone()))?;
+            let removed = content.keys.remove(place);
+            Ok(Box::new(move |content: &mut Content| content.keys.insert(place, removed)) as Undo)
+        })
+    }
+
+    /// Whether the store has this key.
+    pub(super) fn holds(&self, key: &KeyRef) -> bool {
+        self.content().keys.iter().any(|held| held.key == *key)
+    }
+
     pub(super) fn content(&self) -> RwLockReadGuard<'_, Content> {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -392,7 +427,10 @@ impl KeyStore for SoftwareStore {
     }
 
     fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError> {
-        self.content().identity.expose(|seed| sign::ed25519(seed, message))
+        match &self.signer {
+            Some(signer) => signer(message),
+            None => self.content().identity.expose(|seed| sign::ed25519(seed, message)),
+        }
     }
 
     fn channel_key(&self) -> [u8; 32] {

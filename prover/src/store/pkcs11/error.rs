@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use keywitness_circuits::KeyAlgorithm;
 use keywitness_verifier::wire::KeyRef;
 
@@ -25,11 +25,11 @@ pub enum TokenError {
         /// Labels and slots of the tokens that are there.
         found: Vec<String>,
     },
-    /// Several tokens have the label.
-    #[error("several tokens are labelled {label}: name one by its slot ({})", list(slots))]
+    /// Several tokens are what was asked for.
+    #[error("there are several tokens {wanted}: name one by its serial number, or its slot ({})", list(slots))]
     AmbiguousToken {
-        /// The label.
-        label: String,
+        /// What was asked for.
+        wanted: String,
         /// Their slots.
         slots: Vec<String>,
     },
@@ -109,6 +109,22 @@ pub enum TokenError {
         /// How many bytes came.
         length: usize,
     },
+    /// The token went away and has not come back.
+    #[error("the token {token} is gone: {why}")]
+    Stranded {
+        /// Which one.
+        token: String,
+        /// Why it cannot be used again.
+        why: String,
+    },
+    /// The token came back, and its PIN is another one.
+    #[error(
+        "the PIN of the token {0} was right and is not any more; it is not tried again: restart what uses it, with the new one"
+    )]
+    PinChanged(String),
+    /// A URI names no token, or not as it should.
+    #[error("{0}")]
+    Uri(String),
     /// A call failed.
     #[error("token {token} failed while {doing}: {}", plain(source))]
     Call {
@@ -119,6 +135,56 @@ pub enum TokenError {
         /// What it says.
         source: Error,
     },
+}
+
+/// What a failure says about whether the token is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    /// The login is over.
+    Yes,
+    /// It may be: that can be asked.
+    Perhaps,
+    /// It may be anything.
+    Anything,
+    /// The token answered.
+    No,
+}
+
+impl TokenError {
+    pub(super) fn gone(&self) -> Gone {
+        let code = match self {
+            Self::Call { source: Error::Pkcs11(code, _), .. } => code,
+            // A token without its objects looks as one that never had any.
+            Self::NoSuchKey { .. } => return Gone::Perhaps,
+            _ => return Gone::No,
+        };
+        match code {
+            RvError::DeviceRemoved
+            | RvError::TokenNotPresent
+            | RvError::TokenNotRecognized
+            | RvError::SlotIdInvalid
+            | RvError::SessionHandleInvalid
+            | RvError::SessionClosed
+            | RvError::UserNotLoggedIn
+            | RvError::CryptokiNotInitialized => Gone::Yes,
+            RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid => Gone::Perhaps,
+            RvError::GeneralError | RvError::FunctionFailed | RvError::DeviceError => Gone::Anything,
+            _ => Gone::No,
+        }
+    }
+
+    /// Whether the token may do it later, without anybody's doing but putting it back.
+    pub(in crate::store) fn may_pass(&self) -> bool {
+        matches!(self, Self::Stranded { .. }) || matches!(self, Self::Call { .. }) && self.gone() != Gone::No
+    }
+
+    /// Whether a key object is no longer what it was when it was found.
+    pub(super) fn is_stale(&self) -> bool {
+        matches!(
+            self,
+            Self::Call { source: Error::Pkcs11(RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid, _), .. }
+        )
+    }
 }
 
 /// An error of a PKCS#11 call by the name of its return code: the specification's prose about each is long.

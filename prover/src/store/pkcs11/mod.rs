@@ -1,6 +1,6 @@
 //! Keys inside a PKCS#11 token: a hardware security module, a smart card, or SoftHSM.
 //!
-//! A [`Token`] is one slot of one library. Its keys are found by name: CKA_LABEL is the [`KeyId`], and a CKA_ID of four
+//! A [`Token`] is one token of one library. Its keys are found by name: CKA_LABEL is the [`KeyId`], and a CKA_ID of four
 //! bytes, big-endian and not zero, is the epoch; a key with any other CKA_ID, or none, is at epoch 1. [`TokenStore`] puts
 //! a token's keys beside those of a software store, which keeps the HSM's identity.
 //!
@@ -12,15 +12,17 @@
 mod error;
 mod object;
 mod pin;
+mod pool;
 mod slot;
 mod store;
 #[cfg(test)]
 mod tests;
+mod uri;
 
 use std::{
     fmt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use cryptoki::{
@@ -34,52 +36,131 @@ use cryptoki::{
     types::Ulong,
 };
 use keywitness_circuits::{
-    Instance, KeyAlgorithm, key_knowledge,
+    Digest, Instance, KeyAlgorithm, KeyId,
+    key_knowledge::{self, eddsa},
     key_possession::{self, ecdsa},
+    registry::DecodedInstance,
 };
-use keywitness_verifier::wire::KeyRef;
+use keywitness_verifier::{identity::IdentityKey, wire::KeyRef};
 use zeroize::Zeroizing;
 
 use super::StoreError;
 pub use error::TokenError;
-use object::Found;
-pub use object::TokenKey;
+use object::Known;
+pub use object::{KeyChoice, TokenKey};
 pub use pin::Pin;
-use slot::Place;
+use pool::{Connection, Pool};
 pub use slot::TokenChoice;
-pub use store::TokenStore;
-
-/// Most sessions that are kept open for later calls.
-const IDLE_SESSIONS: usize = 8;
+pub use store::{IDENTITY, TokenStore};
+pub use uri::{PinSource, SCHEME, TokenUri};
 
 /// One PKCS#11 token, logged in.
 ///
-/// Each call takes a session of its own, so that threads can call at once. The login lasts as long as the value; a token
-/// that goes away in the meantime has to be opened again.
+/// Each call has a session of its own, so that threads can call at once: at most [`Token::parallel`], where others wait. A token
+/// that goes away is logged in to again once it is back.
 pub struct Token {
-    place: Place,
-    idle: Mutex<Vec<Session>>,
-    /// Keeps the login alive.
-    _login: Mutex<Session>,
+    label: String,
+    choice: KeyChoice,
+    /// The HSM's identity key, which is no key like the others.
+    identity: Option<KeyRef>,
+    pool: Pool,
 }
 
 impl Token {
-    /// Opens a token of the PKCS#11 library at `library`, and logs in: one attempt.
+    /// Opens a token of the PKCS#11 library at `library`, and logs in: one attempt. The PIN stays in memory, for when the token
+    /// comes back after it was gone.
     ///
     /// The library's code runs inside this process.
     ///
     /// # Errors
     /// [`TokenError::Library`], [`TokenError::NoToken`], [`TokenError::AmbiguousToken`], [`TokenError::WrongPin`],
     /// [`TokenError::PinLocked`], [`TokenError::FinalTry`], [`TokenError::AlreadyOpen`]
-    pub fn open(library: &Path, choice: &TokenChoice, pin: &Pin) -> Result<Self, StoreError> {
-        let place = slot::find(library, choice)?;
-        let login = place.log_in(pin)?;
-        Ok(Self { place, idle: Mutex::default(), _login: Mutex::new(login) })
+    pub fn open(library: &Path, choice: &TokenChoice, pin: Pin) -> Result<Self, StoreError> {
+        let pool = Pool::open(library.to_owned(), choice, pin)?;
+        Ok(Self { label: pool.label(), choice: KeyChoice::all(), identity: None, pool })
+    }
+
+    /// The same, with these keys alone.
+    #[must_use]
+    pub fn with_keys(self, choice: KeyChoice) -> Self {
+        Self { choice, ..self }
     }
 
     /// The token's label.
     pub fn label(&self) -> &str {
-        &self.place.label
+        &self.label
+    }
+
+    /// How many calls it does at once.
+    pub const fn parallel(&self) -> usize {
+        self.pool.most()
+    }
+
+    /// Finds the HSM's identity key: that of the label `named`, which must be there, or else [`IDENTITY`], if it is.
+    ///
+    /// # Errors
+    /// [`TokenError::NoSuchKey`], [`TokenError::AmbiguousKey`], [`TokenError::Refused`], [`TokenError::WrongAlgorithm`]
+    fn take_identity(&mut self, named: Option<&KeyId>) -> Result<Option<IdentityKey>, StoreError> {
+        let choice = std::mem::take(&mut self.choice);
+        let found = self.find_identity(named);
+        self.choice = choice;
+        let found = found?;
+        self.identity = found.as_ref().map(|(key, _)| key.clone());
+        Ok(found.map(|(_, identity)| identity))
+    }
+
+    fn find_identity(&self, named: Option<&KeyId>) -> Result<Option<(KeyRef, IdentityKey)>, StoreError> {
+        let label = named.map_or(IDENTITY, KeyId::as_str);
+        let held = self.keys()?.into_iter().filter(|held| held.key.key.as_str() == label).collect::<Vec<_>>();
+        let key = match held.as_slice() {
+            [] if named.is_none() => return Ok(None),
+            [] => KeyRef { key: label.parse()?, epoch: 1 },
+            [one] => one.key.clone(),
+            [first, ..] => {
+                let (token, key) = (self.label.clone(), first.key.clone());
+                return Err(TokenError::AmbiguousKey { token, key }.into());
+            }
+        };
+        self.with_key(&key, "looking for the identity key", |_, known| {
+            self.fit(known, |algorithm| algorithm == KeyAlgorithm::Ed25519)
+        })?;
+        let point = self.public_key(&key)?.instance().spki()?.unwrap_or_default();
+        let point = point.split_at_checked(point.len().saturating_sub(32)).map_or(&[][..], |(_, point)| point);
+        let identity = IdentityKey::from_bytes(self.exactly("reading a public key", point)?)?;
+        Ok(Some((key, identity)))
+    }
+
+    /// Signs a message of the protocol with the identity key, whose public key `identity` is.
+    fn sign_as_identity(&self, identity: &IdentityKey, message: &[u8]) -> Result<[u8; 64], StoreError> {
+        let key = self.identity.as_ref().ok_or(StoreError::IdentityStays)?;
+        let signature = self.eddsa(key, message)?;
+        if !eddsa::verify_signature(&Digest::from(*identity).0, message, &signature) {
+            let why = "it signs as another key than the one beside it";
+            return Err(TokenError::NoPublicKey { key: key.clone(), why }.into());
+        }
+        Ok(signature)
+    }
+
+    fn is_identity(&self, key: &KeyRef) -> bool {
+        self.identity.as_ref() == Some(key)
+    }
+
+    /// Removes a key, and the public key beside it.
+    ///
+    /// # Errors
+    /// [`StoreError::IdentityStays`], [`TokenError::NoSuchKey`], or where the token does not let it go.
+    pub fn delete(&self, key: &KeyRef) -> Result<(), StoreError> {
+        let doing = "removing a key";
+        if self.is_identity(key) {
+            return Err(StoreError::IdentityStays);
+        }
+        Ok(self.pool.with_session(|connection, session| {
+            let known = self.lookup(session, key)?;
+            let objects = self.call(doing, object::beside(session, &known))?;
+            let session = self.writing(connection)?;
+            connection.forget(key);
+            objects.into_iter().try_for_each(|object| self.call(doing, session.destroy_object(object)))
+        })?)
     }
 
     /// Every key whose name and algorithm are ones of ours, in order of name and epoch; those that are refused, too.
@@ -87,14 +168,22 @@ impl Token {
     /// # Errors
     /// Where the token does not answer.
     pub fn keys(&self) -> Result<Vec<TokenKey>, StoreError> {
-        let (found, _) = self.with_session(|session| self.call("listing keys", object::keys(session, None)))?;
-        let mut keys: Vec<_> = found.into_iter().map(|found| found.key).collect();
-        let names: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
-        for key in &mut keys {
-            if names.iter().filter(|name| **name == key.key).count() > 1 {
+        let keys = self.pool.with_session(|connection, session| {
+            let (found, _) = self.call("listing keys", object::keys(session, &self.choice, None))?;
+            let mut keys: Vec<_> = found.iter().map(|found| found.key.clone()).collect();
+            let names: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
+            let alone = |key: &KeyRef| names.iter().filter(|name| *name == key).count() == 1;
+            for key in keys.iter_mut().filter(|key| !alone(&key.key)) {
                 key.refusal = Some("several keys have its name and epoch".to_owned());
             }
-        }
+            for key in keys.iter_mut().filter(|key| self.is_identity(&key.key)) {
+                key.refusal = Some("it is this HSM's identity, which signs the protocol's messages alone".to_owned());
+            }
+            connection.keep_these(found.into_iter().filter(|found| alone(&found.key.key)));
+            Ok(keys)
+        });
+        let mut keys = keys?;
+        keys.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(keys)
     }
 
@@ -107,18 +196,20 @@ impl Token {
         if self.keys()?.iter().any(|known| known.key == *key) {
             return Err(StoreError::KeyExists(key.key.clone()));
         }
-        let doing = "generating a key";
-        let session = self.call(doing, self.place.library.open_rw_session(self.place.slot))?;
-        let mut template = template(key, algorithm, mechanism);
-        let made = match make(&session, key, algorithm, &template) {
-            Err(Error::Pkcs11(RvError::AttributeTypeInvalid, _)) => {
-                template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));
-                make(&session, key, algorithm, &template)
-            }
-            made => made,
-        };
-        self.call(doing, made)?;
-        Ok(self.lookup(&session, key)?.key)
+        let made = self.pool.with_session(|connection, _| {
+            let session = self.writing(connection)?;
+            let mut template = template(key, algorithm, mechanism);
+            let made = match make(&session, key, algorithm, &template) {
+                Err(Error::Pkcs11(RvError::AttributeTypeInvalid, _)) => {
+                    template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));
+                    make(&session, key, algorithm, &template)
+                }
+                made => made,
+            };
+            self.call("generating a key", made)?;
+            self.lookup(&session, key)
+        });
+        Ok(made?.key)
     }
 
     /// What the token says about a key.
@@ -126,7 +217,7 @@ impl Token {
     /// # Errors
     /// [`TokenError::NoSuchKey`], [`TokenError::AmbiguousKey`], or where the token does not answer.
     pub fn key(&self, key: &KeyRef) -> Result<TokenKey, StoreError> {
-        Ok(self.with_session(|session| self.lookup(session, key))?.key)
+        Ok(self.with_key(key, "looking for a key", |_, known| Ok(known.key.clone()))?)
     }
 
     /// AES-CMAC (RFC 4493) of `message` by a CMAC key: the whole 16 bytes.
@@ -159,19 +250,34 @@ impl Token {
         Ok(ecdsa::normalised(algorithm, &signature)?)
     }
 
-    /// The instance of a key that signs, from the public key object beside it: of an ECDSA key, of which a token proves
-    /// possession alone, that of `key_possession`.
-    fn public_key(&self, key: &KeyRef) -> Result<Instance, StoreError> {
-        let (algorithm, bytes) = self.with_session(|session| {
-            let found = self.usable(session, key, |algorithm| object::curve(algorithm).is_some())?;
-            let point = self.call("reading a public key", object::public_key(session, &found))?;
-            let point = point.map_err(|why| TokenError::NoPublicKey { key: key.clone(), why })?;
-            Ok((found.key.algorithm, point))
-        })?;
-        Ok(match algorithm {
-            KeyAlgorithm::Ed25519 => key_knowledge::Instance::public_key(algorithm, &bytes)?.into(),
-            _ => key_possession::Instance::public_key(algorithm, &bytes)?.into(),
+    /// What is known of a key now. Its public key may not have been read yet.
+    fn held(&self, key: &KeyRef) -> Result<Held, TokenError> {
+        self.with_key(key, "looking for a key", |_, known| {
+            Ok(Held {
+                algorithm: known.key.algorithm,
+                attributes: known.attributes,
+                public: lock(&known.public).clone(),
+            })
         })
+    }
+
+    /// The instance of a key that signs, read from the public key object beside it: of an ECDSA key, of which a token proves
+    /// possession alone, that of `key_possession`.
+    fn public_key(&self, key: &KeyRef) -> Result<DecodedInstance, StoreError> {
+        let read = self.with_key(key, "reading a public key", |session, known| {
+            self.fit(known, |algorithm| object::curve(algorithm).is_some())?;
+            let point = self.call("reading a public key", object::public_key(session, known))?;
+            let bytes = point.map_err(|why| TokenError::NoPublicKey { key: key.clone(), why })?;
+            let algorithm = known.key.algorithm;
+            let instance = match algorithm {
+                KeyAlgorithm::Ed25519 => key_knowledge::Instance::public_key(algorithm, &bytes).map(Instance::from),
+                _ => key_possession::Instance::public_key(algorithm, &bytes).map(Instance::from),
+            };
+            let instance = instance.map(DecodedInstance::from);
+            *lock(&known.public) = instance.as_ref().ok().cloned();
+            Ok(instance)
+        });
+        Ok(read??)
     }
 
     /// Has the one key of that name and epoch sign or MAC `message`, after a look at its attributes.
@@ -183,38 +289,58 @@ impl Token {
         doing: &'static str,
         message: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-        let made = self.with_session(|session| {
-            let found = self.usable(session, key, suits)?;
-            self.call(doing, session.sign(mechanism, found.handle, message)).map(Zeroizing::new)
-        });
-        Ok(made?)
+        Ok(self.with_key(key, doing, |session, known| {
+            self.fit(known, &suits)?;
+            self.call(doing, session.sign(mechanism, known.handle, message)).map(Zeroizing::new)
+        })?)
     }
 
-    fn usable(
+    /// Calls `work` with the one key of that name and epoch: as it was found before, where it has not changed since.
+    fn with_key<R>(
         &self,
-        session: &Session,
         key: &KeyRef,
-        suits: impl Fn(KeyAlgorithm) -> bool,
-    ) -> Result<Found, TokenError> {
-        let found = self.lookup(session, key)?;
-        match &found.key.refusal {
-            _ if !suits(found.key.algorithm) => {
-                Err(TokenError::WrongAlgorithm { key: key.clone(), algorithm: found.key.algorithm })
+        doing: &'static str,
+        work: impl Fn(&Session, &Known) -> Result<R, TokenError>,
+    ) -> Result<R, TokenError> {
+        self.pool.with_session(|connection, session| {
+            if let Some(known) = connection.find(key) {
+                let unchanged = self.call(doing, known.is_unchanged(session, &self.choice));
+                let done = unchanged.and_then(|same| if same { work(session, &known).map(Some) } else { Ok(None) });
+                match done {
+                    Ok(Some(done)) => return Ok(done),
+                    Ok(None) => {}
+                    Err(error) if error.is_stale() => {}
+                    Err(error) => return Err(error),
+                }
+                connection.forget(key);
             }
+            let known = Arc::new(self.lookup(session, key)?);
+            connection.keep(Arc::clone(&known));
+            work(session, &known)
+        })
+    }
+
+    /// Whether a key is used as `suits` says, and its attributes let it.
+    fn fit(&self, known: &Known, suits: impl Fn(KeyAlgorithm) -> bool) -> Result<(), TokenError> {
+        let TokenKey { key, algorithm, refusal, .. } = &known.key;
+        match refusal {
+            _ if !suits(*algorithm) => Err(TokenError::WrongAlgorithm { key: key.clone(), algorithm: *algorithm }),
             Some(why) => Err(TokenError::Refused { key: key.clone(), why: why.clone() }),
-            None => Ok(found),
+            None => Ok(()),
         }
     }
 
-    fn lookup(&self, session: &Session, key: &KeyRef) -> Result<Found, TokenError> {
+    fn lookup(&self, session: &Session, key: &KeyRef) -> Result<Known, TokenError> {
         let doing = "looking for a key";
-        let (mut found, _) = self.call(doing, object::keys(session, Some(key.key.as_str())))?;
+        let all = KeyChoice::all();
+        let choice = if self.is_identity(key) { &all } else { &self.choice };
+        let (mut found, _) = self.call(doing, object::keys(session, choice, Some(key.key.as_str())))?;
         found.retain(|found| found.key.key == *key);
         match (found.pop(), found.is_empty()) {
             (Some(found), true) => Ok(found),
             (Some(_), false) => Err(TokenError::AmbiguousKey { token: self.label().to_owned(), key: key.clone() }),
             (None, _) => {
-                let (keys, foreign) = self.call(doing, object::keys(session, None))?;
+                let (keys, foreign) = self.call(doing, object::keys(session, &self.choice, None))?;
                 let keys = keys.iter().map(|found| format!("{} at epoch {}", found.key.key.key, found.key.key.epoch));
                 let there = keys.chain(foreign.into_iter().map(|other| other.0)).collect();
                 Err(TokenError::NoSuchKey { token: self.label().to_owned(), key: key.clone(), there })
@@ -222,23 +348,10 @@ impl Token {
         }
     }
 
-    /// Lends a session. One on which something failed is closed, since an operation may be under way on it.
-    fn with_session<R>(&self, work: impl FnOnce(&Session) -> Result<R, TokenError>) -> Result<R, TokenError> {
-        let idle = self.idle().pop();
-        let session = match idle {
-            Some(session) => session,
-            None => self.call("opening a session", self.place.library.open_ro_session(self.place.slot))?,
-        };
-        let result = work(&session)?;
-        let mut idle = self.idle();
-        if idle.len() < IDLE_SESSIONS {
-            idle.push(session);
-        }
-        Ok(result)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Session>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A session that may change the token.
+    fn writing(&self, connection: &Connection) -> Result<Session, TokenError> {
+        let place = &connection.place;
+        self.call("opening a session", place.library.open_rw_session(place.slot))
     }
 
     fn call<T>(&self, doing: &'static str, result: Result<T, Error>) -> Result<T, TokenError> {
@@ -251,12 +364,21 @@ impl Token {
     }
 }
 
+/// What is known of a key.
+struct Held {
+    algorithm: KeyAlgorithm,
+    /// Digest of its attributes.
+    attributes: Digest,
+    public: Option<DecodedInstance>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token")
-            .field("label", &self.label())
-            .field("slot", &self.place.slot.id())
-            .finish_non_exhaustive()
+        f.debug_struct("Token").field("label", &self.label()).finish_non_exhaustive()
     }
 }
 

@@ -1,13 +1,18 @@
 //! Key objects: their names, what their attributes say, and which keys may be attested.
 
+use std::sync::Mutex;
+
 use cryptoki::{
     mechanism::MechanismType,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
 use k256::elliptic_curve::sec1::ToEncodedPoint;
-use keywitness_circuits::{Error, KeyAlgorithm, KeyAttributes, KeyOrigin, Mechanisms, TokenAttributes};
+use keywitness_circuits::{
+    Digest, Error, KeyAlgorithm, KeyAttributes, KeyOrigin, Mechanisms, TokenAttributes, registry::DecodedInstance,
+};
 use keywitness_verifier::wire::KeyRef;
+use serde::{Deserialize, Serialize};
 
 /// Curve edwards25519 as CKA_EC_PARAMS names it: PrintableString "edwards25519" (PKCS#11 3.0, section 2.3.5).
 pub(super) const EDWARDS25519: [u8; 14] = *b"\x13\x0cedwards25519";
@@ -88,7 +93,7 @@ impl TokenKey {
 }
 
 /// What is read of every key object. A token that knows no such attribute leaves it out.
-const READ: [AttributeType; 18] = [
+const READ: [AttributeType; 19] = [
     AttributeType::Label,
     AttributeType::Id,
     AttributeType::KeyType,
@@ -107,42 +112,111 @@ const READ: [AttributeType; 18] = [
     AttributeType::Derive,
     AttributeType::AlwaysAuthenticate,
     AttributeType::AllowedMechanisms,
+    AttributeType::Modifiable,
 ];
 
-/// A key object that was found.
-pub(super) struct Found {
+/// A key object that was found, and what is known of it since.
+pub(super) struct Known {
     pub(super) handle: ObjectHandle,
-    pub(super) id: Option<Vec<u8>>,
+    class: ObjectClass,
+    label: Option<Vec<u8>>,
+    id: Option<Vec<u8>>,
     pub(super) key: TokenKey,
+    /// Digest of its attributes.
+    pub(super) attributes: Digest,
+    /// Whether nobody can change its attributes (CKA_MODIFIABLE).
+    fixed: bool,
+    /// Its public key, as it was read last.
+    pub(super) public: Mutex<Option<DecodedInstance>>,
+}
+
+/// Which of a token's keys are used.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyChoice {
+    /// Those with this label (CKA_LABEL).
+    pub label: Option<String>,
+    /// Those with this CKA_ID. One whose label is no key name is named `id-` and the hexadecimal digits.
+    pub id: Option<Vec<u8>>,
+}
+
+impl KeyChoice {
+    /// Every key.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// The name of the key with the chosen CKA_ID, where its label is none.
+    fn name(&self) -> Option<String> {
+        self.id.as_ref().map(|id| format!("id-{}", data_encoding::HEXLOWER.encode(id)))
+    }
 }
 
 /// What is said of an object that is no key of ours.
 pub(super) struct Foreign(pub(super) String);
 
-/// The token's private and secret keys; those with `label` alone, where one is given.
+/// The token's private and secret keys, of those that are chosen; those of that name alone, where one is given.
 ///
 /// # Errors
 /// Where the token does not answer. An object that cannot be read is a [`Foreign`] one.
 pub(super) fn keys(
     session: &Session,
-    label: Option<&str>,
-) -> Result<(Vec<Found>, Vec<Foreign>), cryptoki::error::Error> {
+    choice: &KeyChoice,
+    name: Option<&str>,
+) -> Result<(Vec<Known>, Vec<Foreign>), cryptoki::error::Error> {
     let (mut found, mut foreign) = (Vec::new(), Vec::new());
+    let named_by_id = name.is_some() && choice.name().as_deref() == name;
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::SECRET_KEY] {
         let mut template = vec![Attribute::Token(true), Attribute::Class(class)];
+        let label = choice.label.as_deref().or(name.filter(|_| !named_by_id));
         template.extend(label.map(|label| Attribute::Label(label.into())));
+        template.extend(choice.id.clone().map(Attribute::Id));
         for handle in session.find_objects(&template)? {
-            match session.get_attributes(handle, &READ) {
-                Ok(attributes) => match describe(class, &Attributes(attributes)) {
-                    Ok((id, key)) => found.push(Found { handle, id, key }),
-                    Err(other) => foreign.push(other),
-                },
+            match read(session, choice, (handle, class)) {
+                Ok(Ok(known)) if name.is_none_or(|name| known.key.key.key.as_str() == name) => found.push(known),
+                Ok(Ok(_)) => {}
+                Ok(Err(other)) => foreign.push(other),
                 Err(error) => foreign.push(Foreign(format!("an object that cannot be read ({error:?})"))),
             }
         }
     }
     found.sort_by(|one, other| one.key.key.cmp(&other.key.key));
     Ok((found, foreign))
+}
+
+fn read(
+    session: &Session,
+    choice: &KeyChoice,
+    (handle, class): (ObjectHandle, ObjectClass),
+) -> Result<Result<Known, Foreign>, cryptoki::error::Error> {
+    let attributes = Attributes(session.get_attributes(handle, &READ)?);
+    Ok(describe(class, choice, &attributes).map(|(id, key)| {
+        let (digest, fixed) = (key.attributes().digest(), attributes.is(&Attribute::Modifiable(false)));
+        let label = attributes.find(|attribute| match attribute {
+            Attribute::Label(label) => Some(label.clone()),
+            _ => None,
+        });
+        Known { handle, class, label, id, attributes: digest, key, fixed, public: Mutex::default() }
+    }))
+}
+
+impl Known {
+    /// Whether it is the same object, and the token says the same of it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.handle == other.handle && self.key == other.key && self.id == other.id
+    }
+
+    /// Whether the object is still what it was. Nobody can change what is fixed.
+    ///
+    /// # Errors
+    /// Where it cannot be read, as one that was removed.
+    pub(super) fn is_unchanged(&self, session: &Session, choice: &KeyChoice) -> Result<bool, cryptoki::error::Error> {
+        if self.fixed {
+            return Ok(true);
+        }
+        let now = read(session, choice, (self.handle, self.class))?;
+        Ok(now.is_ok_and(|now| self.is_same(&now)))
+    }
 }
 
 /// A key's attributes, as far as the token told them. What it did not tell counts as the worse answer.
@@ -184,13 +258,18 @@ impl Attributes {
 }
 
 /// A key object's CKA_ID, and the key.
-fn describe(class: ObjectClass, attributes: &Attributes) -> Result<(Option<Vec<u8>>, TokenKey), Foreign> {
+fn describe(
+    class: ObjectClass,
+    choice: &KeyChoice,
+    attributes: &Attributes,
+) -> Result<(Option<Vec<u8>>, TokenKey), Foreign> {
     let label = attributes.find(|attribute| match attribute {
         Attribute::Label(label) => Some(String::from_utf8_lossy(label).into_owned()),
         _ => None,
     });
     let label = label.unwrap_or_default();
-    let Ok(name) = label.parse() else { return Err(Foreign(format!("{label:?} (its label is no key name)"))) };
+    let name = label.parse().ok().or_else(|| choice.name()?.parse().ok());
+    let Some(name) = name else { return Err(Foreign(format!("{label:?} (its label is no key name)"))) };
     let Some(algorithm) = algorithm(class, attributes) else {
         return Err(Foreign(format!("{label:?} (of another algorithm)")));
     };
@@ -289,17 +368,10 @@ pub(super) fn id_of(epoch: u32) -> Vec<u8> {
 /// and CKA_ID.
 pub(super) fn public_key(
     session: &Session,
-    found: &Found,
+    found: &Known,
 ) -> Result<Result<Vec<u8>, &'static str>, cryptoki::error::Error> {
     let algorithm = found.key.algorithm;
-    let mut template = vec![
-        Attribute::Token(true),
-        Attribute::Class(ObjectClass::PUBLIC_KEY),
-        Attribute::KeyType(key_type(algorithm)),
-        Attribute::Label(found.key.key.key.as_str().into()),
-    ];
-    template.extend(found.id.clone().map(Attribute::Id));
-    let [handle] = *session.find_objects(&template)? else { return Ok(Err("there is not exactly one")) };
+    let [handle] = *public_objects(session, found)? else { return Ok(Err("there is not exactly one")) };
     let attributes = session.get_attributes(handle, &[AttributeType::EcPoint])?;
     let point = attributes.into_iter().find_map(|attribute| match attribute {
         Attribute::EcPoint(point) => Some(point),
@@ -307,6 +379,23 @@ pub(super) fn public_key(
     });
     let encoded = point.and_then(|point| encoded(algorithm, &point));
     Ok(encoded.ok_or("its CKA_EC_POINT is no point of its curve"))
+}
+
+fn public_objects(session: &Session, found: &Known) -> Result<Vec<ObjectHandle>, cryptoki::error::Error> {
+    let mut template = vec![
+        Attribute::Token(true),
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::KeyType(key_type(found.key.algorithm)),
+    ];
+    template.extend(found.label.clone().map(Attribute::Label));
+    template.extend(found.id.clone().map(Attribute::Id));
+    session.find_objects(&template)
+}
+
+/// The objects that make up a key: itself, and its public key.
+pub(super) fn beside(session: &Session, found: &Known) -> Result<Vec<ObjectHandle>, cryptoki::error::Error> {
+    let public = if curve(found.key.algorithm).is_some() { public_objects(session, found)? } else { Vec::new() };
+    Ok([&[found.handle], public.as_slice()].concat())
 }
 
 /// A CKA_EC_POINT as an instance encodes it: 32 bytes of edwards25519, else a compressed SEC1 point. It comes in a DER OCTET
@@ -391,7 +480,7 @@ mod tests {
             Attribute::KeyType(KeyType::EC_EDWARDS),
             Attribute::EcParams(EDWARDS25519.to_vec()),
         ]);
-        let (_, key) = describe(ObjectClass::PRIVATE_KEY, &silent).map_err(|other| other.0).unwrap();
+        let (_, key) = describe(ObjectClass::PRIVATE_KEY, &KeyChoice::all(), &silent).map_err(|other| other.0).unwrap();
         assert_eq!((key.origin, key.extractable), (KeyOrigin::Imported, true));
         assert_eq!(key.token, TokenAttributes::default());
         assert!(key.refusal.is_some());

@@ -1,6 +1,6 @@
 //! A key store whose keys live in a token, beside a software store for the HSM's identity.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keywitness_circuits::{
     ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Parameters, Suite, TrustDomain,
@@ -16,27 +16,33 @@ use keywitness_verifier::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Token, TokenError, TokenKey};
+use super::{Held, Token, TokenError, TokenKey};
 use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError, share};
+
+/// The label of the key that is an HSM's identity wherever a token has it.
+pub const IDENTITY: &str = "keywitness-identity";
 
 /// A token's keys and a software store's.
 ///
-/// The software store keeps the identity key, the channel key and the membership, and may hold keys of its own. The
-/// two hold no key of the same name and epoch.
+/// The software store keeps the channel key and the membership, the identity key unless the token does, and may hold keys of its
+/// own. The two hold no key of the same name and epoch.
 #[derive(Debug)]
 pub struct TokenStore {
     software: SoftwareStore,
-    token: Token,
+    token: Arc<Token>,
     /// The token's keys as it listed them last.
     listed: Mutex<Vec<TokenKey>>,
 }
 
 impl TokenStore {
-    /// Joins a token to a software store.
+    /// Joins a token to a software store. The HSM's identity is the token's Ed25519 key of the label `identity`, or [`IDENTITY`] if
+    /// the token has that, or else the file's own.
     ///
     /// # Errors
-    /// [`TokenError::Refused`] where both hold a key of one name and epoch; where the token does not answer.
-    pub fn new(software: SoftwareStore, token: Token) -> Result<Self, StoreError> {
+    /// [`TokenError::Refused`] where both hold a key of one name and epoch, or where the identity is no key for that;
+    /// [`TokenError::NoSuchKey`]; where the token does not answer.
+    pub fn new(software: SoftwareStore, mut token: Token, identity: Option<&KeyId>) -> Result<Self, StoreError> {
+        let identity = token.take_identity(identity)?;
         let listed = token.keys()?;
         let known = software.keys();
         if let Some(twice) = listed.iter().find(|key| known.iter().any(|entry| entry.key == key.key)) {
@@ -46,6 +52,14 @@ impl TokenStore {
             }
             .into());
         }
+        let token = Arc::new(token);
+        let software = match identity {
+            None => software,
+            Some(identity) => {
+                let signer = Arc::clone(&token);
+                software.with_identity(identity, Box::new(move |message| signer.sign_as_identity(&identity, message)))
+            }
+        };
         Ok(Self { software, token, listed: Mutex::new(listed) })
     }
 
@@ -55,7 +69,7 @@ impl TokenStore {
     }
 
     /// The software store.
-    pub fn software(&self) -> &SoftwareStore {
+    pub const fn software(&self) -> &SoftwareStore {
         &self.software
     }
 
@@ -63,12 +77,29 @@ impl TokenStore {
     ///
     /// # Errors
     /// [`TokenError::NoSuchAlgorithm`], [`StoreError::KeyExists`], [`StoreError::NothingToRotate`],
-    /// [`StoreError::OtherAlgorithm`]; where the token does not answer.
+    /// [`StoreError::OtherAlgorithm`], [`StoreError::IdentityStays`]; where the token does not answer.
     pub fn generate(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<TokenKey, StoreError> {
         self.refresh()?;
+        if key.as_str() == IDENTITY {
+            let fresh = self.software.membership().is_none() && placement == Placement::New;
+            if !fresh || algorithm != KeyAlgorithm::Ed25519 {
+                return Err(StoreError::IdentityStays);
+            }
+        }
         let newest = self.keys().into_iter().rfind(|entry| entry.key.key == *key);
         let epoch = placement.epoch(key, algorithm, newest)?;
         self.token.generate(&KeyRef { key: key.clone(), epoch }, algorithm)
+    }
+
+    /// Removes a key from where it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`], [`StoreError::IdentityStays`]; where store or token cannot be changed.
+    pub fn delete(&self, key: &KeyRef) -> Result<(), StoreError> {
+        if self.is_software(key) {
+            return self.software.delete(key);
+        }
+        self.token.delete(key)
     }
 
     /// Asks the token for its keys.
@@ -78,17 +109,22 @@ impl TokenStore {
         Ok(())
     }
 
+    /// The identity key signs neither claims about itself nor clients' messages.
+    fn check_no_identity(&self, key: &KeyRef) -> Result<(), StoreError> {
+        if self.token.is_identity(key) { Err(StoreError::NoSuchKey(key.clone())) } else { Ok(()) }
+    }
+
     fn is_software(&self, key: &KeyRef) -> bool {
-        self.software.keys().iter().any(|entry| entry.key == *key)
+        self.software.holds(key)
     }
 }
 
 /// The statements about a token's keys: which instances a key has, and how the token proves one.
 impl TokenStore {
     fn token_instances(&self, key: &KeyRef, trust_domain: &TrustDomain) -> Result<Vec<Instance>, StoreError> {
-        let algorithm = self.token.key(key)?.algorithm;
+        let algorithm = self.token.held(key)?.algorithm;
         if !algorithm.is_cmac() {
-            return Ok(vec![self.token.public_key(key)?]);
+            return Ok(vec![self.token.public_key(key)?.instance().clone()]);
         }
         let tag = self.token.cmac(key, &tagged_key::identifier_message(trust_domain))?;
         Ok(vec![tagged_key::Instance::enrolled(trust_domain, algorithm, &tag)?.into()])
@@ -130,19 +166,20 @@ impl TokenStore {
         parameters: &Parameters,
         context: &ClaimContext,
         instance: &[u8],
-        key: &KeyRef,
+        (key, held): (&KeyRef, Held),
     ) -> Result<Vec<u8>, StoreError> {
-        let own = self.token.public_key(key)?;
-        let (kind, algorithm) = own.kind().zip(own.algorithm()).ok_or(StoreError::ForeignClaim)?;
-        let about_it = context.statement == kind.name() && context.instance == own.digest();
-        if !about_it || own.to_bytes() != instance {
+        let own = held.public.map_or_else(|| self.token.public_key(key), Ok)?;
+        let kind = own.instance().kind().ok_or(StoreError::ForeignClaim)?;
+        let about_it = context.statement == kind.name() && context.instance == *own.digest();
+        if !about_it || own.instance().to_bytes() != instance {
             return Err(StoreError::ForeignClaim);
         }
-        let signature = match algorithm {
+        let signature = match held.algorithm {
             KeyAlgorithm::Ed25519 => self.token.eddsa(key, &eddsa::attest_message(context))?,
-            _ => self.token.ecdsa(key, algorithm, &ecdsa::attest_hash(context))?,
+            algorithm => self.token.ecdsa(key, algorithm, &ecdsa::attest_hash(context))?,
         };
-        registry::verify(parameters, context, instance, &signature)?;
+        let opened = registry::open(parameters, context, &own, &signature)?;
+        registry::verify_all(&[&opened])?;
         Ok(signature.to_vec())
     }
 }
@@ -154,6 +191,10 @@ impl KeyStore for TokenStore {
 
     fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError> {
         self.software.sign_with_identity(message)
+    }
+
+    fn parallel(&self) -> usize {
+        self.token.parallel()
     }
 
     fn channel_key(&self) -> [u8; 32] {
@@ -263,7 +304,7 @@ impl KeyStore for TokenStore {
         if self.is_software(key) {
             return self.software.tagged_instance(key, trust_domain, beacon);
         }
-        let algorithm = self.token.key(key)?.algorithm;
+        let algorithm = self.token.held(key)?.algorithm;
         if !algorithm.is_cmac() {
             return Err(StoreError::NotACmacKey(algorithm));
         }
@@ -280,18 +321,19 @@ impl KeyStore for TokenStore {
         if self.is_software(key) {
             return self.software.prove(parameters, context, instance, key);
         }
+        self.check_no_identity(key)?;
         let claim = match context.keys.as_slice() {
             [claim] if claim.key == key.key && claim.epoch == key.epoch => claim,
             _ => return Err(StoreError::ForeignClaim),
         };
-        let held = self.token.key(key)?;
-        if claim.attributes != held.attributes().digest() {
+        let held = self.token.held(key)?;
+        if claim.attributes != held.attributes {
             return Err(StoreError::AttributesChanged(key.clone()));
         }
         if held.algorithm.is_cmac() {
             self.prove_tagged(parameters, context, instance, key)
         } else {
-            self.prove_signing(parameters, context, instance, key)
+            self.prove_signing(parameters, context, instance, (key, held))
         }
     }
 
@@ -316,7 +358,8 @@ impl KeyStore for TokenStore {
         if self.is_software(key) {
             return self.software.sign(key, message);
         }
-        match self.token.key(key)?.algorithm {
+        self.check_no_identity(key)?;
+        match self.token.held(key)?.algorithm {
             KeyAlgorithm::Ed25519 => self.token.eddsa(key, message),
             algorithm @ (KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1) => {
                 self.token.ecdsa(key, algorithm, &Sha256::digest(message).into())

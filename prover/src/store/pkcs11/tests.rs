@@ -19,6 +19,7 @@ use keywitness_verifier::operation::verify_signature;
 use rand::{Rng, RngCore};
 use tempfile::TempDir;
 
+mod identity;
 mod possession;
 
 use super::*;
@@ -63,7 +64,7 @@ fn fresh_label() -> String {
 }
 
 fn open(token_label: &str, pin: &str) -> Result<Token, StoreError> {
-    Token::open(&library(), &TokenChoice::Label(token_label.to_owned()), &Pin::new(pin).unwrap())
+    Token::open(&library(), &TokenChoice::label(token_label), Pin::new(pin).unwrap())
 }
 
 fn fresh() -> Token {
@@ -75,7 +76,7 @@ fn fresh() -> Token {
 fn fresh_store() -> (TempDir, TokenStore) {
     let directory = tempfile::tempdir().unwrap();
     let software = create(&directory.path().join("store"));
-    (directory, TokenStore::new(software, fresh()).unwrap())
+    (directory, TokenStore::new(software, fresh(), None).unwrap())
 }
 
 fn key(text: &str, epoch: u32) -> KeyRef {
@@ -83,7 +84,7 @@ fn key(text: &str, epoch: u32) -> KeyRef {
 }
 
 fn raw(token: &Token) -> Session {
-    token.place.library.open_rw_session(token.place.slot).unwrap()
+    token.pool.with_session(|connection, _| token.writing(connection)).unwrap()
 }
 
 fn handle(token: &Token, key: &KeyRef) -> ObjectHandle {
@@ -368,7 +369,6 @@ fn threads_sign_at_once() {
             });
         }
     });
-    assert!(store.token().idle().len() <= IDLE_SESSIONS);
 }
 
 #[test]
@@ -423,20 +423,20 @@ fn a_token_is_chosen_by_label_or_slot() {
     initialize(&label);
     initialize(&twice);
     initialize(&twice);
-    let slot = open(&label, PIN).unwrap().place.slot.id();
-    let pin = Pin::new(PIN).unwrap();
-    let by_slot = Token::open(&library(), &TokenChoice::Slot(slot), &pin).unwrap();
+    let slot = open(&label, PIN).unwrap().pool.with_session(|connection, _| Ok(connection.place.slot.id())).unwrap();
+    let pin = || Pin::new(PIN).unwrap();
+    let by_slot = Token::open(&library(), &TokenChoice::slot(slot), pin()).unwrap();
     assert_eq!(by_slot.label(), label);
     let error = refused(open("no such token", PIN));
     assert!(matches!(error, TokenError::NoToken { .. }) && error.to_string().contains(&label), "{error}");
     assert!(matches!(refused(open(&twice, PIN)), TokenError::AmbiguousToken { slots, .. } if slots.len() == 2));
-    let error = refused(Token::open(&library(), &TokenChoice::Slot(u64::MAX), &pin));
+    let error = refused(Token::open(&library(), &TokenChoice::slot(u64::MAX), pin()));
     assert!(matches!(error, TokenError::NoToken { .. }));
 
     let directory = tempfile::tempdir().unwrap();
     let no_library = directory.path().join("libnone.so");
     for _ in 0..2 {
-        let error = refused(Token::open(&no_library, &TokenChoice::Slot(0), &pin));
+        let error = refused(Token::open(&no_library, &TokenChoice::slot(0), pin()));
         assert!(matches!(error, TokenError::Library { .. }), "{error}");
         std::fs::write(&no_library, b"not a library").unwrap();
     }
@@ -485,7 +485,7 @@ fn a_software_key_is_rotated_into_the_token() {
     let software = create(&directory.path().join("store"));
     software.generate(&name("k"), KeyAlgorithm::Ed25519, Placement::New).unwrap();
     software.generate(&name("tls"), KeyAlgorithm::P256, Placement::New).unwrap();
-    let store = TokenStore::new(software, fresh()).unwrap();
+    let store = TokenStore::new(software, fresh(), None).unwrap();
     let place = |text: &str, algorithm, placement| store.generate(&name(text), algorithm, placement);
     assert!(matches!(place("k", KeyAlgorithm::Ed25519, Placement::New), Err(StoreError::KeyExists(_))));
     assert!(matches!(place("x", KeyAlgorithm::Ed25519, Placement::Rotate), Err(StoreError::NothingToRotate(_))));
@@ -513,7 +513,7 @@ fn a_key_that_is_in_two_places_is_refused() {
     software.generate(&name("k"), KeyAlgorithm::Ed25519, Placement::New).unwrap();
     let token = fresh();
     token.generate(&key("k", 1), KeyAlgorithm::Ed25519).unwrap();
-    assert!(matches!(refused(TokenStore::new(software, token)), TokenError::Refused { .. }));
+    assert!(matches!(refused(TokenStore::new(software, token, None)), TokenError::Refused { .. }));
 }
 
 #[test]
@@ -526,8 +526,8 @@ fn a_pin_file_is_private_and_a_pin_is_not_printed() {
     for text in ["correct horse", "correct horse\n", "correct horse\r\n"] {
         write(text.as_bytes());
         let pin = Pin::read(&path).unwrap();
-        assert!(Token::open(&library(), &TokenChoice::Label(label.clone()), &pin).is_ok(), "{text:?}");
         assert_eq!(format!("{pin:?}"), "Pin(secret)");
+        assert!(Token::open(&library(), &TokenChoice::label(label.clone()), pin).is_ok(), "{text:?}");
     }
     for bad in [b"".as_slice(), b"\n", &[0xff; 8], &[b'1'; 256], &[b'1'; 4000]] {
         write(bad);
