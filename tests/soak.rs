@@ -31,9 +31,6 @@ use crate::{
 /// HSMs of one cluster, which have the same keys.
 const CLUSTER: usize = 5;
 
-/// Furthest that an HSM's clock is set, in seconds: what is further off than a minute is told of as fraud.
-const STEP: i64 = 40;
-
 /// What a fleet goes through.
 struct Plan {
     hsms: usize,
@@ -41,6 +38,9 @@ struct Plan {
     /// The manager is killed when so much of the time is over, for so long.
     outage: (f64, Duration),
     record_ttl: &'static str,
+    /// Furthest that an HSM's clock is set, in seconds: beyond a record's life its claims would be over before they are made, and beyond a
+    /// minute it is told of as fraud.
+    step: i64,
     between: Duration,
 }
 
@@ -54,6 +54,7 @@ impl Plan {
                 lasts: Duration::from_secs(45),
                 outage: (0.4, Duration::from_secs(6)),
                 record_ttl: "20s",
+                step: 6,
                 between: Duration::from_millis(1500),
             },
             Some(minutes) => Self {
@@ -61,6 +62,7 @@ impl Plan {
                 lasts: Duration::from_secs(60 * minutes.max(2)),
                 outage: (0.4, Duration::from_secs(60)),
                 record_ttl: "60s",
+                step: 20,
                 between: Duration::from_secs(2),
             },
         }
@@ -162,6 +164,7 @@ struct Fate {
     born: usize,
     happened: [usize; 3],
     rng: StdRng,
+    step: i64,
 }
 
 impl Fate {
@@ -176,7 +179,7 @@ impl Fate {
             }
             4..8 => {
                 self.happened[1] += 1;
-                self.hsms[place].clock.0.store(self.rng.gen_range(-STEP..=STEP), Ordering::Relaxed);
+                self.hsms[place].clock.0.store(self.rng.gen_range(-self.step..=self.step), Ordering::Relaxed);
             }
             _ => {
                 self.happened[2] += 1;
@@ -201,7 +204,7 @@ fn a_fleet_stays_fresh_through_removals_restarts_clock_steps_and_an_outage() {
     let plan = Plan::chosen();
     let mut manager = lasting_manager(&["--record-ttl", plan.record_ttl, "--challenge-ttl", "10s"]);
     let hsms = (0..plan.hsms).map(|number| Hsm::join(number, &manager)).collect();
-    let mut fate = Fate { hsms, born: plan.hsms, happened: [0; 3], rng: StdRng::seed_from_u64(7) };
+    let mut fate = Fate { hsms, born: plan.hsms, happened: [0; 3], rng: StdRng::seed_from_u64(7), step: plan.step };
     let (begun, mut away, mut outages) = (Instant::now(), false, 0);
     let (when, long) = (plan.lasts.mul_f64(plan.outage.0), plan.outage.1);
     while begun.elapsed() < plan.lasts {

@@ -197,6 +197,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("agent.toml");
         fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let line = ["keywitness", "agent", "--settings", file.to_str().unwrap()];
         read(line.into_iter().chain(more.iter().copied()).map(OsString::from).collect())
     }
