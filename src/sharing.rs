@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use keywitness_circuits::{HsmId, KeyId};
-use keywitness_custody::{Purpose, Scheme};
-use keywitness_prover::{Access, AgentConfig, agent::sharing::Deal, store::current_keys};
+use keywitness_circuits::KeyId;
+use keywitness_custody::{Purpose, Scheme, SealingKey};
+use keywitness_prover::{
+    Access, AgentConfig,
+    agent::sharing::Deal,
+    process::{Holder, Sharing},
+    store::current_keys,
+};
 
 use crate::{Global, agent::Place, output};
 
@@ -45,8 +51,11 @@ struct DealArgs {
     #[arg(long)]
     threshold: u16,
     /// An HSM that gets a share; give it once for each. Indices are given in this order, from 1
-    #[arg(long = "holder", value_name = "HSM", required = true)]
-    holders: Vec<HsmId>,
+    ///
+    /// With =KEY, the sealing key that `keywitness key list` prints in that HSM, its share is sealed to no other key. Without it
+    /// the manager's word is taken, and the key is printed.
+    #[arg(long = "holder", value_name = "HSM[=KEY]", required = true, value_parser = holder)]
+    holders: Vec<Holder>,
     /// What the shares are for: one key, one purpose
     #[arg(long, value_enum, default_value = "sign")]
     purpose: PurposeName,
@@ -79,9 +88,24 @@ impl From<PurposeName> for Purpose {
     }
 }
 
+/// The name of an HSM, and perhaps its sealing key.
+fn holder(text: &str) -> anyhow::Result<Holder> {
+    let (hsm, key) = text.split_once('=').map_or((text, None), |(hsm, key)| (hsm, Some(key)));
+    let sealing_key = key.map(|key| {
+        let bytes =
+            data_encoding::HEXLOWER_PERMISSIVE.decode(key.as_bytes()).context("a sealing key is hexadecimal")?;
+        let bytes: [u8; 33] = bytes.try_into().map_err(|_| anyhow::anyhow!("a sealing key has 66 digits"))?;
+        Ok::<_, anyhow::Error>(data_encoding::HEXLOWER.encode(SealingKey::from_bytes(&bytes)?.as_bytes()))
+    });
+    Ok(Holder { hsm: hsm.parse()?, sealing_key: sealing_key.transpose()? })
+}
+
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let Command::Deal(args) = &args.command;
-    let store = args.place.open(global, Access::Read, &[])?;
+    // The process with the keys deals this and nothing else.
+    let (key, holders) = (args.key.clone(), args.holders.clone());
+    let sharing = Sharing::new(key, args.purpose.into(), args.threshold, holders);
+    let store = args.place.open_for(global, Access::Read, &[], Some(sharing))?;
     let newest = current_keys(&*store).into_iter().find(|entry| entry.key.key == args.key);
     let Some(entry) = newest else {
         anyhow::bail!("this store has no key {}; `keywitness key list` shows its keys", args.key)
@@ -91,7 +115,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         key: &entry.key,
         purpose: args.purpose.into(),
         threshold: args.threshold,
-        holders: &args.holders,
+        holders: &args.holders.iter().map(|holder| holder.hsm.clone()).collect::<Vec<_>>(),
         scheme: if args.blinded { Scheme::Pedersen } else { Scheme::Feldman },
     })?;
     if global.json {

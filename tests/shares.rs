@@ -29,8 +29,14 @@ impl<'a> Hsm<'a> {
     }
 
     fn run(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn output(&self, arguments: &[&str]) -> std::process::Output {
         let (store, key) = (self.path("store"), self.path("store.key"));
-        keywitness_json(self.data, &[arguments, &["--store", &store, "--key-file", &key]].concat())
+        keywitness(self.data, &[&["--json"], arguments, &["--store", &store, "--key-file", &key]].concat())
     }
 
     fn attest(&self) -> serde_json::Value {
@@ -56,9 +62,21 @@ fn a_key_is_dealt_and_its_holders_attest_their_shares() {
     let hsms = ["hsm-1", "hsm-2", "hsm-3"].map(|name| Hsm::new(&manager, name));
     hsms.iter().for_each(|hsm| drop(hsm.attest()));
     hsms[0].run(&["key", "generate", "--key", "root", "--algorithm", "ristretto255"]);
-    let holders = ["--holder", "hsm-1", "--holder", "hsm-2", "--holder", "hsm-3"];
-    let deal = ["sharing", "deal", "--key", "root", "--threshold", "2"];
-    let sharing = hsms[0].run(&[&deal[..], &holders].concat());
+    let named = |key_of: &Hsm<'_>| {
+        let key = key_of.run(&["key", "identity"])["sealing_key"].as_str().unwrap().to_owned();
+        ["hsm-1".to_owned(), format!("hsm-2={key}"), "hsm-3".to_owned()]
+    };
+    let deal = |holders: [String; 3]| {
+        let holders = holders.iter().flat_map(|holder| ["--holder", holder]);
+        hsms[0].output(
+            &["sharing", "deal", "--key", "root", "--threshold", "2"].into_iter().chain(holders).collect::<Vec<_>>(),
+        )
+    };
+    // The manager says another sealing key of hsm-2 than its operator.
+    let refused = String::from_utf8(deal(named(&hsms[2])).stderr).unwrap();
+    assert!(refused.contains("not the sharing that the operator asked for"), "{refused}");
+    let dealt = deal(named(&hsms[1]));
+    let sharing: serde_json::Value = serde_json::from_slice(&dealt.stdout).expect("a sharing");
     assert_eq!(sharing["shares"].as_array().unwrap().len(), 3, "{sharing}");
     for (hsm, share) in hsms.iter().zip(["root.payments.1", "root.payments.2", "root.payments.3"]) {
         let reports = hsm.attest();

@@ -116,8 +116,7 @@ impl Channel {
         }
         let signed = request.check(&membership.audience.trust_domain, &membership.hsm);
         signed.map_err(|_| "the request does not carry its client's signature".to_owned())?;
-        let now = self.clock.now();
-        if now.since(request.created).max(request.created.since(now)) > MAX_AGE {
+        if !request.is_recent(self.clock.now()) {
             return Err(format!("the request was not made within {MAX_AGE} seconds of the HSM's clock"));
         }
         Ok(())

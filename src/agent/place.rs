@@ -16,7 +16,7 @@ use keywitness_isolation::{
 };
 use keywitness_prover::{
     Access, Agent, AgentConfig, KeyStore, Observer, StoreError,
-    process::{ParameterFile, Planted, Remote, Spec, Strictness},
+    process::{ParameterFile, Planted, Remote, Sharing, Spec, Strictness},
 };
 
 use super::{ended::NoJoinToken, narrator::narrator};
@@ -80,10 +80,25 @@ impl Place {
     ///
     /// Called while this process has one thread.
     pub(crate) fn open(&self, global: &Global, access: Access, peers: &[Digest]) -> anyhow::Result<Arc<dyn KeyStore>> {
+        self.open_for(global, access, peers, None)
+    }
+
+    /// As [`Self::open`]; it deals what `sharing` says, and nothing else.
+    pub(crate) fn open_for(
+        &self,
+        global: &Global,
+        access: Access,
+        peers: &[Digest],
+        sharing: Option<Sharing>,
+    ) -> anyhow::Result<Arc<dyn KeyStore>> {
         let strictness = match self.isolation {
             Isolation::Required => Strictness::Required,
             Isolation::Preferred => Strictness::Preferred,
             Isolation::Off => {
+                anyhow::ensure!(
+                    !sharing.is_some_and(|sharing| sharing.names_sealing_keys()),
+                    "holders' sealing keys are held against the dealing by a process of its own: leave --isolation off out"
+                );
                 tracing::warn!("the keys are in the process that speaks to the network (--isolation off)");
                 return Ok(self.store.open(access)?.shared());
             }
@@ -95,6 +110,7 @@ impl Place {
             threads: self.proving_threads.map(NonZeroUsize::get),
             strictness,
             peers: peers.to_vec(),
+            sharing,
             planted: if self.unconfined { Planted::Unconfined } else { Planted::Nothing },
             ..spec
         };

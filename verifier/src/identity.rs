@@ -206,6 +206,14 @@ impl EnrolmentParts<'_> {
         sign(&self.message())
     }
 
+    /// As [`Self::sign`], where signing may fail.
+    ///
+    /// # Errors
+    /// What signing says.
+    pub fn try_sign<E>(&self, sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>) -> Result<[u8; 64], E> {
+        sign(&self.message())
+    }
+
     /// Checks that the enrolling HSM holds the identity key.
     ///
     /// # Errors

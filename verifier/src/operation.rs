@@ -95,6 +95,11 @@ impl OperationRequest {
         self.operation.digest(trust_domain, hsm, self.created)
     }
 
+    /// Whether it was made within [`MAX_AGE`] seconds of `now`, before or after.
+    pub fn is_recent(&self, now: Timestamp) -> bool {
+        now.since(self.created).max(self.created.since(now)) <= MAX_AGE
+    }
+
     /// Checks that the client it names made it, for this HSM.
     ///
     /// # Errors

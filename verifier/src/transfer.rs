@@ -28,6 +28,9 @@ type Kem = X25519HkdfSha256;
 /// Longest sealed copy, in bytes.
 const MAX_SEALED: usize = 256;
 
+/// Longest reason for withholding a key, in bytes.
+const MAX_WHY: usize = 256;
+
 /// What all copies of one transfer are bound to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Terms {
@@ -173,6 +176,40 @@ impl Canonical for SealedKey {
     }
 }
 
+/// A key that was asked for and is not given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Withheld {
+    /// Which.
+    pub key: KeyRef,
+    why: String,
+}
+
+impl Withheld {
+    /// `why` is cut at 256 bytes.
+    pub fn new(key: KeyRef, why: &str) -> Self {
+        let end = (0..=why.len().min(MAX_WHY)).rev().find(|end| why.is_char_boundary(*end)).unwrap_or(0);
+        Self { key, why: why.get(..end).unwrap_or_default().to_owned() }
+    }
+
+    /// Why not, in the giver's words.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+}
+
+impl Canonical for Withheld {
+    const WHAT: &'static str = "withheld key";
+    fn write(&self, writer: &mut Writer) {
+        write_key(writer, &self.key);
+        writer.bytes(self.why.as_bytes());
+    }
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let (key, error) = (read_key(reader)?, reader.error("a reason is not UTF-8"));
+        let why = String::from_utf8(reader.bytes(MAX_WHY)?.to_vec()).map_err(|_| error)?;
+        Ok(Self { key, why })
+    }
+}
+
 /// Copies of keys, signed by the HSM that gives them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transfer {
@@ -180,20 +217,23 @@ pub struct Transfer {
     pub terms: Terms,
     /// The copies, in the order of the request.
     pub copies: Vec<SealedKey>,
+    /// The keys that were asked for and are not given, in the order of the request.
+    pub withheld: Vec<Withheld>,
     signature: [u8; 64],
 }
 
 impl Transfer {
-    /// Signs copies with `sign`, the giver's identity key.
+    /// Signs copies, and what is withheld, with `sign`, the giver's identity key.
     ///
     /// # Errors
     /// What signing says.
     pub fn sign<E>(
         terms: Terms,
         copies: Vec<SealedKey>,
+        withheld: Vec<Withheld>,
         sign: impl FnOnce(&[u8]) -> Result<[u8; 64], E>,
     ) -> Result<Self, E> {
-        let mut transfer = Self { terms, copies, signature: [0; 64] };
+        let mut transfer = Self { terms, copies, withheld, signature: [0; 64] };
         transfer.signature = sign(&transfer.signed_message())?;
         Ok(transfer)
     }
@@ -209,6 +249,10 @@ impl Transfer {
         for copy in &self.copies {
             writer.value(copy);
         }
+        writer.u8(self.withheld.len() as u8);
+        for withheld in &self.withheld {
+            writer.value(withheld);
+        }
     }
 
     /// Checks that `giver` gave these copies, under these terms.
@@ -223,6 +267,14 @@ impl Transfer {
     }
 }
 
+fn read_keys<T: Canonical>(reader: &mut Reader<'_>) -> Result<Vec<T>, Error> {
+    let count = usize::from(reader.u8()?);
+    if count > MAX_TRANSFER {
+        return Err(reader.error("it is of too many keys"));
+    }
+    (0..count).map(|_| reader.value()).collect()
+}
+
 impl Canonical for Transfer {
     const WHAT: &'static str = "transfer of keys";
     fn write(&self, writer: &mut Writer) {
@@ -230,12 +282,9 @@ impl Canonical for Transfer {
         writer.array(&self.signature);
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        let (terms, count) = (reader.value()?, usize::from(reader.u8()?));
-        if count > MAX_TRANSFER {
-            return Err(reader.error("it is of too many keys"));
-        }
-        let copies = (0..count).map(|_| reader.value()).collect::<Result<_, _>>()?;
-        Ok(Self { terms, copies, signature: reader.array()? })
+        let terms = reader.value()?;
+        let (copies, withheld) = (read_keys(reader)?, read_keys(reader)?);
+        Ok(Self { terms, copies, withheld, signature: reader.array()? })
     }
 }
 
@@ -268,7 +317,8 @@ mod tests {
         let copies = [None, Some("root")]
             .map(|master| SealedKey::seal(&terms(), described(master), channel_key, &[5; 32]).unwrap());
         let sign = |message: &[u8]| Ok::<_, ()>(giver.sign(message).to_bytes());
-        Transfer::sign(terms(), copies.to_vec(), sign).unwrap()
+        let withheld = Withheld::new(described(None).key, "it lives in a token");
+        Transfer::sign(terms(), copies.to_vec(), vec![withheld], sign).unwrap()
     }
 
     #[test]
@@ -318,10 +368,11 @@ mod tests {
         let stranger = IdentityKey::from_bytes(other.verifying_key().to_bytes()).unwrap();
         assert!(good.check(&stranger, &terms()).is_err());
         let fewer = Transfer { copies: good.copies[..1].to_vec(), ..good.clone() };
+        let told = Transfer { withheld: Vec::new(), ..good.clone() };
         let swapped = Transfer { copies: vec![good.copies[1].clone(), good.copies[0].clone()], ..good.clone() };
         // Sealed anew by whoever knows the channel key, which is public.
         let forged = Transfer { signature: good.signature, ..transfer(&public, &other) };
-        for changed in [fewer, swapped, forged] {
+        for changed in [fewer, told, swapped, forged] {
             assert!(changed.check(&identity, &terms()).is_err());
         }
         let later = Terms { request: Digest([8; 32]), ..terms() };

@@ -28,6 +28,9 @@ use crate::{
     store::{KeyEntry, KeyStore, StoreError},
 };
 
+/// How often a proof is made whose maker is gone before it is sealed.
+const TRIES: usize = 5;
+
 /// Waits between attempts to deliver the same bytes.
 const REDELIVERY: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
@@ -158,20 +161,36 @@ impl Session<'_> {
     ) -> Result<Envelope, AttestError> {
         let encoded = instance.to_bytes();
         let context = claim.context(context::instance_digest(&encoded), challenge);
+        // A proving process that was started anew between a proof and its seal proves once more.
+        for _ in 0..TRIES {
+            match self.prove_and_seal(claim, &context, &encoded) {
+                Err(AttestError::Store(StoreError::NotProvenHere)) => {}
+                sealed => return sealed,
+            }
+        }
+        Err(StoreError::NotProvenHere.into())
+    }
+
+    fn prove_and_seal(
+        &self,
+        claim: &Claim<'_>,
+        context: &ClaimContext,
+        instance: &[u8],
+    ) -> Result<Envelope, AttestError> {
         let begun = Instant::now();
         let proof = match claim.subject.keys {
             [known] if claim.subject.kind.single() == claim.subject.kind => {
-                self.store.prove(self.parameters, &context, &encoded, &known.entry.key)?
+                self.store.prove(self.parameters, context, instance, &known.entry.key)?
             }
-            _ => self.store.prove_many(self.parameters, &context, &encoded, &claim.subject.refs())?,
+            _ => self.store.prove_many(self.parameters, context, instance, &claim.subject.refs())?,
         };
         let (keys, took) = (claim.subject.keys.len(), begun.elapsed());
         (self.observer)(&AgentEvent::Proven { kind: claim.subject.kind, keys, took });
         if self.verify_own_proofs {
-            registry::verify(self.parameters, &context, &encoded, &proof).map_err(AttestError::OwnProof)?;
+            registry::verify(self.parameters, context, instance, &proof).map_err(AttestError::OwnProof)?;
         }
         let mut failure = None;
-        let envelope = Envelope::seal(context, encoded, proof, |message| {
+        let envelope = Envelope::seal(context.clone(), instance.to_vec(), proof, |message| {
             self.store.sign_with_identity(message).unwrap_or_else(|error| {
                 failure = Some(error);
                 [0; 64]

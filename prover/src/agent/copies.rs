@@ -1,18 +1,18 @@
-//! Cluster synchronisation: copies of keys, asked of other HSMs of the cluster, and given to them.
+//! Cluster synchronisation: copies of keys, asked of other HSMs of the cluster.
 //!
 //! Only between HSMs whose operators have named each other's identity keys ([`super::AgentConfig::peers`]): the manager says
 //! who is in the cluster, and cannot add anybody to it that gets a key. What a key is, is what the cluster has proven.
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::{Digest, HsmId, Instance, codec::Canonical};
+use keywitness_circuits::{HsmId, Instance, codec::Canonical};
 use keywitness_verifier::{
     channel,
     client::{self, ClientError},
     identity::IdentityKey,
-    operation::{Operation, OperationAnswer, OperationRequest},
+    operation::OperationAnswer,
     transfer::{Terms, Transfer},
-    wire::{Base64, KeyRef, MAX_TRANSFER, MissingKey, Peer, TransferRequest},
+    wire::{Base64, KeyRef, MAX_TRANSFER, MissingKey, Peer},
 };
 
 use super::{
@@ -22,9 +22,9 @@ use super::{
     journal::{Copied, CopyEntry},
     lock,
 };
-use crate::{channel::Giver, clock::Stop, store::StoreError};
+use crate::store::StoreError;
 
-/// Why copies did not come, or were not given.
+/// Why copies did not come.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The store refuses.
@@ -36,14 +36,20 @@ pub enum CopyError {
     /// The other HSM refuses.
     #[error("HSM {0} refuses: {1}")]
     Refused(HsmId, String),
+    /// The other HSM keeps a key to itself.
+    #[error("HSM {0} gives no copy of key {1}: {2}")]
+    Withheld(HsmId, KeyRef, String),
     /// The other HSM's answer is not its own, or answers something else.
     #[error("what came from HSM {0} is not an answer of its to this request")]
     Foreign(HsmId),
 }
 
+/// How often each holder did not give a key that it was asked for.
+pub(super) type Misses = BTreeMap<KeyRef, BTreeMap<HsmId, u32>>;
+
 impl Agent {
     /// Asks other HSMs of the cluster for the keys that they attest and this HSM has not, and keeps what is right. A failure
-    /// is told and logged; the next time begins where this one ended.
+    /// is told and logged; the next time another holder is asked, where there is one.
     pub(super) fn fetch_copies(&self, session: &Session<'_>) -> Result<(), CopyError> {
         let told = insist(session.stop, || self.client.peers(session))?;
         let held: Vec<KeyRef> = self.store.keys().into_iter().map(|entry| entry.key).collect();
@@ -53,11 +59,18 @@ impl Agent {
             .filter(|peer| peer.channel_url.is_some() && self.is_peer(&peer.identity))
             .map(|peer| (peer.hsm.clone(), peer))
             .collect();
-        let mut wanted: BTreeMap<HsmId, Vec<MissingKey>> = BTreeMap::new();
         // What the store has and the manager does not know yet is enrolled and attested like any key.
-        for missing in told.missing.into_iter().filter(|missing| !held.contains(&missing.key)) {
-            if let Some(holder) = missing.holders.iter().find(|holder| peers.contains_key(*holder)) {
-                wanted.entry(holder.clone()).or_default().push(missing);
+        let missing: Vec<_> = told.missing.into_iter().filter(|missing| !held.contains(&missing.key)).collect();
+        let mut wanted: BTreeMap<HsmId, Vec<MissingKey>> = BTreeMap::new();
+        {
+            let mut misses = lock(&self.copy_misses);
+            misses.retain(|key, _| missing.iter().any(|missing| missing.key == *key));
+            for missing in missing {
+                let missed = |holder: &&HsmId| misses.get(&missing.key).and_then(|by| by.get(*holder)).copied();
+                let holders = missing.holders.iter().filter(|holder| peers.contains_key(*holder));
+                if let Some(holder) = holders.min_by_key(missed) {
+                    wanted.entry(holder.clone()).or_default().push(missing);
+                }
             }
         }
         for (hsm, keys) in wanted {
@@ -67,30 +80,59 @@ impl Agent {
                     return Ok(());
                 }
                 if let Err(error) = self.fetch(session, peer, keys) {
-                    tracing::warn!(hsm = %hsm, error = printable(&error), "copies of keys did not come");
-                    (self.observer)(&AgentEvent::CopiesFailed { hsm: &hsm, error: &error });
-                    break;
+                    for missing in keys {
+                        self.missed(&missing.key, &hsm);
+                    }
+                    self.tell_failure(&hsm, &error);
                 }
             }
         }
         Ok(())
     }
 
-    fn is_peer(&self, identity: &IdentityKey) -> bool {
+    pub(super) fn is_peer(&self, identity: &IdentityKey) -> bool {
         lock(&self.peers).contains(identity)
     }
 
-    /// Asks one HSM for some keys.
+    /// Counts that a holder did not give a key, and says whether that was the first time.
+    fn missed(&self, key: &KeyRef, holder: &HsmId) -> bool {
+        let mut misses = lock(&self.copy_misses);
+        let count = misses.entry(key.clone()).or_default().entry(holder.clone()).or_default();
+        *count = count.saturating_add(1);
+        *count == 1
+    }
+
+    fn tell_failure(&self, hsm: &HsmId, error: &CopyError) {
+        tracing::warn!(%hsm, error = printable(error), "copies of keys did not come");
+        (self.observer)(&AgentEvent::CopiesFailed { hsm, error });
+    }
+
+    /// Asks one HSM for some keys. A key that does not come, or is not the cluster's, does not hold up the others.
     fn fetch(&self, session: &Session<'_>, peer: &Peer, keys: &[MissingKey]) -> Result<(), CopyError> {
+        let transfer = self.transfer_of(session, peer, keys)?;
+        for missing in keys {
+            match self.take(&transfer, peer, missing) {
+                Ok(()) => {
+                    tracing::info!(key = %missing.key, from = %peer.hsm, "received a copy of a key");
+                    self.note_copy(session, Copied::Received, &peer.hsm, &missing.key);
+                    (self.observer)(&AgentEvent::KeyReceived { key: &missing.key, from: &peer.hsm });
+                }
+                Err(error) => {
+                    // What stays where it is is said once.
+                    if self.missed(&missing.key, &peer.hsm) || !matches!(error, CopyError::Withheld(..)) {
+                        self.tell_failure(&peer.hsm, &error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an HSM gives of the keys that it is asked for, signed by it for this request.
+    fn transfer_of(&self, session: &Session<'_>, peer: &Peer, keys: &[MissingKey]) -> Result<Transfer, CopyError> {
         let (domain, own) = (&session.audience.trust_domain, &session.enrolment.hsm);
-        let operation = Operation::Copy {
-            hsm: own.clone(),
-            channel_key: Digest(self.store.channel_key()),
-            keys: keys.iter().map(|missing| missing.key.clone()).collect(),
-        };
-        let sign = |message: &[u8]| self.store.sign_with_identity(message);
-        let now = self.clock.now();
-        let request = OperationRequest::sign_as(self.store.identity(), (domain, &peer.hsm), now, operation, sign)?;
+        let asked: Vec<_> = keys.iter().map(|missing| missing.key.clone()).collect();
+        let request = self.store.ask_copies(&peer.hsm, &asked, self.clock.now())?;
         let foreign = || CopyError::Foreign(peer.hsm.clone());
         let plain = serde_json::to_vec(&request).map_err(|_| foreign())?;
         let (sealed, answer_key) =
@@ -110,19 +152,21 @@ impl Agent {
             request: request.digest(domain, &peer.hsm),
         };
         transfer.check(&peer.identity, &terms).map_err(|_| foreign())?;
-        for copy in &transfer.copies {
-            let asked = keys.iter().find(|missing| missing.key == copy.described.key).ok_or_else(foreign)?;
-            let expected = asked.instances.iter().map(|bytes| Instance::from_bytes(&bytes.0));
-            let expected = expected.collect::<Result<Vec<_>, _>>().map_err(|error| CopyError::Store(error.into()))?;
-            let entry = self.store.take_key(copy, &terms, &expected)?;
-            tracing::info!(key = %entry.key, from = %peer.hsm, "received a copy of a key");
-            self.note_copy(session, Copied::Received, &peer.hsm, &entry.key);
-            (self.observer)(&AgentEvent::KeyReceived { key: &entry.key, from: &peer.hsm });
+        Ok(transfer)
+    }
+
+    fn take(&self, transfer: &Transfer, peer: &Peer, missing: &MissingKey) -> Result<(), CopyError> {
+        if let Some(withheld) = transfer.withheld.iter().find(|withheld| withheld.key == missing.key) {
+            let why = withheld.why().to_owned();
+            return Err(CopyError::Withheld(peer.hsm.clone(), missing.key.clone(), why));
         }
+        let expected = missing.instances.iter().map(|bytes| Instance::from_bytes(&bytes.0));
+        let expected = expected.collect::<Result<Vec<_>, _>>().map_err(StoreError::from)?;
+        self.store.take_copy(transfer, &peer.identity, &missing.key, &expected)?;
         Ok(())
     }
 
-    fn note_copy(&self, session: &Session<'_>, copied: Copied, peer: &HsmId, key: &KeyRef) {
+    pub(super) fn note_copy(&self, session: &Session<'_>, copied: Copied, peer: &HsmId, key: &KeyRef) {
         let entry = CopyEntry {
             at: self.clock.now(),
             hsm: session.enrolment.hsm.clone(),
@@ -135,61 +179,5 @@ impl Agent {
         if let Err(error) = written {
             tracing::error!(%error, "the journal cannot be written");
         }
-    }
-}
-
-impl Giver for Agent {
-    fn gives_to(&self, identity: &IdentityKey) -> bool {
-        self.is_peer(identity)
-    }
-
-    /// Gives copies to another HSM, once the manager has allowed and logged it.
-    fn give(&self, request: &OperationRequest) -> Result<Transfer, String> {
-        let Operation::Copy { hsm, channel_key, keys } = &request.operation else {
-            return Err("this is no request for copies".to_owned());
-        };
-        if keys.is_empty() || keys.len() > MAX_TRANSFER {
-            return Err(format!("a transfer is of 1 to {MAX_TRANSFER} keys"));
-        }
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::warn!(to = %hsm, %error, "copies of keys are not given");
-            error.to_string()
-        };
-        let enrolled = self.enrolled().map_err(|error| failed(&error))?;
-        let info = self.info(&enrolled.audience).map_err(|error| failed(&error))?;
-        let stop = Stop::new();
-        let session = self.session(&enrolled, &info, &stop);
-        let now = self.clock.now();
-        if let Some(key) = keys.iter().find(|key| !self.standing.is_attested(key, now)) {
-            return Err(format!("this HSM has no attestation of key {key} in force"));
-        }
-        let asked = TransferRequest { to: hsm.clone(), keys: keys.clone() };
-        let grant = insist(&stop, || self.client.transfer(&session, &asked)).map_err(|error| failed(&error))?;
-        // Who asked is who the manager has enrolled under that name, with that channel key.
-        let same = grant.to.hsm == *hsm
-            && grant.to.identity == request.client
-            && grant.to.channel_key == *channel_key
-            && grant.cluster == enrolled.enrolment.cluster;
-        if !same {
-            return Err(format!("the manager knows HSM {hsm} under another identity or channel key"));
-        }
-        let (domain, own) = (&enrolled.audience.trust_domain, &enrolled.enrolment.hsm);
-        let terms = Terms {
-            trust_domain: domain.clone(),
-            cluster: grant.cluster,
-            from: own.clone(),
-            to: hsm.clone(),
-            request: request.digest(domain, own),
-        };
-        let copies = keys.iter().map(|key| self.store.copy_key(key, &terms, &channel_key.0));
-        let copies = copies.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
-        let sign = |message: &[u8]| self.store.sign_with_identity(message);
-        let transfer = Transfer::sign(terms, copies, sign).map_err(|error| failed(&error))?;
-        for key in keys {
-            tracing::info!(%key, to = %hsm, "gave a copy of a key");
-            self.note_copy(&session, Copied::Given, hsm, key);
-            (self.observer)(&AgentEvent::KeyGiven { key, to: hsm });
-        }
-        Ok(transfer)
     }
 }

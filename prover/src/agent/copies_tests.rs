@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Channel, Membership, Placement, RunningServer, SoftwareStore,
+    channel::Giver,
     testing::{audience, create, name, record},
 };
 
@@ -36,6 +37,11 @@ struct Case {
 
 fn key() -> KeyRef {
     KeyRef { key: name("wrapping"), epoch: 1 }
+}
+
+/// Another key of the giver, which is not attested, and which the manager lets nobody have.
+fn other() -> KeyRef {
+    KeyRef { key: name("other"), epoch: 1 }
 }
 
 fn store(hsm: &str) -> (TempDir, Arc<SoftwareStore>) {
@@ -63,12 +69,16 @@ impl Case {
     fn new(grant: Grant, told: Told) -> Self {
         let ((first, given), (second, taken)) = (store("hsm-1"), store("hsm-2"));
         given.generate(&key().key, KeyAlgorithm::Aes256, Placement::New).unwrap();
-        given.generate(&name("other"), KeyAlgorithm::Aes256, Placement::New).unwrap();
+        given.generate(&other().key, KeyAlgorithm::Aes256, Placement::New).unwrap();
         let honest = TransferGrant { cluster: name("cluster-1"), to: peer("hsm-2", &taken, None) };
         let base = manager(move |asked, body| match asked {
             path::TRANSFERS => {
                 let request: TransferRequest = serde_json::from_slice(body).unwrap();
-                assert_eq!(request, TransferRequest { to: name("hsm-2"), keys: vec![key()] });
+                assert_eq!(request.to, name("hsm-2"));
+                if request.keys.contains(&other()) {
+                    return refusal(ProblemKind::KeyRevoked);
+                }
+                assert_eq!(request.keys, [key()]);
                 grant(honest.clone()).map_or_else(|| refusal(ProblemKind::Suspended), |grant| json(&grant))
             }
             _ => info(),
@@ -170,4 +180,71 @@ fn a_key_is_given_only_while_it_is_attested() {
     assert_eq!(case.fetched(), []);
     case.giver.standing().accept(&record("wrapping", 1, SystemClock.now().plus(600)));
     assert_eq!(case.fetched(), [key()]);
+}
+
+/// One of another cluster's making, of a token, or of a name that is not there any more: it is left out, and the rest comes.
+#[test]
+fn a_key_that_is_not_given_holds_up_no_other() {
+    let both: Told = |told| {
+        let (asked, ghost) = (told.missing[0].clone(), KeyRef { key: name("ghost"), epoch: 1 });
+        for key in [ghost, other()] {
+            told.missing.insert(0, MissingKey { key, ..asked.clone() });
+        }
+    };
+    let case = Case::new(Some, both);
+    assert_eq!(case.fetched(), [key()]);
+    // Nor one that the manager refuses, whatever it is asked for with.
+    let case = Case::new(Some, both);
+    case.giver.standing().accept(&record("other", 1, SystemClock.now().plus(600)));
+    assert_eq!(case.fetched(), [key()]);
+    let misses = lock(&case.taker.copy_misses).clone();
+    assert_eq!(misses[&other()][&name("hsm-1")], 1);
+    assert_eq!(misses.len(), 2);
+    assert_eq!(case.fetched(), [key()]);
+    assert_eq!(lock(&case.taker.copy_misses)[&other()][&name("hsm-1")], 2);
+    // Another key than the cluster's does not either.
+    let wrong: Told = |told| {
+        let mut missing = MissingKey { key: other(), ..told.missing[0].clone() };
+        missing.instances[0].0[30] ^= 1;
+        told.missing.insert(0, missing);
+    };
+    assert_eq!(Case::new(Some, wrong).fetched(), [key()]);
+}
+
+#[test]
+fn where_one_holder_gives_nothing_the_next_time_another_is_asked() {
+    let case = Case::new(Some, |told| {
+        let dead = Peer {
+            hsm: name("a-dead-one"),
+            channel_url: Some("http://127.0.0.1:9".to_owned()),
+            ..told.peers[0].clone()
+        };
+        told.peers.push(dead);
+        told.missing[0].holders.insert(0, name("a-dead-one"));
+    });
+    assert_eq!(case.fetched(), []);
+    assert_eq!(case.fetched(), [key()]);
+}
+
+#[test]
+fn a_request_is_answered_once_and_none_from_before_the_start() {
+    let case = Case::new(Some, |_| ());
+    let now = SystemClock.now();
+    let ask = |created| case.taken.ask_copies(&name("hsm-1"), &[key()], created).unwrap();
+    let request = ask(now);
+    assert_eq!(case.giver.give(&request).unwrap().copies.len(), 1);
+    // As it was recorded on the line.
+    assert!(case.giver.give(&request).unwrap_err().contains("answered already"));
+    assert!(case.giver.give(&ask(Timestamp(case.giver.started.0 - 1))).unwrap_err().contains("was started"));
+    // So many of one HSM are remembered, until they are too old to be answered, and no more are answered.
+    let mut answered = super::giving::Answered::default();
+    let mut once = |number: u32, at: Timestamp| {
+        let asked = KeyRef { epoch: number, ..key() };
+        answered.once(&case.taken.ask_copies(&name("hsm-1"), &[asked], now).unwrap(), now, at)
+    };
+    (0..64).for_each(|number| once(number, now).unwrap());
+    assert!(once(63, now).unwrap_err().contains("answered already"));
+    assert!(once(64, now.plus(60)).unwrap_err().contains("64 requests"));
+    once(64, now.plus(61)).unwrap();
+    assert!(once(64, now).unwrap_err().contains("answered already"));
 }

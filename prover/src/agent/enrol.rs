@@ -2,7 +2,7 @@
 
 use keywitness_circuits::{Digest, HsmId};
 use keywitness_verifier::{
-    identity::{Audience, EnrolmentParts},
+    identity::Audience,
     wire::{Base64, EnrolRequest, Enrolment},
 };
 
@@ -52,23 +52,13 @@ impl Agent {
     }
 
     fn enrol_request(&self, audience: &Audience, hsm: &HsmId, join_token: &str) -> Result<EnrolRequest, StoreError> {
-        let (identity_key, channel_key) = (self.store.identity(), self.store.channel_key());
-        let parts =
-            EnrolmentParts { audience, join_token, hsm, identity_key: &identity_key, channel_key: &channel_key };
-        let mut failure = None;
-        let signature = parts.sign(|message| {
-            self.store.sign_with_identity(message).unwrap_or_else(|error| {
-                failure = Some(error);
-                [0; 64]
-            })
-        });
-        let request = EnrolRequest {
+        let signature = self.store.sign_enrolment(audience, join_token, hsm)?;
+        Ok(EnrolRequest {
             join_token: join_token.to_owned(),
             hsm: hsm.clone(),
-            identity_key,
-            channel_key: Digest(channel_key),
+            identity_key: self.store.identity(),
+            channel_key: Digest(self.store.channel_key()),
             signature: Base64(signature.to_vec()),
-        };
-        failure.map_or(Ok(request), Err)
+        })
     }
 }

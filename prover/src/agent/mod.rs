@@ -10,6 +10,7 @@ mod enrol;
 mod error;
 mod event;
 mod evidence;
+mod giving;
 pub mod journal;
 #[cfg(test)]
 mod lanes_tests;
@@ -73,6 +74,10 @@ pub struct Agent {
     info: Mutex<Option<(Timestamp, TrustDomainInfo)>>,
     /// Whose identities may have copies of this HSM's keys, and are asked for theirs.
     peers: Mutex<HashSet<IdentityKey>>,
+    copy_misses: Mutex<copies::Misses>,
+    answered: Mutex<giving::Answered>,
+    /// Requests for copies that are older are not answered: this agent does not know whether they were.
+    started: Timestamp,
     known_keys: Mutex<BTreeMap<(KeyRef, Vec<Suite>), KnownKey>>,
     journal: Mutex<Option<Journal>>,
     sealing_key_told: AtomicBool,
@@ -112,6 +117,9 @@ impl Agent {
             parameters,
             config,
             peers: Mutex::new(peers),
+            copy_misses: Mutex::default(),
+            answered: Mutex::default(),
+            started: SystemClock.now(),
             clock: Arc::new(SystemClock),
             observer: Arc::new(|_| {}),
             standing: Arc::default(),
@@ -129,6 +137,7 @@ impl Agent {
     /// This agent, with another clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.started = clock.now();
         self.clock = clock;
         self
     }

@@ -55,6 +55,7 @@ impl Canonical for Failure {
             error @ (StoreError::Token(_) | StoreError::TokenAway(_)) if error.may_pass() => {
                 writer.u8(13).bytes(clipped(&error.to_string()))
             }
+            StoreError::NotProvenHere => writer.u8(14),
             other => writer.u8(11).bytes(clipped(&other.to_string())),
         };
     }
@@ -82,6 +83,7 @@ impl Canonical for Failure {
             11 => StoreError::Process(text(reader, MAX_TEXT)?),
             12 => StoreError::NotIsolated(text(reader, MAX_TEXT)?),
             13 => StoreError::TokenAway(text(reader, MAX_TEXT)?),
+            14 => StoreError::NotProvenHere,
             _ => return Err(reader.error("there is no such failure")),
         }))
     }

@@ -14,10 +14,13 @@
 //! The supervisor is there because the agent gives up its access to the store's file as soon as it has started one. It holds what
 //! opens the store, where that was typed or came in the environment, and reads nothing from anyone after that.
 
+#[cfg(test)]
+mod attacks;
 mod error;
 mod examine;
 mod protocol;
 mod remote;
+mod rules;
 mod serve;
 mod spec;
 mod supervisor;
@@ -28,6 +31,7 @@ mod tests;
 
 pub use examine::Examination;
 pub use remote::Remote;
+pub use rules::{Holder, Sharing};
 pub use spec::{ParameterFile, Planted, Secrets, Spec, Strictness, TokenSpec};
 pub use supervisor::supervise;
 pub use worker::work;

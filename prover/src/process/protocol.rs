@@ -6,7 +6,7 @@
 use std::io;
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Digest, Error, HsmId, Instance, Nonce, Suite, TrustDomain,
+    ClaimContext, ClusterId, Error, HsmId, Instance, Nonce, Suite, TrustDomain,
     codec::{Canonical, MAX_BYTES, Reader, Writer},
     share_correctness::Scheme,
 };
@@ -16,9 +16,10 @@ use keywitness_verifier::{
     channel::AnswerKey,
     identity::{Audience, IdentityKey},
     operation::{MAX_REQUEST, Operation, OperationRequest},
-    transfer::{self, SealedKey},
+    transfer::{Transfer, Withheld},
     wire::{Base64, Enrolment, KeyRef},
 };
+use zeroize::Zeroizing;
 
 use super::error::Failure;
 use crate::store::{KeyEntry, Membership, Received};
@@ -86,15 +87,24 @@ pub(super) enum Request {
         message: Vec<u8>,
     },
     Examine,
-    CopyKey {
-        key: KeyRef,
-        terms: Box<transfer::Terms>,
-        channel_key: Digest,
+    GiveCopies {
+        request: Box<OperationRequest>,
+        withheld: Vec<Withheld>,
     },
-    TakeKey {
-        copy: Box<SealedKey>,
-        terms: Box<transfer::Terms>,
+    TakeCopy {
+        transfer: Box<Transfer>,
+        giver: IdentityKey,
+        key: KeyRef,
         expected: Vec<Instance>,
+    },
+    AskCopies {
+        from: HsmId,
+        keys: Vec<KeyRef>,
+    },
+    SignEnrolment {
+        audience: Audience,
+        join_token: Zeroizing<Vec<u8>>,
+        hsm: HsmId,
     },
 }
 
@@ -127,8 +137,9 @@ pub(super) enum Answer {
     /// JSON.
     Examined(Vec<u8>),
     Failed(Failure),
-    Copy(Box<SealedKey>),
+    Copies(Box<Transfer>),
     Taken(KeyEntry),
+    Asked(Box<OperationRequest>),
 }
 
 /// A key, and the key that it is derived from.
@@ -230,17 +241,25 @@ fn suite(reader: &mut Reader<'_>) -> Result<Suite, Error> {
     SUITES.get(number).copied().ok_or(reader.error("there is no such suite"))
 }
 
+fn put_audience<'a>(writer: &'a mut Writer, audience: &Audience) -> &'a mut Writer {
+    writer.value(&audience.trust_domain).value(&audience.manager)
+}
+
+fn audience(reader: &mut Reader<'_>) -> Result<Audience, Error> {
+    Ok(Audience { trust_domain: reader.value()?, manager: reader.value()? })
+}
+
 impl Canonical for Membership {
     const WHAT: &'static str = "membership";
     fn write(&self, writer: &mut Writer) {
-        writer.value(&self.audience.trust_domain).value(&self.audience.manager).value(&self.hsm);
+        put_audience(writer, &self.audience).value(&self.hsm);
         match &self.enrolment {
             None => writer.u8(0),
             Some(Enrolment { hsm, cluster, revision }) => writer.u8(1).value(hsm).value(cluster).u32(*revision),
         };
     }
     fn read(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        let audience = Audience { trust_domain: reader.value()?, manager: reader.value()? };
+        let audience = audience(reader)?;
         let hsm = reader.value()?;
         let enrolment = match flag(reader)? {
             false => None,
@@ -293,9 +312,16 @@ impl Canonical for Request {
             }
             Self::Sign { key, message } => put_key(writer.u8(12), key).bytes(message),
             Self::Examine => writer.u8(13),
-            Self::CopyKey { key, terms, channel_key } => put_key(writer.u8(14), key).value(&**terms).value(channel_key),
-            Self::TakeKey { copy, terms, expected } => {
-                put_many(writer.u8(15).value(&**copy).value(&**terms), expected, put_value)
+            Self::GiveCopies { request, withheld } => {
+                put_many(put_request(writer.u8(14), request), withheld, put_value)
+            }
+            Self::TakeCopy { transfer, giver, key, expected } => {
+                let writer = put_key(writer.u8(15).value(&**transfer).array(&giver.to_bytes()), key);
+                put_many(writer, expected, put_value)
+            }
+            Self::AskCopies { from, keys } => put_many(writer.u8(16).value(from), keys, put_key),
+            Self::SignEnrolment { audience, join_token, hsm } => {
+                put_audience(writer.u8(17), audience).bytes(join_token).value(hsm)
             }
         };
     }
@@ -332,18 +358,28 @@ impl Canonical for Request {
             },
             12 => Self::Sign { key: key(reader)?, message: reader.bytes(MAX_BYTES)?.to_vec() },
             13 => Self::Examine,
-            14 => Self::CopyKey { key: key(reader)?, terms: Box::new(reader.value()?), channel_key: reader.value()? },
-            15 => Self::TakeKey {
-                copy: Box::new(reader.value()?),
-                terms: Box::new(reader.value()?),
+            14 => Self::GiveCopies {
+                request: Box::new(request(reader)?),
+                withheld: many(reader, |reader| reader.value())?,
+            },
+            15 => Self::TakeCopy {
+                transfer: Box::new(reader.value()?),
+                giver: identity(reader)?,
+                key: key(reader)?,
                 expected: many(reader, instance)?,
+            },
+            16 => Self::AskCopies { from: reader.value()?, keys: many(reader, key)? },
+            17 => Self::SignEnrolment {
+                audience: audience(reader)?,
+                join_token: Zeroizing::new(reader.bytes(MAX_BODY)?.to_vec()),
+                hsm: reader.value()?,
             },
             _ => return Err(reader.error("there is no such request")),
         })
     }
 }
 
-fn put_opened<'a>(writer: &'a mut Writer, request: &OperationRequest, answer_key: &AnswerKey) -> &'a mut Writer {
+fn put_request<'a>(writer: &'a mut Writer, request: &OperationRequest) -> &'a mut Writer {
     writer.array(&request.client.to_bytes()).value(&request.created);
     match &request.operation {
         Operation::Sign { key, message } => put_key(writer.u8(0), key).bytes(&message.0),
@@ -351,10 +387,10 @@ fn put_opened<'a>(writer: &'a mut Writer, request: &OperationRequest, answer_key
             put_many(writer.u8(1).value(hsm).value(channel_key), keys, put_key)
         }
     };
-    writer.bytes(&request.signature.0).array(&answer_key.to_bytes())
+    writer.bytes(&request.signature.0)
 }
 
-fn opened(reader: &mut Reader<'_>) -> Result<Answer, Error> {
+fn request(reader: &mut Reader<'_>) -> Result<OperationRequest, Error> {
     let (client, created) = (identity(reader)?, reader.value()?);
     let operation = match reader.u8()? {
         0 => Operation::Sign { key: key(reader)?, message: Base64(reader.bytes(MAX_BYTES)?.to_vec()) },
@@ -362,8 +398,7 @@ fn opened(reader: &mut Reader<'_>) -> Result<Answer, Error> {
         _ => return Err(reader.error("there is no such operation")),
     };
     let signature = Base64(reader.bytes(MAX_BYTES)?.to_vec());
-    let request = OperationRequest { client, created, operation, signature };
-    Ok(Answer::Opened(Box::new(request), AnswerKey::from_bytes(&reader.array()?)))
+    Ok(OperationRequest { client, created, operation, signature })
 }
 
 impl Canonical for Answer {
@@ -375,7 +410,7 @@ impl Canonical for Answer {
                 writer.u8(0).array(&identity.to_bytes()).array(channel_key).option(membership.as_ref()).u16(*parallel)
             }
             Self::Signature(signature) => writer.u8(1).array(signature),
-            Self::Opened(request, key) => put_opened(writer.u8(2), request, key),
+            Self::Opened(request, key) => put_request(writer.u8(2), request).array(&key.to_bytes()),
             Self::Unopened { malformed } => writer.u8(3).u8((*malformed).into()),
             Self::Done => writer.u8(4),
             Self::SameKeys => writer.u8(5),
@@ -392,8 +427,9 @@ impl Canonical for Answer {
             Self::Proof(proof) => writer.u8(11).bytes(proof),
             Self::Examined(report) => writer.u8(12).bytes(report),
             Self::Failed(failure) => writer.u8(13).value(failure),
-            Self::Copy(copy) => writer.u8(14).value(&**copy),
+            Self::Copies(transfer) => writer.u8(14).value(&**transfer),
             Self::Taken(entry) => put_entry(writer.u8(15), entry),
+            Self::Asked(request) => put_request(writer.u8(16), request),
         };
     }
 
@@ -406,7 +442,7 @@ impl Canonical for Answer {
                 parallel: reader.u16()?,
             },
             1 => Self::Signature(reader.array()?),
-            2 => opened(reader)?,
+            2 => Self::Opened(Box::new(request(reader)?), AnswerKey::from_bytes(&reader.array()?)),
             3 => Self::Unopened { malformed: flag(reader)? },
             4 => Self::Done,
             5 => Self::SameKeys,
@@ -429,8 +465,9 @@ impl Canonical for Answer {
             11 => Self::Proof(reader.bytes(MAX_BODY)?.to_vec()),
             12 => Self::Examined(reader.bytes(MAX_BODY)?.to_vec()),
             13 => Self::Failed(reader.value()?),
-            14 => Self::Copy(Box::new(reader.value()?)),
+            14 => Self::Copies(Box::new(reader.value()?)),
             15 => Self::Taken(entry(reader)?),
+            16 => Self::Asked(Box::new(request(reader)?)),
             _ => return Err(reader.error("there is no such answer")),
         })
     }

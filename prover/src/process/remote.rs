@@ -13,7 +13,7 @@ use std::{
 };
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Digest, HsmId, Instance, Nonce, Parameters, Suite, TrustDomain, codec::Canonical,
+    ClaimContext, ClusterId, HsmId, Instance, Nonce, Parameters, Suite, Timestamp, TrustDomain, codec::Canonical,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_isolation::{
@@ -23,9 +23,9 @@ use keywitness_isolation::{
 };
 use keywitness_verifier::{
     channel::{AnswerKey, ChannelError},
-    identity::IdentityKey,
+    identity::{Audience, IdentityKey},
     operation::{OperationError, OperationRequest},
-    transfer::{self, SealedKey},
+    transfer::{self, SealedKey, Transfer, Withheld},
     wire::KeyRef,
 };
 use zeroize::Zeroizing;
@@ -308,25 +308,51 @@ impl KeyStore for Remote {
         }
     }
 
-    fn copy_key(&self, key: &KeyRef, terms: &transfer::Terms, channel_key: &[u8; 32]) -> Result<SealedKey, StoreError> {
-        let (key, terms) = (key.clone(), Box::new(terms.clone()));
-        match self.ask(&Request::CopyKey { key, terms, channel_key: Digest(*channel_key) })? {
-            Answer::Copy(copy) => Ok(*copy),
+    fn sign_enrolment(&self, audience: &Audience, join_token: &str, hsm: &HsmId) -> Result<[u8; 64], StoreError> {
+        let join_token = Zeroizing::new(join_token.as_bytes().to_vec());
+        self.signature(&Request::SignEnrolment { audience: audience.clone(), join_token, hsm: hsm.clone() })
+    }
+
+    fn ask_copies(&self, from: &HsmId, keys: &[KeyRef], _now: Timestamp) -> Result<OperationRequest, StoreError> {
+        match self.ask(&Request::AskCopies { from: from.clone(), keys: keys.to_vec() })? {
+            Answer::Asked(request) => Ok(*request),
             _ => Err(unexpected()),
         }
     }
 
-    fn take_key(
+    fn give_copies(
         &self,
-        copy: &SealedKey,
-        terms: &transfer::Terms,
+        request: &OperationRequest,
+        withheld: &[Withheld],
+        _now: Timestamp,
+    ) -> Result<Transfer, StoreError> {
+        let (request, withheld) = (Box::new(request.clone()), withheld.to_vec());
+        match self.ask(&Request::GiveCopies { request, withheld })? {
+            Answer::Copies(transfer) => Ok(*transfer),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn take_copy(
+        &self,
+        transfer: &Transfer,
+        giver: &IdentityKey,
+        key: &KeyRef,
         expected: &[Instance],
     ) -> Result<KeyEntry, StoreError> {
-        let (copy, terms) = (Box::new(copy.clone()), Box::new(terms.clone()));
-        match self.ask(&Request::TakeKey { copy, terms, expected: expected.to_vec() })? {
+        let (transfer, key, expected) = (Box::new(transfer.clone()), key.clone(), expected.to_vec());
+        match self.ask(&Request::TakeCopy { transfer, giver: *giver, key, expected })? {
             Answer::Taken(entry) => Ok(entry),
             _ => Err(unexpected()),
         }
+    }
+
+    fn copy_key(&self, _: &KeyRef, _: &transfer::Terms, _: &[u8; 32]) -> Result<SealedKey, StoreError> {
+        Err(StoreError::NotGiven("the proving process makes copies for requests of peers alone"))
+    }
+
+    fn take_key(&self, _: &SealedKey, _: &transfer::Terms, _: &[Instance]) -> Result<KeyEntry, StoreError> {
+        Err(StoreError::NotGiven("the proving process takes copies of peers alone"))
     }
 
     /// With the parameters of the proving process: where the claim names another verifying key than theirs, it is refused.

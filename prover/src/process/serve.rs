@@ -1,23 +1,19 @@
 //! The proving process's end of a lane.
 
 use std::{
-    collections::VecDeque,
     io,
     os::unix::net::UnixStream,
     sync::{Mutex, PoisonError},
 };
 
-use keywitness_circuits::{Digest, Error, Nonce, Parameters};
-use keywitness_verifier::{
-    operation::{self, Operation, OperationError, OperationRequest},
-    transfer::Terms,
-    wire::KeyRef,
-};
+use keywitness_circuits::{Error, Nonce, Parameters};
+use keywitness_verifier::operation::OperationError;
 
 use super::{
     error::Failure,
     examine::Witnessed,
     protocol::{Answer, Listed, Request, receive, send},
+    rules::{Guard, Rules},
 };
 use crate::store::{KeyEntry, KeyStore, Membership, StoreError};
 
@@ -26,39 +22,19 @@ pub(super) struct Served {
     store: Box<dyn KeyStore>,
     parameters: Parameters,
     witnessed: Witnessed,
-    rules: Rules,
+    guard: Guard,
     listed: Mutex<Option<(Nonce, Vec<Listed>)>>,
-    /// The newest requests for copies that were opened here and are a peer's.
-    asked: Mutex<VecDeque<Asked>>,
 }
-
-/// What does not come from the store.
-pub(super) struct Rules {
-    /// Whether keys come and go without this process: in a token.
-    pub(super) unsteady: bool,
-    /// Identity keys of the HSMs that the operator lets have copies of keys.
-    pub(super) peers: Vec<Digest>,
-}
-
-/// A request for copies of keys, by one whom the operator lets have them.
-struct Asked {
-    digest: Digest,
-    channel_key: Digest,
-    keys: Vec<KeyRef>,
-}
-
-/// How many requests for copies are remembered.
-const ASKED: usize = 64;
 
 impl Served {
     pub(super) fn new(store: Box<dyn KeyStore>, parameters: Parameters, witnessed: Witnessed, rules: Rules) -> Self {
-        Self { store, parameters, witnessed, rules, listed: Mutex::default(), asked: Mutex::default() }
+        Self { store, parameters, witnessed, guard: Guard::new(rules), listed: Mutex::default() }
     }
 
     /// The keys, unless they are those that the caller has. Thousands are listed anew only where they may have changed.
     fn keys(&self, known: Nonce) -> Answer {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.rules.unsteady || listed.is_none() {
+        if self.guard.rules.unsteady || listed.is_none() {
             let listing = |entry: KeyEntry| Listed { master: self.store.master(&entry.key), entry };
             let keys: Vec<_> = self.store.keys().into_iter().map(listing).collect();
             if listed.as_ref().is_none_or(|(_, before)| *before != keys) {
@@ -75,31 +51,9 @@ impl Served {
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Remembers what a peer asked for: an agent that was taken over has no copy made that none did.
-    fn remember(&self, request: &OperationRequest) {
-        let Operation::Copy { channel_key, keys, .. } = &request.operation else { return };
-        let Some(Membership { audience, hsm, .. }) = self.store.membership() else { return };
-        let named = self.rules.peers.contains(&request.client.into());
-        if !named || request.check(&audience.trust_domain, &hsm).is_err() {
-            return;
-        }
-        let digest = request.digest(&audience.trust_domain, &hsm);
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.len() >= ASKED {
-            asked.pop_front();
-        }
-        asked.push_back(Asked { digest, channel_key: *channel_key, keys: keys.clone() });
-    }
-
-    /// Whether a peer asked for a copy of this key.
-    fn was_asked(&self, key: &KeyRef, terms: &Terms, channel_key: &Digest) -> bool {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |asked: &Asked| asked.digest == terms.request && asked.channel_key == *channel_key;
-        asked.iter().any(|asked| same(asked) && asked.keys.contains(key))
-    }
-
     fn answer(&self, request: Request) -> Result<Answer, StoreError> {
-        let (store, parameters) = (&*self.store, &self.parameters);
+        let (store, parameters, guard) = (&*self.store, &self.parameters, &self.guard);
+        let now = || guard.rules.clock.now();
         Ok(match request {
             Request::Hello => Answer::Hello {
                 identity: store.identity(),
@@ -108,22 +62,15 @@ impl Served {
                 parallel: u16::try_from(store.parallel()).unwrap_or(u16::MAX),
             },
             Request::SignIdentity { message } => {
-                // What a client could ask for is not signed in the HSM's name.
-                if operation::check_message(&message).is_ok() {
-                    return Err(StoreError::Process(
-                        "the identity key signs the protocol's own messages alone".to_owned(),
-                    ));
-                }
+                guard.may_sign(&message)?;
                 Answer::Signature(store.sign_with_identity(&message)?)
             }
             Request::Open { trust_domain, hsm, sealed } => match store.open_request(&trust_domain, &hsm, &sealed) {
-                Ok((request, key)) => {
-                    self.remember(&request);
-                    Answer::Opened(Box::new(request), key)
-                }
+                Ok((request, key)) => Answer::Opened(Box::new(request), key),
                 Err(error) => Answer::Unopened { malformed: matches!(error, OperationError::Malformed) },
             },
             Request::SetMembership(membership) => {
+                Guard::may_become(store.membership().as_ref(), &membership)?;
                 store.set_membership(membership)?;
                 Answer::Done
             }
@@ -135,29 +82,49 @@ impl Served {
                 Answer::Instances(vec![store.tagged_instance(&key, &trust_domain, &beacon)?])
             }
             Request::SealingKey => Answer::SealingKey(store.sealing_key()?),
-            Request::Deal { key, terms, scheme } => Answer::Dealing(Box::new(store.deal(&key, terms, scheme)?)),
+            Request::Deal { key, terms, scheme } => {
+                guard.may_deal(store.membership().as_ref(), &key, &terms)?;
+                Answer::Dealing(Box::new(store.deal(&key, terms, scheme)?))
+            }
             Request::ReceiveShare { dealing, dealer, cluster } => {
                 let received = store.receive_share(&dealing, &dealer, &cluster);
                 self.forget_listing();
                 Answer::Received(received?)
             }
             Request::Prove { context, instance, key } => {
-                Answer::Proof(store.prove(parameters, &context, &instance, &key)?)
+                Guard::may_claim(store.membership().as_ref(), &context)?;
+                let proof = store.prove(parameters, &context, &instance, &key)?;
+                guard.proved(&context, &instance, &proof);
+                Answer::Proof(proof)
             }
             Request::ProveMany { context, instance, keys } => {
-                Answer::Proof(store.prove_many(parameters, &context, &instance, &keys)?)
+                Guard::may_claim(store.membership().as_ref(), &context)?;
+                let proof = store.prove_many(parameters, &context, &instance, &keys)?;
+                guard.proved(&context, &instance, &proof);
+                Answer::Proof(proof)
             }
             Request::Sign { key, message } => Answer::Signature(store.sign(&key, &message)?),
-            Request::CopyKey { key, terms, channel_key } => {
-                if !self.was_asked(&key, &terms, &channel_key) {
-                    return Err(StoreError::Process(format!("no peer of this HSM has asked it for key {key}")));
-                }
-                Answer::Copy(Box::new(store.copy_key(&key, &terms, &channel_key.0)?))
+            Request::AskCopies { from, keys } => {
+                let Membership { audience, .. } = store.membership().ok_or(StoreError::NotEnrolled)?;
+                let request = store.ask_copies(&from, &keys, now())?;
+                guard.asked(request.digest(&audience.trust_domain, &from));
+                Answer::Asked(Box::new(request))
             }
-            Request::TakeKey { copy, terms, expected } => {
-                let taken = store.take_key(&copy, &terms, &expected);
+            Request::GiveCopies { request, withheld } => {
+                guard.is_peer(&request.client)?;
+                Answer::Copies(Box::new(store.give_copies(&request, &withheld, now())?))
+            }
+            Request::TakeCopy { transfer, giver, key, expected } => {
+                guard.is_peer(&giver)?;
+                guard.has_asked(&transfer.terms.request)?;
+                let taken = store.take_copy(&transfer, &giver, &key, &expected);
                 self.forget_listing();
                 Answer::Taken(taken?)
+            }
+            Request::SignEnrolment { audience, join_token, hsm } => {
+                let token =
+                    std::str::from_utf8(&join_token).map_err(|_| StoreError::Unreadable("a join token is text"))?;
+                Answer::Signature(store.sign_enrolment(&audience, token, &hsm)?)
             }
             Request::Examine => {
                 let report = serde_json::to_vec(&self.witnessed.examine());

@@ -15,6 +15,7 @@ use keywitness_isolation::LockedBytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::rules::Sharing;
 use crate::store::{Access, KeyChoice, Pin, SoftwareStore, StoreError, Token, TokenChoice, Unlock};
 
 /// Longest passphrase or PIN, in bytes.
@@ -62,8 +63,11 @@ pub struct Spec {
     pub threads: Option<usize>,
     /// What becomes of it where something is missing.
     pub strictness: Strictness,
-    /// Identity keys of the HSMs that the operator lets have copies of keys.
+    /// Identity keys of the HSMs that the operator lets have copies of keys, and whose copies are taken.
     pub peers: Vec<Digest>,
+    /// What the operator has dealt.
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
     /// What an examination asks for.
     #[serde(default)]
     pub planted: Planted,

@@ -19,9 +19,13 @@ use super::{
     Planted, Secrets, Spec, Strictness,
     examine::Witnessed,
     remote::PROCESS,
-    serve::{Rules, Served, serve, tell},
+    rules::Rules,
+    serve::{Served, serve, tell},
 };
-use crate::store::{KeyStore, SoftwareStore, StoreError, TokenStore};
+use crate::{
+    clock::SystemClock,
+    store::{KeyStore, SoftwareStore, StoreError, TokenStore},
+};
 
 /// Shuts itself in, opens the store, sends lanes to the agent, and answers on them until one is closed: a worker serves all of
 /// its lanes or none.
@@ -102,8 +106,8 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
             Box::new(TokenStore::new(software, token, identity)?)
         }
     };
-    let peers = spec.peers.clone();
-    Ok(Served::new(store, parameters, witnessed, Rules { unsteady, peers }))
+    let (peers, sharing, clock) = (spec.peers.clone(), spec.sharing.clone(), Arc::new(SystemClock));
+    Ok(Served::new(store, parameters, witnessed, Rules { unsteady, peers, sharing, clock }))
 }
 
 /// A process that was killed takes a moment to let go of its lock.

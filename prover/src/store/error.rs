@@ -103,6 +103,9 @@ pub enum StoreError {
         /// The derived key.
         derived: KeyRef,
     },
+    /// A request for copies that is not answered.
+    #[error("no copy is given: {0}")]
+    NotGiven(&'static str),
     /// Nothing to rotate.
     #[error("there is no key {0} to rotate")]
     NothingToRotate(KeyId),
@@ -161,6 +164,11 @@ pub enum StoreError {
     /// The message looks like one of the protocol's own.
     #[error("messages that begin with keywitness/ are the protocol's own, and are never signed for a client")]
     ReservedMessage,
+    /// An envelope of a proof that the proving process did not make, or made before it was started anew.
+    #[error(
+        "the proving process seals its own proofs alone; where it was started anew meanwhile, the proof is made again"
+    )]
+    NotProvenHere,
     /// The context is about another key than the one that should prove it.
     #[error("the claim speaks of another key than the one that should prove it")]
     ForeignClaim,

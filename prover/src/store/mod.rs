@@ -9,6 +9,7 @@ mod copy;
 #[cfg(test)]
 mod derived_tests;
 mod error;
+mod exchange;
 mod file;
 pub mod import;
 #[cfg(test)]
@@ -24,14 +25,14 @@ mod tagged_tests;
 pub(crate) mod tests;
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, TrustDomain,
+    ClaimContext, ClusterId, HsmId, Instance, KeyAttributes, KeyId, Nonce, Parameters, Suite, Timestamp, TrustDomain,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
-    identity::{Audience, IdentityKey},
+    identity::{Audience, EnrolmentParts, IdentityKey},
     operation::{OperationError, OperationRequest},
-    transfer::{self, SealedKey},
+    transfer::{self, SealedKey, Transfer, Withheld},
     wire::{Enrolment, KeyRef},
 };
 use serde::{Deserialize, Serialize};
@@ -73,15 +74,26 @@ pub trait KeyStore: Send + Sync {
     /// The HSM's public identity key.
     fn identity(&self) -> IdentityKey;
 
-    /// Signs one of the protocol's own messages with the identity key.
+    /// Signs one of the protocol's own messages with the identity key. A store in another process signs envelopes and
+    /// requests to the manager so, and nothing else.
     ///
     /// # Errors
-    /// Where the store cannot sign now.
+    /// Where the store cannot sign now, or does not sign such a message.
     fn sign_with_identity(&self, message: &[u8]) -> Result<[u8; 64], StoreError>;
 
     /// How many proofs or signatures it makes at once, where callers ask from as many threads.
     fn parallel(&self) -> usize {
         1
+    }
+
+    /// Signs the enrolment of this HSM, with its identity key and its channel key, under the name `hsm`.
+    ///
+    /// # Errors
+    /// As [`Self::sign_with_identity`].
+    fn sign_enrolment(&self, audience: &Audience, join_token: &str, hsm: &HsmId) -> Result<[u8; 64], StoreError> {
+        let (identity_key, channel_key) = (&self.identity(), &self.channel_key());
+        EnrolmentParts { audience, join_token, hsm, identity_key, channel_key }
+            .try_sign(|message| self.sign_with_identity(message))
     }
 
     /// The HSM's public X25519 channel key.
@@ -162,14 +174,53 @@ pub trait KeyStore: Send + Sync {
         cluster: &ClusterId,
     ) -> Result<Received, StoreError>;
 
-    /// Seals a copy of a key to the channel key of another HSM, whose right to it was checked.
+    /// Asks the HSM `from` for copies of keys: a signed request of now, to which copies for this HSM's channel key are the answer.
+    /// A store in another process goes by its own clock.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEnrolled`]; where the store cannot sign now.
+    fn ask_copies(&self, from: &HsmId, keys: &[KeyRef], now: Timestamp) -> Result<OperationRequest, StoreError> {
+        exchange::ask(self, from, keys, now)
+    }
+
+    /// Gives an HSM the copies that it asked for, but for those that are withheld and those that this store cannot give, of
+    /// which it says why. A store in another process goes by its own clock, and gives to its peers alone.
+    ///
+    /// # Errors
+    /// [`StoreError::NotGiven`] for a request that is not its sender's, not to this HSM, or too old.
+    fn give_copies(
+        &self,
+        request: &OperationRequest,
+        withheld: &[Withheld],
+        now: Timestamp,
+    ) -> Result<Transfer, StoreError> {
+        exchange::give(self, request, withheld, now)
+    }
+
+    /// Takes a key out of what `giver` gave, as [`Self::take_key`] does. A store in another process takes from its peers alone, what
+    /// it asked for itself.
+    ///
+    /// # Errors
+    /// As [`Self::take_key`].
+    fn take_copy(
+        &self,
+        transfer: &Transfer,
+        giver: &IdentityKey,
+        key: &KeyRef,
+        expected: &[Instance],
+    ) -> Result<KeyEntry, StoreError> {
+        exchange::take(self, (transfer, giver), key, expected)
+    }
+
+    /// Seals a copy of a key to the channel key of another HSM, whose right to it was checked. A store in another process
+    /// does so for [`Self::give_copies`] alone.
     ///
     /// # Errors
     /// [`StoreError::NoSuchKey`]; [`StoreError::ShareStays`] and [`StoreError::TokenKeyStays`] for what is not copied.
     fn copy_key(&self, key: &KeyRef, terms: &transfer::Terms, channel_key: &[u8; 32]) -> Result<SealedKey, StoreError>;
 
     /// Opens a copy that was sealed to this HSM under `terms`, and keeps it if it is the key whose canonical instances are
-    /// `expected`. Taking it again changes nothing.
+    /// `expected`. Taking it again changes nothing. A store in another process does so for [`Self::take_copy`] alone.
     ///
     /// # Errors
     /// [`StoreError::NotTheKey`], [`StoreError::KeyDiffers`] where the store has another key of that name and epoch,
