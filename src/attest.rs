@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
+use anyhow::Context;
 use keywitness_circuits::KeyId;
 use keywitness_prover::{Access, AgentConfig};
 
-use crate::{Global, agent::Place, data, output};
+use crate::{
+    Global,
+    agent::{Left, Place, directory_of},
+    data, output,
+};
 
 /// Attest keys once, now, and exit.
 ///
@@ -32,7 +37,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if let Some(journal) = args.journal.as_ref().filter(|_| exists) {
         drop(data::open_private(journal)?);
     }
-    let store = args.place.open(global, Access::Write, &[])?;
+    if let Some(envelopes) = &args.envelopes {
+        let made = std::fs::create_dir_all(envelopes);
+        made.with_context(|| format!("cannot make the folder {}", envelopes.display()))?;
+    }
+    let writable = args.journal.as_deref().map(directory_of).into_iter().chain(args.envelopes.clone()).collect();
+    let store = args.place.open(global, Access::Write, Left { writable, ..Left::default() })?;
     let config =
         AgentConfig { journal: args.journal.clone(), envelopes: args.envelopes.clone(), ..AgentConfig::default() };
     let agent = args.place.agent(global, Arc::clone(&store), config, |told| told)?;

@@ -3,7 +3,12 @@
 use std::{fs::File, path::Path};
 
 use anyhow::Context;
-use keywitness_isolation::{Gap, confine, confine::Protection, examine::look_at, memory::Kept};
+use keywitness_isolation::{
+    Gap, Gaps, confine,
+    confine::Protection,
+    examine::{Attempt, Known, look_at},
+    memory::Kept,
+};
 use keywitness_prover::{
     SoftwareStore, Unlock, create_key_file,
     process::{Examination, Planted, Remote, Secrets, Spec, TokenSpec},
@@ -66,9 +71,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let spec = scratch_spec(&scratch.0, args)?;
     let flags = prover::flags(global.json);
     let process = Remote::spawn(Path::new(prover::PROGRAM), flags, &spec, &Secrets::default())?;
+    let known = Known::find(&scratch.0).context("there is nothing to try")?;
     // Now as an agent does, which speaks to the network from here on.
-    let hidden = confine::hide(&spec.hidden());
-    let findings = findings(&process, &spec, hidden)?;
+    let gaps = match args.unconfined {
+        true => Gaps::default(),
+        false => confine::single_thread().and(confine::hide(&spec.hidden(), std::slice::from_ref(&global.data)).1),
+    };
+    let mut findings = findings(&process, &spec)?;
+    findings.extend(agent(&known, &gaps));
     drop(process);
     drop(scratch);
     let missing = findings.iter().filter(|finding| !finding.in_force).count();
@@ -100,7 +110,7 @@ fn scratch_spec(directory: &Path, args: &Args) -> anyhow::Result<Spec> {
     })
 }
 
-fn findings(process: &Remote, spec: &Spec, hidden: confine::Enforced) -> anyhow::Result<Vec<Finding>> {
+fn findings(process: &Remote, spec: &Spec) -> anyhow::Result<Vec<Finding>> {
     let found = process.examine().context("the proving process does not answer")?;
     let outside = look_at(found.pid).context("the proving process cannot be looked at")?;
     let mut findings = vec![Finding::new(
@@ -124,10 +134,23 @@ fn findings(process: &Remote, spec: &Spec, hidden: confine::Enforced) -> anyhow:
     }
     let closed =
         [Some(&spec.store), spec.key_file.as_ref()].into_iter().flatten().all(|path| File::open(path).is_err());
-    let why = format!("opening them from here; landlock: {hidden:?}");
-    findings.push(Finding::new("store and key file are closed to the agent", closed, why, Protection::Files.advice()));
+    let (what, how) = ("store and key file are closed to the agent", "opening them from here");
+    findings.push(Finding::new(what, closed, how, Protection::Files.advice()));
     findings.extend(secrets(&found, outside.locked_kilobytes));
     Ok(findings)
+}
+
+/// What the agent has given up, which this process is now as.
+fn agent(known: &Known, gaps: &Gaps) -> Vec<Finding> {
+    let gap = |protection| gaps.0.iter().find(|gap| gap.protection == protection).map(|gap| format!(": {}", gap.why));
+    let tried = Attempt::OF_NETWORK.into_iter().map(|attempt| {
+        let (refused, protection) = (attempt.is_refused(known), attempt.protection());
+        let why =
+            if refused { "tried in an agent's place, and refused" } else { "tried in an agent's place, and done" };
+        let why = format!("{why}{}", gap(protection).filter(|_| !refused).unwrap_or_default());
+        Finding::new(format!("the agent cannot {attempt}"), refused, why, protection.advice())
+    });
+    tried.collect()
 }
 
 fn attempts(found: &Examination) -> impl Iterator<Item = Finding> {

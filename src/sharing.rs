@@ -13,7 +13,11 @@ use keywitness_prover::{
     store::current_keys,
 };
 
-use crate::{Global, agent::Place, output};
+use crate::{
+    Global,
+    agent::{Left, Place},
+    output,
+};
 
 /// Deal a key to holders, who attest their shares from then on.
 ///
@@ -105,7 +109,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     // The process with the keys deals this and nothing else.
     let (key, holders) = (args.key.clone(), args.holders.clone());
     let sharing = Sharing::new(key, args.purpose.into(), args.threshold, holders);
-    let store = args.place.open_for(global, Access::Read, &[], Some(sharing))?;
+    let store = args.place.open(global, Access::Read, Left { sharing: Some(sharing), ..Left::default() })?;
     let newest = current_keys(&*store).into_iter().find(|entry| entry.key.key == args.key);
     let Some(entry) = newest else {
         anyhow::bail!("this store has no key {}; `keywitness key list` shows its keys", args.key)

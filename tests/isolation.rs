@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -128,7 +131,7 @@ fn a_proving_process_is_shut_in() {
     let data = tempfile::tempdir().unwrap();
     let found = keywitness_json(data.path(), &["agent", "doctor"]);
     assert_eq!((found["whole"].as_bool(), missing(&found)), (Some(true), BTreeSet::new()), "{found}");
-    assert!(found["protections"].as_array().unwrap().len() >= 16, "{found}");
+    assert!(found["protections"].as_array().unwrap().len() >= 24, "{found}");
     let table = keywitness(data.path(), &["agent", "doctor"]);
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("it cannot start a program") && !table.contains(" NO "), "{table}");
@@ -151,6 +154,10 @@ fn an_unconfined_process_is_found_out() {
         "it cannot signal another process",
         "it cannot run what it wrote",
         "it cannot make rare system calls",
+        "it cannot make system calls by a second number",
+        "the agent cannot write elsewhere",
+        "the agent cannot start a program",
+        "the agent cannot reach other programs by a socket",
         "its system calls are filtered",
     ] {
         assert!(missing.contains(what), "{what}: {found}");
@@ -173,6 +180,54 @@ fn a_library_s_process_is_shut_in_less_and_the_doctor_says_so() {
         "it cannot run what it wrote",
     ];
     assert_eq!((output.status.code(), missing(&found)), (Some(1), BTreeSet::from(left)), "{found}");
+}
+
+/// What a library does as it is loaded, in its thread too: it makes a file where it may, and two where it may not.
+const LIBRARY: &str = r#"
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+static void make(const char *path) { int file = open(path, O_CREAT | O_WRONLY, 0600); if (file >= 0) close(file); }
+static void *of_thread(void *nothing) { make(ELSEWHERE "/thread"); return nothing; }
+__attribute__((constructor)) static void loaded(void) {
+    pthread_t thread;
+    make(LEFT "/loaded");
+    make(ELSEWHERE "/loaded");
+    if (pthread_create(&thread, 0, of_thread, 0) == 0) pthread_join(thread, 0);
+}
+unsigned long C_GetFunctionList(void **list) { return 5; }
+"#;
+
+/// Its threads would keep what they had before: landlock holds one thread.
+#[test]
+fn a_library_is_shut_in_before_it_is_loaded() {
+    let manager = Manager::start(&[]);
+    let agent = Agent::new(&manager, &[("signing-1", "ed25519")]);
+    let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
+    let (left, source, module) = (agent.path("left"), agent.path("module.c"), agent.path("module.so"));
+    fs::create_dir(&left).unwrap();
+    for open in [Path::new(&left), elsewhere.path()] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::write(&source, LIBRARY).unwrap();
+    let define = |name: &str, path: &Path| format!("-D{name}=\"{}\"", path.display());
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-pthread", "-o", &module, &source]);
+    compiler.args([define("LEFT", Path::new(&left)), define("ELSEWHERE", elsewhere.path())]);
+    assert!(compiler.status().unwrap().success());
+    let pin = agent.path("pin");
+    fs::write(&pin, "1234").unwrap();
+    fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).unwrap();
+    if let Some(user) = agent.user {
+        std::os::unix::fs::chown(&pin, Some(user), Some(user)).unwrap();
+    }
+    let token =
+        ["--pkcs11-module", &module, "--pkcs11-token", "none", "--pkcs11-pin-file", &pin, "--pkcs11-path", &left];
+    let mut running = agent.start(&manager, &token);
+    eventually("the agent's end", || (!running.is_running()).then_some(()));
+    assert!(Path::new(&left).join("loaded").exists(), "it was loaded: {}", agent.said());
+    let made: Vec<_> = fs::read_dir(elsewhere.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(made.is_empty(), "{made:?}");
 }
 
 #[test]
@@ -227,8 +282,13 @@ fn a_killed_proving_process_is_replaced_and_nothing_is_lost() {
 fn no_other_process_of_the_user_looks_into_it_and_it_leaves_no_core() {
     let manager = Manager::start(&[]);
     let agent = Agent::new(&manager, &[("signing-1", "ed25519")]);
-    let _running = agent.start(&manager, &[]);
+    let running = agent.start(&manager, &[]);
     eventually("a record", || (agent.attested() >= 1).then_some(()));
+    // The agent itself, each of its threads: no program is started by it, and no local socket made.
+    for task in fs::read_dir(format!("/proc/{}/task", running.id())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.lines().any(|line| line == "Seccomp:\t2"), "{status}");
+    }
     let worker = agent.worker();
     let [supervisor] = processes("--supervise", &agent.store())[..] else { panic!("no supervisor") };
     for pid in [worker, supervisor] {

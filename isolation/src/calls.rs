@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 
 /// The system calls that are left to a process.
@@ -15,6 +16,8 @@ pub enum Calls {
     /// All but those of a list: for libraries of others, which may do what nobody knows. They start no program, look into
     /// no process, and make no socket unless the network is left to them. Applied to every thread.
     AllBut,
+    /// All but those, sockets of this machine, and what lets others at a file: for what speaks to the network. Applied while the process has one thread.
+    Network,
 }
 
 /// Calls that a process with secrets never makes, and what took it over would.
@@ -43,6 +46,29 @@ const NEVER: [i64; 20] = [
 
 /// Calls that make or use a socket by an address.
 const NETWORK: [i64; 4] = [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
+
+/// Calls that let others at a file, which landlock leaves alone.
+const RIGHTS: [i64; 9] = [
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    SETXATTRAT,
+];
+
+/// Younger calls, whose numbers are the same on every architecture.
+const FCHMODAT2: i64 = 452;
+const SETXATTRAT: i64 = 463;
+
+/// Older forms of the same, which other architectures never had.
+#[cfg(target_arch = "x86_64")]
+const OLDER_RIGHTS: [i64; 3] = [libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER_RIGHTS: [i64; 0] = [];
 
 /// Calls whose arguments do not matter.
 const PLAIN: [i64; 64] = [
@@ -191,7 +217,14 @@ pub(crate) fn restrict(calls: Calls, network: bool) -> Result<(), seccompiler::E
         Calls::AllBut => {
             let addressed = NETWORK.into_iter().filter(|_| !network);
             let rules = any(NEVER.into_iter().chain(addressed));
+            seccompiler::apply_filter_all_threads(&renumbered())?;
             seccompiler::apply_filter_all_threads(&make(rules, SeccompAction::Allow, refused)?)
+        }
+        Calls::Network => {
+            let mut rules = any(NEVER.into_iter().chain(RIGHTS).chain(OLDER_RIGHTS));
+            rules.extend(local_sockets()?);
+            seccompiler::apply_filter(&renumbered())?;
+            seccompiler::apply_filter(&make(rules, SeccompAction::Allow, refused)?)
         }
         Calls::Listed => {
             let mut rules = any(PLAIN.into_iter().chain(OLDER));
@@ -210,6 +243,42 @@ pub(crate) fn restrict(calls: Calls, network: bool) -> Result<(), seccompiler::E
         }
     }
 }
+
+/// The second number that x86-64 has for each call (x32, bit 30), under which it passes a list of what is refused. A list of
+/// what is allowed knows none of them.
+pub(crate) const SECOND_NUMBERS: i64 = 0x4000_0000;
+
+/// Refuses every call by such a number, as a filter beside the one that names calls.
+fn renumbered() -> BpfProgram {
+    let step = |code: u32, (jt, jf), k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        // seccomp_data's first field is the number.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (0, 0), 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, (0, 1), SECOND_NUMBERS as u32),
+        step(libc::BPF_RET | libc::BPF_K, (0, 0), libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        step(libc::BPF_RET | libc::BPF_K, (0, 0), libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+/// What makes a socket by which other programs of this machine are reached: any but an Internet socket, or one that asks the kernel for
+/// addresses; and pairs that are not streams, since one end of such a pair can be led elsewhere.
+fn local_sockets() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
+    let condition = |argument, compare, value: libc::c_int| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value.unsigned_abs().into())
+    };
+    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let other = families.map(|family| condition(0, SeccompCmpOp::Ne, family)).into_iter().collect::<Result<_, _>>()?;
+    let kinds = (0..=KINDS)
+        .filter(|kind| *kind != libc::SOCK_STREAM)
+        .map(|kind| SeccompRule::new(vec![condition(1, SeccompCmpOp::MaskedEq(KINDS.unsigned_abs().into()), kind)?]));
+    Ok(BTreeMap::from([
+        (libc::SYS_socket, vec![SeccompRule::new(other)?]),
+        (libc::SYS_socketpair, kinds.collect::<Result<_, _>>()?),
+    ]))
+}
+
+/// The bits of a socket's type that are its kind (`SOCK_TYPE_MASK` of the kernel).
+const KINDS: libc::c_int = 0xf;
 
 /// Rules that these calls match with any argument.
 fn any(calls: impl IntoIterator<Item = i64>) -> BTreeMap<i64, Vec<SeccompRule>> {

@@ -115,6 +115,19 @@ impl Gaps {
         }
     }
 
+    /// How much of landlock holds.
+    fn files(&mut self, enforced: Result<Enforced, RulesetError>) -> Enforced {
+        let files = enforced.as_ref().map_or(Enforced::Not, |enforced| *enforced);
+        let note = match enforced {
+            Ok(Enforced::Fully) => Ok(()),
+            Ok(Enforced::Partly) => Err("the kernel's landlock is older than all that is asked of it".to_owned()),
+            Ok(Enforced::Not) => Err("the kernel has no landlock".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.note(Protection::Files, note);
+        files
+    }
+
     /// These and those.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
@@ -233,19 +246,8 @@ impl Profile {
         let mut gaps = Gaps::default();
         let rules = self.places.iter().map(|(path, place)| (path.clone(), place.rights())).collect();
         let network = if self.network { BitFlags::empty() } else { AccessNet::from_all(NEWEST) };
-        let files = enforce(AccessFs::from_all(NEWEST), rules, network, Scope::Signal | Scope::AbstractUnixSocket);
-        let files = files.unwrap_or_else(|error| {
-            gaps.note(Protection::Files, Err(error));
-            Enforced::Not
-        });
-        match files {
-            Enforced::Fully => {}
-            Enforced::Partly => {
-                gaps.note(Protection::Files, Err("the kernel's landlock is older than all that is asked of it"));
-            }
-            Enforced::Not if gaps.0.is_empty() => gaps.note(Protection::Files, Err("the kernel has no landlock")),
-            Enforced::Not => {}
-        }
+        let scopes = Scope::Signal | Scope::AbstractUnixSocket;
+        let files = gaps.files(enforce(AccessFs::from_all(NEWEST), rules, network, scopes));
         gaps.note(Protection::Calls, restrict(self.calls, self.network));
         (files, gaps)
     }
@@ -295,20 +297,28 @@ pub fn keep_out(directory: &Path, writable: &[PathBuf]) -> Enforced {
     told(enforce(AccessFs::from_all(NEWEST), rules, BitFlags::empty(), Scope::Signal.into()))
 }
 
-/// Denies this process to read the files of secrets at these paths, and whatever is made later directly in a directory above one
-/// of them; also to look into, or signal, any process that it does not start from now on. Writing is left to it. Called while the process has one thread,
-/// as [`keep_out`].
-pub fn hide(secrets: &[PathBuf]) -> Enforced {
-    warn_of_threads();
+/// What a process that speaks to the network gives up once everything that it needs is started: to read the files of secrets at these
+/// paths, and whatever is made later directly in a directory above one of them; to write, but below `writable`; to start a program; to make a
+/// socket of this machine; and to look into, or signal, any process that it does not start from now on. Called while the process has one
+/// thread: those that it has already would keep what they have.
+pub fn hide(secrets: &[PathBuf], writable: &[PathBuf]) -> (Enforced, Gaps) {
+    let mut gaps = Gaps::default();
     let hidden: Vec<_> = secrets.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let read = |path| (path, AccessFs::ReadFile.into());
     let mut rules: Vec<_> = all_but(&hidden).into_iter().map(read).collect();
     if hidden.is_empty() {
         rules.push((PathBuf::from("/"), AccessFs::ReadFile.into()));
     }
-    // Moving a file elsewhere gives no right that it did not have: landlock sees to that.
-    rules.push((PathBuf::from("/"), AccessFs::Refer.into()));
-    told(enforce(AccessFs::ReadFile | AccessFs::Refer, rules, BitFlags::empty(), Scope::Signal.into()))
+    let write = AccessFs::from_write(NEWEST) & !(AccessFs::Refer | AccessFs::IoctlDev);
+    let special =
+        AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock | AccessFs::MakeFifo | AccessFs::MakeSym;
+    rules.extend(writable.iter().map(|path| (path.clone(), write & !special)));
+    rules.push((PathBuf::from("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile));
+    // Nothing moves to another directory, where it could be read.
+    let handled = AccessFs::ReadFile | AccessFs::Execute | AccessFs::Refer | write;
+    let files = gaps.files(enforce(handled, rules, BitFlags::empty(), Scope::Signal.into()));
+    gaps.note(Protection::Calls, restrict(Calls::Network, true));
+    (files, gaps)
 }
 
 fn told(enforced: Result<Enforced, RulesetError>) -> Enforced {
@@ -361,6 +371,7 @@ mod tests {
     use std::io::ErrorKind;
 
     use super::*;
+    use crate::examine::{Attempt, Known};
 
     /// Landlock holds a thread, so that a test can give up what a process gives up.
     fn held(test: impl FnOnce() + Send) {
@@ -378,13 +389,11 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("hsm/store.key"), at("link")).unwrap();
         held(|| {
-            if hide(&[at("hsm/store"), at("hsm/store.key"), at("nothing")]) == Enforced::Not {
-                return;
-            }
+            let secrets = [at("hsm/store"), at("hsm/store.key"), at("nothing")];
+            assert_eq!(hide(&secrets, &[at("hsm"), at("open")]), (Enforced::Fully, Gaps::default()));
             for name in ["hsm/store", "hsm/store.key", "link", "open/../hsm/store.key"] {
                 assert_eq!(std::fs::read(at(name)).unwrap_err().kind(), ErrorKind::PermissionDenied, "{name}");
             }
-            assert!(!std::process::Command::new("cat").arg(at("hsm/store.key")).output().unwrap().status.success());
             // Nor by another name, or in another place.
             assert!(std::fs::hard_link(at("hsm/store.key"), at("open/key")).is_err());
             assert!(std::fs::rename(at("hsm/store.key"), at("open/key")).is_err());
@@ -408,8 +417,57 @@ mod tests {
         let file = place.path().join("file");
         std::fs::write(&file, "text").unwrap();
         held(|| {
-            hide(&[place.path().join("nothing")]);
+            hide(&[place.path().join("nothing")], &[]);
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+        });
+    }
+
+    /// Who has taken over what speaks to the network asks no other program of this machine to read the store for him.
+    #[test]
+    fn what_speaks_to_the_network_reaches_no_program_and_writes_nowhere_else() {
+        use std::{
+            io::{Read, Write},
+            net::{TcpListener, TcpStream, ToSocketAddrs},
+            os::unix::net::{UnixListener, UnixStream},
+        };
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::create_dir(at("own")).unwrap();
+        std::fs::create_dir(at("other")).unwrap();
+        std::fs::write(at("other/crontab"), "").unwrap();
+        let _daemon = UnixListener::bind(at("daemon")).unwrap();
+        let known = Known::find(&at("own")).unwrap();
+        // The test is of the thread's limits: before them, all of this works.
+        drop(UnixStream::connect(at("daemon")).unwrap());
+        let attempts = Attempt::OF_NETWORK;
+        assert!(attempts.iter().any(|attempt| !attempt.is_refused(&known)));
+        held(|| {
+            hide(&[], &[at("own")]);
+            let done: Vec<_> = attempts.into_iter().filter(|attempt| !attempt.is_refused(&known)).collect();
+            assert_eq!(done, []);
+            assert!(UnixStream::connect(at("daemon")).is_err());
+            assert!(std::fs::write(at("other/crontab"), "* * * * * cat store").is_err());
+            assert!(std::fs::OpenOptions::new().append(true).open(at("other/crontab")).is_err());
+            assert!(std::fs::remove_file(at("other/crontab")).is_err());
+            // Nor does it let another user at what it cannot read.
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            assert!(std::fs::set_permissions(at("other/crontab"), open).is_err());
+            assert!(std::os::unix::fs::chown(at("other/crontab"), Some(1), None).is_err());
+            assert!(std::fs::File::create(at("other/new")).is_err() && std::fs::create_dir(at("new")).is_err());
+            // What it is for works: its own files, names, the network, threads, a waker's pair of streams.
+            std::fs::write(at("own/journal"), "lines").unwrap();
+            std::fs::rename(at("own/journal"), at("own/journal.1")).unwrap();
+            assert!(("localhost", 80).to_socket_addrs().unwrap().next().is_some());
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let other = std::thread::spawn(move || TcpStream::connect(address).unwrap().write_all(b"hello").unwrap());
+            let mut text = String::new();
+            listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
+            other.join().unwrap();
+            assert_eq!(text, "hello");
+            let (mut one, mut two) = UnixStream::pair().unwrap();
+            one.write_all(b"wake").unwrap();
+            two.read_exact(&mut [0; 4]).unwrap();
         });
     }
 

@@ -13,11 +13,11 @@ use std::{
 
 use rustix::{
     mm::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-    net::{AddressFamily, SocketType},
+    net::{AddressFamily, SocketFlags, SocketType},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{confine::Protection, memory::page_size};
+use crate::{calls::SECOND_NUMBERS, confine::Protection, memory::page_size};
 
 /// What whoever took a process over would try. None of it changes anything where it works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -39,11 +39,15 @@ pub enum Attempt {
     RunData,
     /// Make calls that a process with secrets has no use for: unshare(2), bpf(2), io_uring_setup(2).
     RareCalls,
+    /// Make calls by the second numbers that x86-64 has for them (x32).
+    SecondNumbers,
+    /// Make a socket by which another program of this machine is reached.
+    ReachPrograms,
 }
 
 impl Attempt {
-    /// Each.
-    pub const ALL: [Self; 8] = [
+    /// What a process with secrets does not.
+    pub const ALL: [Self; 9] = [
         Self::ReadFiles,
         Self::WriteFiles,
         Self::MakeSocket,
@@ -52,6 +56,18 @@ impl Attempt {
         Self::SignalProcess,
         Self::RunData,
         Self::RareCalls,
+        Self::SecondNumbers,
+    ];
+
+    /// What a process that speaks to the network does not.
+    pub const OF_NETWORK: [Self; 7] = [
+        Self::WriteFiles,
+        Self::StartProgram,
+        Self::ReachPrograms,
+        Self::LookIntoProcess,
+        Self::SignalProcess,
+        Self::RareCalls,
+        Self::SecondNumbers,
     ];
 
     /// What refuses it.
@@ -76,6 +92,8 @@ impl Attempt {
                 refused(libc::SYS_unshare, [0; 4])
                     && [libc::SYS_bpf, libc::SYS_io_uring_setup].into_iter().all(|call| refused(call, [0; 4]))
             }
+            Self::SecondNumbers => refused(SECOND_NUMBERS | libc::SYS_getpid, [0; 4]),
+            Self::ReachPrograms => programs_unreachable(),
         }
     }
 }
@@ -91,6 +109,8 @@ impl fmt::Display for Attempt {
             Self::SignalProcess => "signal another process",
             Self::RunData => "run what it wrote",
             Self::RareCalls => "make rare system calls",
+            Self::SecondNumbers => "make system calls by a second number",
+            Self::ReachPrograms => "reach other programs by a socket",
         })
     }
 }
@@ -147,6 +167,15 @@ pub fn sockets_refused() -> bool {
         && std::net::TcpListener::bind("127.0.0.1:0").is_err()
         && std::net::UdpSocket::bind("127.0.0.1:0").is_err()
         && !made(AddressFamily::NETLINK)
+}
+
+/// Whether every socket is refused that leads to other programs of this machine, or to its host's.
+fn programs_unreachable() -> bool {
+    let made = |family, kind| rustix::net::socket(family, kind, None).is_ok();
+    let kinds = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
+    let pair = |kind| rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).is_ok();
+    !kinds.into_iter().any(|kind| made(AddressFamily::UNIX, kind) || made(AddressFamily::VSOCK, kind))
+        && ![SocketType::DGRAM, SocketType::SEQPACKET].into_iter().any(pair)
 }
 
 /// Whether starting a program is refused.
@@ -257,7 +286,7 @@ mod tests {
     #[test]
     fn an_unconfined_process_is_found_out() {
         let known = Known::find(Path::new("/nonexistent")).unwrap();
-        for attempt in Attempt::ALL {
+        for attempt in Attempt::ALL.into_iter().chain([Attempt::ReachPrograms]) {
             // A machine may refuse a user without privileges to look into what the tests were started by.
             if attempt != Attempt::LookIntoProcess {
                 assert!(!attempt.is_refused(&known), "{attempt}");

@@ -28,7 +28,7 @@ use keywitness_verifier::identity::IdentityKey;
 use crate::{Global, data, doctor, output};
 pub(crate) use ended::Ended;
 pub(crate) use hsm::{Hsm, Launch, TICK};
-pub(crate) use place::{Place, is_enrolled};
+pub(crate) use place::{Left, Place, directory_of, is_enrolled};
 use reload::Running;
 use settings::Settings;
 
@@ -165,7 +165,8 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
     // Before programs cannot be started any more, and before there are threads.
     let provider = args.evidence.as_deref().map(Provider::start).transpose()?;
     // Before there are threads, too.
-    let store = args.place.open(global, Access::Write, &args.peers).map_err(ended::unopened)?;
+    let left = Left { peers: &args.peers, writable: vec![directory_of(&journal)], ..Left::default() };
+    let store = args.place.open(global, Access::Write, left).map_err(ended::unopened)?;
     let stop = Stop::new();
     output::stop_on_signal(&stop)?;
     let measured = args.metrics.map(|address| args.metrics_listener(address)).transpose()?;

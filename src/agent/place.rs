@@ -10,10 +10,7 @@ use keywitness_circuits::{
     Digest, HsmId, Parameters,
     params::{Groth16Circuit, Groth16Parameters, Origin},
 };
-use keywitness_isolation::{
-    Enforced,
-    confine::{self, Protection},
-};
+use keywitness_isolation::confine;
 use keywitness_prover::{
     Access, Agent, AgentConfig, KeyStore, Observer, StoreError,
     process::{ParameterFile, Planted, Remote, Sharing, Spec, Strictness},
@@ -62,6 +59,25 @@ pub(crate) struct Place {
     /// The parameter files that the process with the keys was told to use.
     #[arg(skip)]
     pinned: OnceLock<Vec<ParameterFile>>,
+    /// What was read of them.
+    #[arg(skip)]
+    read: OnceLock<Parameters>,
+}
+
+/// What an agent is left with.
+#[derive(Default)]
+pub(crate) struct Left<'a> {
+    /// Identity keys of the HSMs that get copies of keys, and whose copies are taken.
+    pub(crate) peers: &'a [Digest],
+    /// What is dealt; nothing else is.
+    pub(crate) sharing: Option<Sharing>,
+    /// The directories that the agent itself writes to.
+    pub(crate) writable: Vec<PathBuf>,
+}
+
+/// The directory that a file is in.
+pub(crate) fn directory_of(file: &Path) -> PathBuf {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// How the keys are kept from the part that speaks to the network.
@@ -76,21 +92,12 @@ enum Isolation {
 }
 
 impl Place {
-    /// The key store, in a process of its own unless that is off; afterwards this one does not read the store's file. It gives copies of keys to `peers`.
+    /// The key store, in a process of its own unless that is off; afterwards this process does not read the store's file, writes where it is
+    /// left to, and starts no program.
     ///
     /// Called while this process has one thread.
-    pub(crate) fn open(&self, global: &Global, access: Access, peers: &[Digest]) -> anyhow::Result<Arc<dyn KeyStore>> {
-        self.open_for(global, access, peers, None)
-    }
-
-    /// As [`Self::open`]; it deals what `sharing` says, and nothing else.
-    pub(crate) fn open_for(
-        &self,
-        global: &Global,
-        access: Access,
-        peers: &[Digest],
-        sharing: Option<Sharing>,
-    ) -> anyhow::Result<Arc<dyn KeyStore>> {
+    pub(crate) fn open(&self, global: &Global, access: Access, left: Left<'_>) -> anyhow::Result<Arc<dyn KeyStore>> {
+        let Left { peers, sharing, writable } = left;
         let strictness = match self.isolation {
             Isolation::Required => Strictness::Required,
             Isolation::Preferred => Strictness::Preferred,
@@ -116,16 +123,28 @@ impl Place {
         };
         let spec = spec.absolute()?;
         let store = Remote::spawn(Path::new(prover::PROGRAM), prover::flags(global.json), &spec, &secrets)?;
-        let hidden = confine::hide(&spec.hidden());
-        if hidden == Enforced::Not {
-            let advice = Protection::Files.advice();
-            if strictness == Strictness::Required {
-                let why = format!("the agent could read the store's file itself: {advice}");
-                return Err(StoreError::NotIsolated(why).into());
-            }
-            tracing::warn!(advice, "the agent can read the store's file itself");
+        self.read_parameters(global)?;
+        let gaps = confine::single_thread().and(confine::hide(&spec.hidden(), &writable).1);
+        if strictness == Strictness::Required && !gaps.0.is_empty() {
+            let named: Vec<_> = gaps.0.iter().map(|gap| format!("{gap} ({})", gap.protection.advice())).collect();
+            let why = format!("the agent itself is not shut in: {}", named.join("; "));
+            return Err(StoreError::NotIsolated(why).into());
         }
+        gaps.warn("the agent");
         Ok(Arc::new(store))
+    }
+
+    /// Reads the parameters, and notes beside the ceremony's file that they are its, while that may be written. The threads that help end
+    /// with it.
+    fn read_parameters(&self, global: &Global) -> anyhow::Result<()> {
+        if self.pinned.get().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        let threads = self.proving_threads.map_or(0, NonZeroUsize::get);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        let read = pool.install(|| self.parameters(global))?;
+        self.read.get_or_init(|| read);
+        Ok(())
     }
 
     /// The parameter files that there are, as they are now.
@@ -158,7 +177,7 @@ impl Place {
             rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         }
         let client = self.address.client(global)?;
-        let parameters = self.parameters(global)?;
+        let parameters = self.read.get().map_or_else(|| self.parameters(global), |read| Ok(read.clone()))?;
         let agent = Agent::new(Arc::clone(&store), client, parameters, config)?;
         let agent = agent.with_observer(watched(narrator(global.json)));
         if !is_enrolled(&*store) {

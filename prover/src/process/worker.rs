@@ -71,17 +71,13 @@ fn instructed(parent: &mut UnixStream) -> io::Result<(UnixStream, Secrets)> {
 fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Served, StoreError> {
     // Counted here: afterwards the limits of the container cannot be read.
     let threads = spec.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
-    // Its library wants files, and perhaps the network, before this process gives those up.
-    let token = spec.open_token(secrets)?;
     if spec.planted == Planted::Unconfined {
         let gap = |protection| Gap { protection, why: "it was left out, for a test".to_owned() };
         witnessed.gaps.0.extend([Protection::Files, Protection::Calls].map(gap));
     } else {
         let gaps = confine::harden().and(confine::lock_memory_for_good());
-        // A library may have begun threads, which the filter of calls holds all the same.
-        let threads = if spec.token.is_none() { confine::single_thread() } else { confine::Gaps::default() };
         let before = std::mem::take(&mut witnessed.gaps);
-        witnessed.gaps = before.and(gaps).and(threads).and(profile(spec).shut_in().1);
+        witnessed.gaps = before.and(gaps).and(confine::single_thread()).and(profile(spec).shut_in().1);
     }
     match (spec.strictness, witnessed.gaps.0.as_slice()) {
         (_, []) => {}
@@ -96,6 +92,8 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         pool.map_err(|error| StoreError::Process(error.to_string()))?;
     }
+    // What a library does as it is loaded, and the threads that it begins, are shut in as this process is.
+    let token = spec.open_token(secrets)?;
     let software = open_file(spec, secrets)?;
     let parameters = spec.open_parameters()?;
     let unsteady = token.is_some();
