@@ -17,7 +17,8 @@ enum Command {
     /// Show whether every HSM of a cluster proves the same keys now; exits with 1 if not
     ///
     /// coherent: every HSM proves the same fingerprint. stale: it did, and a proof is no longer in force. partial: an HSM has
-    /// not proven the key. drifting: HSMs prove different keys under one name, which raises an alert too.
+    /// not proven the key, or its copy is revoked. drifting: HSMs prove different keys under one name, which raises an alert too where
+    /// they are of one suite.
     #[command(after_help = "Example: keywitness cluster status payments")]
     Status(StatusArgs),
 }

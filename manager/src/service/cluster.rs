@@ -2,11 +2,13 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use keywitness_circuits::{ClusterId, Fingerprint, HsmId, KeyId, Suite, Timestamp};
+use keywitness_circuits::{ClusterId, Fingerprint, HsmId, KeyId, Nonce, Suite, Timestamp};
 use keywitness_verifier::wire::{
     AttestationState, Base64, ClusterHsm, ClusterKey, ClusterStatus, Clusters, Coherence, KeyCopy, KeyRef,
     MAX_TRANSFER, MissingKey, Peer, Peers, Problem, ProblemKind, Standing, TransferGrant, TransferRequest,
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::ledger::{
     Command, Configuration, Fault, Table,
-    state::{HsmRow, KeyRow, State, decode, key},
+    state::{HsmRow, KeyRow, State, key},
 };
 
 /// Most keys that are shown in which a cluster is not coherent.
@@ -27,6 +29,9 @@ const INCOHERENT: usize = 1000;
 
 /// Most keys that an HSM is told it misses.
 const MISSING: usize = 256;
+
+/// For each key of its part, how many of an HSM's are looked at: it may not attest all that it has enrolled.
+const LOOKS: usize = 16;
 
 impl Manager {
     /// How far the HSMs of each of the caller's clusters agree on its keys, or of one cluster. For operators, viewers and
@@ -68,27 +73,16 @@ impl Manager {
         if let Some(revocation) = state.revocation(&own, [])? {
             return Err(crate::ledger::apply::revocation::problem(&revocation));
         }
-        let held = held(state, &own)?;
-        let (mut peers, mut missing) = (Vec::new(), BTreeMap::<(KeyRef, Vec<Base64>), MissingKey>::new());
+        let mut others = Vec::new();
         for hsm in state.all::<HsmRow>(&[])? {
-            if hsm.cluster != own.cluster || hsm.hsm == own.hsm || standing(state, &hsm)? != Standing::Active {
-                continue;
+            if hsm.cluster == own.cluster && hsm.hsm != own.hsm && standing(state, &hsm)? == Standing::Active {
+                others.push(hsm);
             }
-            for row in newest_besides(state, &hsm, &held)? {
-                let key = described(&row);
-                let place = (key.key.clone(), key.instances.clone());
-                if row.sharing.is_some() || (missing.len() >= MISSING && !missing.contains_key(&place)) {
-                    continue;
-                }
-                let weighed = weigh(state, &configuration, hsm.clone(), row, (now, None))?;
-                if weighed.status.state == AttestationState::Attested {
-                    missing.entry(place).or_insert(key).holders.push(hsm.hsm.clone());
-                }
-            }
-            peers.push(peer(hsm)?);
         }
-        let mut missing: Vec<_> = missing.into_values().collect();
-        missing.sort_by_key(|key| key.master.is_some());
+        let survey = Survey { state, configuration: &configuration, now };
+        let newest = |hsm: &HsmRow| self.newest_keys.of(state, hsm);
+        let missing = survey.missing(&held(state, &own)?, &others, newest)?;
+        let peers = others.into_iter().map(peer).collect::<Result<_, _>>()?;
         Ok(Peers { cluster: own.cluster, peers, missing })
     }
 
@@ -146,37 +140,52 @@ impl Survey<'_> {
         Ok(ClusterStatus { cluster, coherence, hsms, keys: all, coherent, incoherent })
     }
 
-    /// One key in each HSM of its cluster; none where it is revoked.
+    /// One key in each HSM of its cluster; none where every copy is revoked.
     fn key(
         &self,
         members: &BTreeMap<HsmId, HsmRow>,
         hsms: &mut [ClusterHsm],
-        mut holders: BTreeMap<HsmId, KeyRow>,
+        holders: BTreeMap<HsmId, KeyRow>,
     ) -> Result<Option<ClusterKey>, Fault> {
-        let Some(newest) = holders.values().max_by_key(|row| row.key.epoch) else { return Ok(None) };
-        let (key, algorithm) = (newest.key.clone(), newest.attributes.algorithm);
-        let (mut copies, mut shown) = (Vec::with_capacity(hsms.len()), BTreeMap::<Suite, BTreeSet<Fingerprint>>::new());
+        let mut weighed = BTreeMap::new();
+        for (hsm, row) in holders {
+            let Some(member) = members.get(&hsm) else { continue };
+            let held = (row.key.clone(), row.attributes.algorithm);
+            let evidence = weigh(self.state, self.configuration, member.clone(), row, (self.now, None))?;
+            weighed.insert(hsm, (held, evidence));
+        }
+        // A revoked copy says nothing of the others, and not which epoch is the newest.
+        let of_cluster = weighed.values().filter(|(_, copy)| copy.status.state != AttestationState::Revoked);
+        let newest = of_cluster.map(|(held, _)| held).max_by_key(|(key, _)| key.epoch).cloned();
+        let Some((key, algorithm)) = newest else { return Ok(None) };
+        let mut copies = Vec::with_capacity(hsms.len());
+        let (mut shown, mut algorithms) = (BTreeMap::<Suite, BTreeSet<Fingerprint>>::new(), BTreeSet::new());
         for hsm in hsms {
-            let row = holders.remove(&hsm.hsm).filter(|row| row.key.epoch == key.epoch);
-            let (Some(row), Some(member)) = (row, members.get(&hsm.hsm)) else {
+            let copy = weighed
+                .remove(&hsm.hsm)
+                .filter(|((held, _), copy)| held.epoch == key.epoch || copy.status.state == AttestationState::Revoked);
+            let Some(((_, algorithm), mut weighed)) = copy else {
                 copies.push(KeyCopy { hsm: hsm.hsm.clone(), state: None, fingerprints: Vec::new() });
                 continue;
             };
-            let mut weighed = weigh(self.state, self.configuration, member.clone(), row, (self.now, None))?;
             if weighed.status.state == AttestationState::Revoked {
-                return Ok(None);
+                weighed.records.clear();
             }
             hsm.last_proof = weighed.records.iter().map(|record| record.proven_at).max().max(hsm.last_proof);
             hsm.attested += u64::from(weighed.status.state == AttestationState::Attested);
             weighed.records.retain(|record| record.expires_at > self.now);
             let fingerprints: Vec<_> = weighed.records.iter().map(|record| record.fingerprint).collect();
             for fingerprint in &fingerprints {
+                algorithms.insert(algorithm);
                 shown.entry(fingerprint.suite).or_default().insert(*fingerprint);
             }
             copies.push(KeyCopy { hsm: hsm.hsm.clone(), state: Some(weighed.status.state), fingerprints });
         }
-        let unproven = |copy: &KeyCopy| matches!(copy.state, None | Some(AttestationState::Unproven));
-        let coherence = if shown.values().any(|fingerprints| fingerprints.len() > 1) {
+        let unproven =
+            |copy: &KeyCopy| matches!(copy.state, None | Some(AttestationState::Unproven | AttestationState::Revoked));
+        // Fingerprints are compared within a suite: keys of two algorithms may have no suite in common.
+        let differ = algorithms.len() > 1 || shown.values().any(|fingerprints| fingerprints.len() > 1);
+        let coherence = if differ {
             Coherence::Drifting
         } else if copies.iter().any(unproven) {
             Coherence::Partial
@@ -187,6 +196,69 @@ impl Survey<'_> {
         };
         Ok(Some(ClusterKey { key, algorithm, coherence, copies }))
     }
+
+    /// Keys that `others` attest now and that are not among `held`: of each HSM as many as of another, so that none crowds out the
+    /// rest, and another part of them each time where there are more.
+    fn missing(
+        &self,
+        held: &HashSet<Vec<u8>>,
+        others: &[HsmRow],
+        newest: impl Fn(&HsmRow) -> Result<Arc<Vec<Vec<u8>>>, Fault>,
+    ) -> Result<Vec<MissingKey>, Fault> {
+        let share = (MISSING / others.len().max(1)).max(1);
+        let mut found = BTreeMap::<Vec<u8>, Vec<MissingKey>>::new();
+        for (number, hsm) in others.iter().enumerate().take(MISSING) {
+            let places = newest(hsm)?;
+            let mut places: Vec<_> = places.iter().filter(|place| !held.contains(*place)).cloned().collect();
+            if !places.is_empty() {
+                let first = if places.len() > share { random() } else { 0 };
+                let middle = first.wrapping_add(number.wrapping_mul(share)) % places.len();
+                places.rotate_left(middle);
+            }
+            let mut taken = 0;
+            for place in places.into_iter().take(share.saturating_mul(LOOKS)) {
+                if taken == share {
+                    break;
+                }
+                if let Some(key) = self.attested(hsm, &place)? {
+                    taken += 1;
+                    let named = found.entry(place).or_default();
+                    if !named.iter().any(|known| known.instances == key.instances) {
+                        named.push(key);
+                    }
+                }
+            }
+        }
+        for (place, keys) in &mut found {
+            for hsm in others {
+                let Some(held) = self.attested(hsm, place)? else { continue };
+                if let Some(key) = keys.iter_mut().find(|key| key.instances == held.instances) {
+                    key.holders.push(hsm.hsm.clone());
+                }
+            }
+        }
+        let mut missing: Vec<_> = found.into_values().flatten().take(MISSING).collect();
+        missing.sort_by_key(|key| key.master.is_some());
+        Ok(missing)
+    }
+
+    /// The key of an HSM at a place, which names it and its epoch, if that is its newest, it can be given, and the HSM attests it.
+    fn attested(&self, hsm: &HsmRow, place: &[u8]) -> Result<Option<MissingKey>, Fault> {
+        let at = [&key::hsm(&hsm.hsm)[..], place].concat();
+        let Some(row) = self.state.get::<KeyRow>(&at)? else { return Ok(None) };
+        let next = KeyRef { epoch: row.key.epoch.saturating_add(1), ..row.key.clone() };
+        let later = self.state.get::<KeyRow>(&key::epoch(&hsm.hsm, &next))?.is_some();
+        if later || row.sharing.is_some() || !row.attributes.extractable {
+            return Ok(None);
+        }
+        let key = described(&row);
+        let weighed = weigh(self.state, self.configuration, hsm.clone(), row, (self.now, None))?;
+        Ok((weighed.status.state == AttestationState::Attested).then_some(key))
+    }
+}
+
+fn random() -> usize {
+    usize::from_le_bytes(Nonce::random().0.first_chunk().copied().unwrap_or_default())
 }
 
 /// The newest epoch of each key of an HSM, but for shares.
@@ -206,23 +278,40 @@ fn held(state: State<'_>, hsm: &HsmRow) -> Result<HashSet<Vec<u8>>, Fault> {
     Ok(held)
 }
 
-/// The keys of an HSM whose newest epoch is not among `held`. Rows of the others are not decoded: a cluster has many keys,
-/// and its HSMs hold the same.
-fn newest_besides(state: State<'_>, hsm: &HsmRow, held: &HashSet<Vec<u8>>) -> Result<Vec<KeyRow>, Fault> {
-    let (prefix, mut found) = (key::hsm(&hsm.hsm), Vec::<KeyRow>::new());
-    let mut last: Option<(Vec<u8>, bool)> = None;
-    state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, value| {
+/// What the places of each HSM's keys at their newest epochs end with. Those of an HSM with many keys are gathered once in a while: each
+/// HSM of its cluster asks for them all the time. What they say is looked up before it is told.
+#[derive(Default)]
+pub(super) struct NewestKeys(Mutex<HashMap<HsmId, (Instant, Arc<Vec<Vec<u8>>>)>>);
+
+/// How long they are kept, and from how many keys on.
+const KEPT: (Duration, usize) = (Duration::from_secs(30), 1000);
+
+impl NewestKeys {
+    fn of(&self, state: State<'_>, hsm: &HsmRow) -> Result<Arc<Vec<Vec<u8>>>, Fault> {
+        let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept().retain(|_, (at, _)| at.elapsed() < KEPT.0);
+        if let Some((_, places)) = kept().get(&hsm.hsm) {
+            return Ok(Arc::clone(places));
+        }
+        let places = Arc::new(newest_places(state, hsm)?);
+        if places.len() >= KEPT.1 {
+            kept().insert(hsm.hsm.clone(), (Instant::now(), Arc::clone(&places)));
+        }
+        Ok(places)
+    }
+}
+
+/// What the places of an HSM's keys at their newest epochs end with. No row is decoded.
+fn newest_places(state: State<'_>, hsm: &HsmRow) -> Result<Vec<Vec<u8>>, Fault> {
+    let (prefix, mut found) = (key::hsm(&hsm.hsm), Vec::<Vec<u8>>::new());
+    // Rows come in the order of epochs, whose four bytes end a place.
+    let name = |place: &[u8]| place.get(..place.len().saturating_sub(4)).map(<[u8]>::to_vec);
+    state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, _| {
         let own = place.get(prefix.len()..).unwrap_or_default();
-        // Rows come in the order of epochs, whose four bytes end a place.
-        let (name, _) = own.split_at_checked(own.len().saturating_sub(4)).unwrap_or_default();
-        if last.as_ref().is_some_and(|(before, besides)| before == name && *besides) {
+        if found.last().is_some_and(|last| name(last) == name(own)) {
             found.pop();
         }
-        let besides = !held.contains(own);
-        if besides {
-            found.push(decode(Table::Keys, value)?);
-        }
-        last = Some((name.to_vec(), besides));
+        found.push(own.to_vec());
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

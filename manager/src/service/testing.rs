@@ -202,7 +202,7 @@ pub(crate) struct TestKey {
 
 impl TestKey {
     pub(crate) fn new(name: &str, algorithm: KeyAlgorithm, seed: u8) -> Self {
-        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Generated, false);
+        let attributes = KeyAttributes::new(algorithm, KeyOrigin::Generated, true);
         // Below every group order, and not zero.
         Self {
             key: KeyRef { key: name.parse().unwrap(), epoch: 1 },

@@ -20,9 +20,9 @@ pub enum Coherence {
     Coherent,
     /// Every HSM has proven the same fingerprint, and a proof is no longer in force.
     Stale,
-    /// An HSM has not proven the key at its newest epoch, or does not have it.
+    /// An HSM has not proven the key at its newest epoch, does not have it, or its copy is revoked.
     Partial,
-    /// Proofs of different fingerprints are in force.
+    /// Proofs of different fingerprints, or of different algorithms, are in force.
     Drifting,
 }
 
@@ -107,8 +107,9 @@ pub struct Peers {
     pub cluster: ClusterId,
     /// Its other HSMs, but for those that are suspended or revoked.
     pub peers: Vec<Peer>,
-    /// Keys that at least one of them attests now, and that the caller has not enrolled, masters before what is derived
-    /// from them: at most 256. HSMs that prove different keys under one name make an entry each.
+    /// Keys that at least one of them attests now and would give, and that the caller has not enrolled, masters before what is derived
+    /// from them: at most 256, of each HSM as many as of another, and where there are more, others the next time. HSMs that
+    /// prove different keys under one name make an entry each.
     pub missing: Vec<MissingKey>,
 }
 

@@ -121,6 +121,82 @@ fn different_keys_under_one_name_are_drift_and_an_alert() {
 }
 
 #[test]
+fn two_algorithms_under_one_name_are_drift() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    // They have no suite in common, so that no fingerprint is compared with another.
+    holds(&world, &first, &TestKey::ed25519("main", 7));
+    holds(&world, &second, &TestKey::aes256("main", 7));
+    assert_eq!(coherence(&world), Coherence::Drifting);
+}
+
+#[test]
+fn a_revoked_copy_is_shown_and_hides_no_other() {
+    let world = World::new();
+    let (first, second) = (world.hsm("hsm-1", "payments"), world.hsm("hsm-2", "payments"));
+    let elsewhere = world.hsm("outside", "archive");
+    let (good, stolen) = (TestKey::ed25519("signing", 7), TestKey::ed25519("signing", 8));
+    holds(&world, &first, &good);
+    holds(&world, &second, &stolen.epoch(1, 8));
+    let leaked = TestKey::ed25519("leaked", 8);
+    elsewhere.enrol_key(&world, &leaked).unwrap();
+    elsewhere.attest(&world, "archive", &leaked).unwrap();
+    // Revoked there by its fingerprint, which covers what hsm-2 calls signing.
+    world.revoke(RevocationTarget::Key { cluster: "archive".parse().unwrap(), key: "leaked".parse().unwrap() });
+    let seen = status(&world);
+    assert_eq!((seen.keys, seen.coherence), (1, Coherence::Partial), "{seen:?}");
+    let states: Vec<_> = seen.incoherent[0].copies.iter().map(|copy| copy.state.clone()).collect();
+    assert_eq!(states, [Some(AttestationState::Attested), Some(AttestationState::Revoked)]);
+    assert!(seen.incoherent[0].copies[1].fingerprints.is_empty());
+}
+
+/// An HSM that nobody named to the one that asks, with more keys than the list holds.
+#[test]
+fn no_hsm_crowds_out_the_others_of_what_is_missing() {
+    let world = World::new();
+    let (rogue, honest) = (world.hsm("a-rogue", "payments"), world.hsm("hsm-1", "payments"));
+    let third = world.hsm("hsm-2", "payments");
+    for number in 0..300 {
+        holds(&world, &rogue, &TestKey::ed25519(&format!("a-{number:03}"), 7));
+    }
+    let own = ["root", "signing", "wrapping"].map(|name| TestKey::ed25519(name, 9));
+    own.iter().for_each(|key| holds(&world, &honest, key));
+    let told = missing(&world, &third);
+    let of = |hsm: &str| told.iter().filter(|(_, holders)| holders == &[hsm.to_owned()]).count();
+    assert_eq!((told.len(), of("hsm-1"), of("a-rogue")), (128 + 3, 3, 128));
+    // What it is told of next is another part.
+    let (mut seen, mut rounds) = (std::collections::BTreeSet::new(), 0);
+    while seen.len() < 303 && rounds < 100 {
+        seen.extend(missing(&world, &third).into_iter().map(|(key, _)| key));
+        rounds += 1;
+    }
+    assert_eq!(seen.len(), 303);
+}
+
+/// 20 HSMs with 1,500 keys each ask all the time which they miss.
+#[test]
+#[ignore = "slow: it enrols 30,000 keys"]
+fn what_is_missing_in_a_large_cluster_is_told_soon() {
+    let world = World::on_disk();
+    let hsms: Vec<_> = (0..20).map(|number| world.hsm(&format!("hsm-{number:02}"), "payments")).collect();
+    let key = |number: u32| TestKey::numbered(&format!("key-{number}"), 1, number);
+    for hsm in &hsms {
+        (1..=1500).for_each(|number| hsm.enrol_key(&world, &key(number)).unwrap());
+    }
+    let ask = || {
+        let begun = std::time::Instant::now();
+        assert!(missing(&world, &hsms[0]).is_empty());
+        begun.elapsed()
+    };
+    let (first, again) = (ask(), ask());
+    eprintln!("20 HSMs with 1,500 keys: {first:?}, then {again:?}");
+    assert!(again < std::time::Duration::from_secs(1), "{again:?}");
+    // What is new is told, however long the others' keys were kept: it is looked up.
+    world.revoke_hsm(&hsms[1]);
+    assert_eq!(peers(&world, &hsms[0]).peers.len(), 18);
+}
+
+#[test]
 fn a_scope_bounds_what_is_seen() {
     let world = World::new();
     world.hsm("hsm-1", "payments");
