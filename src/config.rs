@@ -6,10 +6,10 @@ use anyhow::Context;
 use comfy_table::{Table, presets};
 use keywitness_manager::{
     Settings,
-    settings::{Complaint, Loaded},
+    settings::{Complaint, Loaded, Source},
 };
 
-use crate::{Global, data, output};
+use crate::{Global, data, manager, output};
 
 /// Check the manager's settings, show what is in force, or print a file with every setting
 ///
@@ -94,7 +94,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Check { file, over } => {
             let given = file.clone().or_else(named);
-            load(global, given.clone(), &over.pairs())?;
+            let settings = load(global, given.clone(), &over.pairs())?.settings;
+            manager::check(global, &settings).map_err(|error| {
+                Wrong(vec![Complaint { source: Source::Together, setting: None, why: format!("{error:#}") }])
+            })?;
             let file = given.unwrap_or_else(|| data::Data(&global.data).manager_settings());
             if global.json {
                 output::json(&serde_json::json!({ "problems": [] }))?;

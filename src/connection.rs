@@ -66,21 +66,23 @@ impl Address {
 impl Connection {
     /// The manager, as an operator.
     pub(crate) fn operator(&self, global: &Global) -> anyhow::Result<ManagerClient> {
-        let secret = self.secret(data::Data(&global.data).operator_credential())?;
-        Ok(self.address.client(global)?.with_credential(secret))
+        // Where no manager answers, a credential is of no use.
+        let client = self.address.client(global)?;
+        Ok(client.with_credential(self.secret(data::Data(&global.data).operator_credential())?))
     }
 
     /// The manager, as a client.
     pub(crate) fn client(&self, global: &Global) -> anyhow::Result<ManagerClient> {
-        Ok(self.address.client(global)?.with_credential(self.client_secret(global)?))
+        let client = self.address.client(global)?;
+        Ok(client.with_credential(self.client_secret(global)?))
     }
 
     /// The manager, for whoever only looks: as a client, or else as the operator.
     pub(crate) fn looking(&self, global: &Global) -> anyhow::Result<ManagerClient> {
-        let paths = data::Data(&global.data);
+        let (manager, paths) = (self.address.client(global)?, data::Data(&global.data));
         let client = paths.client_credential();
         let secret = self.secret(if client.exists() { client } else { paths.operator_credential() })?;
-        Ok(self.address.client(global)?.with_credential(secret))
+        Ok(manager.with_credential(secret))
     }
 
     /// The manager, for what anyone may ask.

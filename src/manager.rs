@@ -241,11 +241,11 @@ fn tell_service_manager(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// Makes development parameters, where they are wanted and there are none: in threads that end with it.
-fn develop_parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<()> {
+/// Whether there are no Groth16 parameters, and some are to be made here.
+fn lacks_parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<bool> {
     let wanted = config.suites.contains(&Suite::Groth16Bn254) && settings.groth16_parameters.is_none();
     if !wanted || data::Data(&global.data).parameters().exists() {
-        return Ok(());
+        return Ok(false);
     }
     if !settings.listen.ip().is_loopback() && !config.allow_development_parameters {
         anyhow::bail!(
@@ -253,6 +253,25 @@ fn develop_parameters(global: &Global, settings: &Settings, config: &Config) -> 
              (--suites halo2-pasta), give a file that you have reason to trust (--groth16-parameters FILE \
              --pin-parameters DIGEST), or, for a demonstration, --allow-development-parameters"
         );
+    }
+    Ok(true)
+}
+
+/// Whether a manager with these settings would start, as far as that can be known before it does.
+pub(crate) fn check(global: &Global, settings: &Settings) -> anyhow::Result<()> {
+    let config = settings.config()?;
+    let parameters = match lacks_parameters(global, settings, &config)? {
+        // Those that it would make are not refused.
+        true => Parameters::transparent(),
+        false => parameters(global, settings, &config)?,
+    };
+    Ok(config.check_bind(settings.listen, &parameters)?)
+}
+
+/// Makes development parameters, where they are wanted and there are none: in threads that end with it.
+fn develop_parameters(global: &Global, settings: &Settings, config: &Config) -> anyhow::Result<()> {
+    if !lacks_parameters(global, settings, config)? {
+        return Ok(());
     }
     rayon::ThreadPoolBuilder::new().build()?.install(|| groth16(global, None))?;
     Ok(())

@@ -1,6 +1,9 @@
 //! Whether a manager can do its work, and how it goes.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use keywitness_verifier::wire::{Check, Problem, ProblemKind, Readiness};
 
@@ -12,6 +15,9 @@ use crate::{
 
 /// By how many seconds the machine's clock may be behind the newest command's time.
 const CLOCK_SLACK: u64 = 60;
+
+/// How long the signer's answer says that it answers.
+const SIGNER_ASKED: Duration = Duration::from_secs(2);
 
 impl Manager {
     /// From now on the manager says that it is not ready: it is about to stop. Whatever is asked is still answered.
@@ -51,10 +57,23 @@ impl Manager {
                 !self.is_forked(),
                 "the signer refuses a fork: this is older data than it signed; docs/storage.md, Restore, says what to do",
             ),
-            check("signing", self.signer.keys().is_ok(), "the signer does not answer; look at its log"),
+            check("signing", self.signer_answers(), "the signer does not answer; look at its log"),
             clock,
         ];
         Readiness { ready: checks.iter().all(|check| check.ok), checks }
+    }
+
+    /// Whether the signer answers. Anyone may ask for readiness: the signer is asked once in a while.
+    fn signer_answers(&self) -> bool {
+        let mut signing = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
+        match *signing {
+            Some((asked, answers)) if asked.elapsed() < SIGNER_ASKED => answers,
+            _ => {
+                let answers = self.signer.keys().is_ok();
+                *signing = Some((Instant::now(), answers));
+                answers
+            }
+        }
     }
 
     /// What is measured as it happens.

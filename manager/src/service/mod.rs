@@ -37,6 +37,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use keywitness_circuits::{Parameters, Timestamp};
@@ -77,6 +78,8 @@ pub struct Manager {
     backing_up: Mutex<()>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
+    /// Whether the signer answered when it was last asked for that alone.
+    signing: Mutex<Option<(Instant, bool)>>,
     newest_keys: cluster::NewestKeys,
     limits: Limits,
     authority: Arc<Authority>,
@@ -130,6 +133,7 @@ impl Manager {
             backing_up: Mutex::new(()),
             metrics,
             draining: AtomicBool::new(false),
+            signing: Mutex::default(),
             newest_keys: cluster::NewestKeys::default(),
             limits,
             authority,

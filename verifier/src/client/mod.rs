@@ -284,8 +284,21 @@ fn read(peer: &str, mut response: Response<ureq::Body>) -> Result<Vec<u8>, Clien
 }
 
 fn unreachable(peer: &str, error: &ureq::Error) -> ClientError {
-    ClientError::Unreachable(peer.to_owned(), error.to_string())
+    let text = error.to_string();
+    let advice = ADVICE.into_iter().find(|(sign, _)| text.contains(sign)).map(|(_, advice)| format!("; {advice}"));
+    ClientError::Unreachable(peer.to_owned(), format!("{text}{}", advice.unwrap_or_default()))
 }
+
+/// What rustls says, and what that means for whoever called the program.
+const ADVICE: [(&str, &str); 3] = [
+    (
+        "UnknownIssuer",
+        "its certificate is of an authority that is not known here: is it the right manager, and the right file with its \
+         authority (its manager.ca.pem)?",
+    ),
+    ("NotValidForName", "its certificate is for other names than the one that it was called by"),
+    ("InvalidContentType", "what answers there does not speak TLS: is its address one that begins with http://?"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -296,6 +309,21 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn whoever_speaks_no_tls_is_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = ManagerClient::new(&format!("https://{}", listener.local_addr().unwrap())).unwrap();
+        let plain = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let error = client.trust_domain().unwrap_err().to_string();
+        assert!(error.contains("does not speak TLS"), "{error}");
+        plain.join().unwrap();
+    }
 
     #[test]
     fn when_to_come_back_is_read_from_the_header() {
