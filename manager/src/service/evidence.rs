@@ -30,9 +30,6 @@ use crate::{
     limits::Source,
 };
 
-/// Where a key lives, as far as a proof shows.
-pub(crate) const NOT_EVIDENCED: &str = "not-evidenced";
-
 /// How many requests one piece of evidence costs an HSM: it is kept, and may be long.
 const COST: usize = 16;
 
@@ -48,6 +45,15 @@ pub(crate) fn vector(found: Option<&TrustVector>, missing: bool) -> TrustVector 
         return TrustVector { configuration: vector.configuration.max(TrustVector::CONFIGURATION_UNSEEN), ..vector };
     }
     vector
+}
+
+/// Where a key lives, as far as evidence says: a proof shows access alone.
+pub(crate) const fn residence(found: Option<&Summary>) -> &'static str {
+    match found {
+        None => "not-evidenced",
+        Some(Summary { names_key: true, .. }) => "key",
+        Some(_) => "platform",
+    }
 }
 
 /// What says where a key lives, as of now.
@@ -66,8 +72,6 @@ pub(super) struct Counted {
     pub(super) summary: Summary,
     /// Until when it counts.
     pub(super) expires_at: Timestamp,
-    /// Number of the command that took it.
-    pub(super) sequence: u64,
 }
 
 impl Residence {
@@ -78,10 +82,9 @@ impl Residence {
         let platform = state.evidence_standing(&terms, hsm, None, now)?;
         let against = key.is_against() || platform.is_against();
         let best = key.counts().or_else(|| platform.counts()).filter(|_| !against);
-        let counted = |GoodEvidence { appraisal: Json(summary), at, sequence, .. }: &GoodEvidence| Counted {
+        let counted = |GoodEvidence { appraisal: Json(summary), at, .. }: &GoodEvidence| Counted {
             summary: summary.clone(),
             expires_at: at.plus(terms.max_age),
-            sequence: *sequence,
         };
         let missing = best.is_none() && terms.required.of(&hsm.cluster);
         Ok(Self { counts: best.map(counted), missing })
@@ -89,11 +92,7 @@ impl Residence {
 
     /// What a token says of it.
     pub(super) fn name(&self) -> &'static str {
-        match &self.counts {
-            None => NOT_EVIDENCED,
-            Some(counted) if counted.summary.names_key => "key",
-            Some(_) => "platform",
-        }
+        residence(self.counts.as_ref().map(|counted| &counted.summary))
     }
 
     pub(super) fn vector(&self) -> TrustVector {

@@ -28,7 +28,7 @@ pub(crate) mod token_key;
 pub(crate) mod warming;
 mod webhook;
 
-pub(crate) use evidence::{NOT_EVIDENCED, vector};
+pub(crate) use evidence::{claim, residence, vector};
 pub(crate) use sharing::verdict_of_complaint;
 
 use std::{

@@ -4,7 +4,10 @@
 //! nothing in a bundle could bear it out, it is named as the manager's word.
 
 use keywitness_circuits::{Fingerprint, Instance, Suite};
-use keywitness_verifier::token::{KeyAttestation, ProvenStatement, VerifiedToken};
+use keywitness_verifier::{
+    evidence::Summary,
+    token::{KeyAttestation, ProvenStatement, VerifiedToken},
+};
 
 use super::check::{Findings, Noted};
 use crate::audit::Checker;
@@ -19,27 +22,33 @@ pub(super) struct Shown {
 }
 
 /// Holds a token's appraisal against what was shown.
-pub(super) fn check(token: &VerifiedToken, shown: &Shown, checker: &Checker, findings: &mut Findings) {
-    findings.note("appraisal", appraisal(token));
+pub(super) fn check(
+    token: &VerifiedToken,
+    (shown, evidence): (&Shown, Option<&Summary>),
+    checker: &Checker,
+    findings: &mut Findings,
+) {
+    findings.note("appraisal", appraisal(token, evidence));
     findings.note("public key", public_key(token, shown));
     findings.note("master key", master(&token.appraisal().attestation, shown));
     findings.note("parameters", parameters(&token.appraisal().attestation, checker));
     findings.note("agreement", agreement(&token.appraisal().attestation, shown));
 }
 
-/// The appraisal is named by its key, and claims no more for it than that the HSM is known.
-fn appraisal(token: &VerifiedToken) -> Noted<()> {
+/// The appraisal is named by its key, and claims no more for it than that the HSM is known, and what evidence in the log says.
+fn appraisal(token: &VerifiedToken, evidence: Option<&Summary>) -> Noted<()> {
     let (appraisal, named) = (token.appraisal(), token.claims().submods.keys().next());
     let key = &appraisal.attestation.key.key;
     if named.is_none_or(|named| *named != key.to_string()) {
         return Err(format!("it is named {named:?}, and is of key {key}"));
     }
-    let vector = crate::service::vector(None, appraisal.attestation.evidence_missing);
+    let missing = appraisal.attestation.evidence_missing;
+    let vector = crate::service::vector(evidence.map(|summary| &summary.trust), missing);
     if appraisal.ear_trustworthiness_vector != vector.claims() {
         return Err("its trustworthiness vector claims what nothing in the log shows".to_owned());
     }
     let residence = &appraisal.attestation.residence;
-    if residence != crate::service::NOT_EVIDENCED || appraisal.attestation.evidence.is_some() {
+    if residence != crate::service::residence(evidence) {
         return Err(format!("it claims residence {residence:?}, which nothing in the log shows"));
     }
     Ok(((), format!("of key {key}, in an HSM that is known; residence {residence}")))

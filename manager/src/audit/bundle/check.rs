@@ -9,7 +9,10 @@ use keywitness_verifier::{
     wire::{KeyRef, Record, Standing, rfc3339},
 };
 
-use super::appraisal::{self, Shown};
+use super::{
+    appraisal::{self, Shown},
+    evidence,
+};
 use crate::{
     audit::{Anchors, Checker, archive::entry_of},
     ledger::{Command, Outcome, log::Entry},
@@ -77,7 +80,8 @@ pub fn check(bundle: &Bundle, question: &Question<'_>) -> Vec<Finding> {
             claim(&from.key, proven).check(question, &mut findings);
         }
     }
-    appraisal::check(&token, &shown, question.checker, &mut findings);
+    let evidence = findings.note("evidence", evidence::shown(&log, attestation, (enrolled, &identity.1)));
+    appraisal::check(&token, (&shown, evidence.flatten().as_ref()), question.checker, &mut findings);
     findings.0
 }
 

@@ -1,6 +1,6 @@
 //! Finding what a token rests on in the log.
 
-use keywitness_circuits::{Envelope, Timestamp, codec::Canonical};
+use keywitness_circuits::{Digest, Envelope, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     token::{Claims, KeyAttestation, ProvenStatement},
     wire::{KeyRef, Sighting},
@@ -9,7 +9,7 @@ use keywitness_verifier::{
 use crate::ledger::{
     Command, Outcome, Rows, Table,
     log::Entry,
-    state::{ChallengeRow, HsmRow, KeyRow, SightingRow, State, decode, key},
+    state::{ChallengeRow, HsmRow, KeyRow, SightingRow, State, decode, evidence::EvidenceRow, key},
     tables::Fault,
 };
 
@@ -42,6 +42,9 @@ pub fn gather(rows: &dyn Rows, claims: &Claims) -> Result<Vec<u64>, Missing> {
         let master =
             attestation.derived_from.iter().flat_map(|from| from.statements.iter().map(|proven| (&from.key, proven)));
         found.push(enrolment(rows, attestation)?);
+        if let Some(claim) = &attestation.evidence {
+            found.push(evidence(rows, attestation, &claim.digest)?);
+        }
         for (key, proven) in own.chain(master) {
             let [attested, challenge] = attested(rows, proven)?;
             found.extend([key_enrolment(rows, attestation, (key, proven), attested)?, attested, challenge]);
@@ -60,6 +63,21 @@ fn enrolment(rows: &dyn Rows, attestation: &KeyAttestation) -> Result<u64, Missi
         (&enrolment.hsm, enrolment.revision) == (&attestation.hsm, attestation.enrolment)
     };
     Ok(at(rows, row.enrolled_at, ours)?.ok_or(Missing::Entry(WHAT))?.0)
+}
+
+/// The evidence, while it is the newest of the HSM or the key.
+fn evidence(rows: &dyn Rows, attestation: &KeyAttestation, wanted: &Digest) -> Result<u64, Missing> {
+    for about in [Some(&attestation.key), None] {
+        let row: Option<EvidenceRow> = State(rows).get(&key::about(&attestation.hsm, about))?;
+        if let Some(good) = row.and_then(|row| row.good)
+            && good.appraisal.0.evidence == *wanted
+        {
+            // Its opening may be gone.
+            let found = next(rows, good.sequence)?.filter(|(number, _)| *number == good.sequence);
+            return Ok(found.ok_or(Missing::Entry("the evidence"))?.0);
+        }
+    }
+    Err(Missing::Entry("the evidence, since newer was given: ask for another token"))
 }
 
 /// Where the instance was enrolled that a statement of the entry `attested` proves: with the key, or later, where its suite was

@@ -2,6 +2,7 @@
 
 mod appraisal;
 mod check;
+mod evidence;
 mod gather;
 
 pub use check::{Finding, Question, check};

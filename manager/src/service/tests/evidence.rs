@@ -207,6 +207,13 @@ pub(crate) fn bustle(world: &World) {
     world.advance(1);
 }
 
+/// An HSM of which good evidence is taken.
+pub(crate) fn one_that_is_good(world: &World, hsm: &TestHsm) {
+    let [chip] = chips([1]);
+    accept(world, Some(&chip.policy()), Required::Nobody);
+    give(world, hsm, &chip, GOOD).unwrap();
+}
+
 /// An HSM on which something else runs than is listed.
 pub(crate) fn one_that_is_not_listed(world: &World) {
     let (hsm, [chip]) = (world.hsm("changed", "eu"), chips([1]));

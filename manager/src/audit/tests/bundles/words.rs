@@ -12,7 +12,7 @@ use crate::{
     audit::bundle::{Question, check, gather},
     service::{
         testing::{TestHsm, TestKey, World},
-        tests::statements,
+        tests::{evidence, statements},
     },
     signer::tests::sign_in_test,
 };
@@ -127,6 +127,42 @@ fn who_agrees_on_tags_is_the_managers_word_and_marked() {
     assert!(agreement.result.as_ref().unwrap().contains("agreed(2): the manager's word"), "{agreement:?}");
     for (agreement, words) in [(None, "the token names none"), (Some(Agreement::of(1)), "nobody else agrees")] {
         case.say(|claims| claims.submods.values_mut().next().unwrap().attestation.agreement = agreement);
+        refused(case.check(&case.bundle()), words);
+    }
+}
+
+/// A case whose token rests on evidence of its HSM.
+fn evident() -> Case {
+    let mut case = Case::new();
+    evidence::one_that_is_good(&case.world, &case.hsm);
+    case.token = token(&case.world, &case.key);
+    case.log = log_of(&case.world);
+    case
+}
+
+#[test]
+fn a_token_that_rests_on_evidence_is_shown_with_it() {
+    let case = evident();
+    let bundle = case.bundle();
+    assert_eq!(bundle.entries.len(), 5);
+    case.check(&bundle).unwrap();
+    // Without the entry, and with evidence that was given since in its place.
+    let mut fewer = bundle.clone();
+    fewer.entries.pop();
+    refused(case.check(&fewer), "evidence: the bundle has no entry with the evidence");
+    type Change = fn(&mut Appraisal);
+    let changes: [(Change, &str); 7] = [
+        (|it| it.attestation.residence = "key".to_owned(), "residence"),
+        (|it| it.attestation.evidence = None, "trustworthiness vector"),
+        (|it| it.attestation.evidence.as_mut().unwrap().digest = Digest([1; 32]), "no entry with the evidence"),
+        (|it| it.attestation.evidence.as_mut().unwrap().device = Some("sev-snp:00".to_owned()), "says more"),
+        (|it| it.attestation.evidence.as_mut().unwrap().extractable = Some(false), "says more"),
+        (|it| it.attestation.evidence.as_mut().unwrap().appraised_at.0 += 60, "says more"),
+        (|it| it.ear_trustworthiness_vector.extend([("storage-opaque".to_owned(), 2)]), "trustworthiness vector"),
+    ];
+    for (change, words) in changes {
+        let mut case = evident();
+        case.say(|claims| change(claims.submods.values_mut().next().unwrap()));
         refused(case.check(&case.bundle()), words);
     }
 }
