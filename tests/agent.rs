@@ -5,9 +5,10 @@ use std::{
     fs,
     io::Write,
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::PathBuf,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use keywitness_verifier::wire::{AttestationState, JoinTokenRequest};
@@ -272,6 +273,26 @@ fn an_agent_says_by_its_exit_code_why_it_does_not_begin() {
     assert_eq!(agent.terminate().code(), Some(0));
     let other = Manager::start(&["--manager-id", "manager-2"]);
     told(6, daemon.end(&other, &[]), "is enrolled with manager-1");
+}
+
+#[test]
+fn systemd_is_told_when_the_agent_has_begun_and_when_it_stops() {
+    let manager = Manager::start(&[]);
+    let daemon = Daemon::new(&manager, "hsm-1", &[("signing", "ed25519")]);
+    daemon.set("");
+    let socket = UnixDatagram::bind(daemon.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let mut command = daemon.command(&manager, &[]);
+    command.env("NOTIFY_SOCKET", daemon.path("notify")).stderr(Stdio::null());
+    let mut agent = Running::spawn(command);
+    assert_eq!(heard(), "READY=1");
+    assert!(agent.terminate().success());
+    assert_eq!(heard(), "STOPPING=1");
 }
 
 #[test]

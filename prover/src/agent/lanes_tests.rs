@@ -11,12 +11,12 @@ use std::{
 };
 
 use keywitness_circuits::{KeyAlgorithm, Kind, Suite, codec::Canonical};
-use keywitness_verifier::wire::{ChallengeRequest, StatementInfo, TrustDomainInfo, path};
+use keywitness_verifier::wire::{ChallengeBatchRequest, ChallengeRequest, StatementInfo, TrustDomainInfo, path};
 use serde_json::Value;
 
 use super::{
     loopback_tests::{Answer, agent, challenge_batch, challenge_of, info, record, record_batch, serve_one},
-    run::rest,
+    run::{proofs_at_once, rest},
     *,
 };
 use crate::testing::store_of;
@@ -158,6 +158,39 @@ fn an_absence_costs_one_attempt_and_what_waits_longest_comes_first() {
     assert!(told.iter().skip(back + 1).all(|what| what.starts_with("attested")), "{told:?}");
     // One claim, asked for again as long as an answer may only have been lost.
     assert!(attempts.load(Ordering::Relaxed) <= 5, "{}", attempts.load(Ordering::Relaxed));
+}
+
+#[test]
+fn proofs_of_a_few_keys_are_delivered_at_once() {
+    let (_directory, store) = store_of([KeyAlgorithm::Aes128, KeyAlgorithm::Aes192, KeyAlgorithm::Aes256]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let ask = Arc::clone(&asked);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => both(),
+        path::CHALLENGES => {
+            ask.lock().unwrap().push(1);
+            challenge_of(600)
+        }
+        path::CHALLENGE_BATCHES => {
+            let request: ChallengeBatchRequest = serde_json::from_slice(body).unwrap();
+            ask.lock().unwrap().push(request.items.len());
+            challenge_batch(body, 600)
+        }
+        path::ATTESTATIONS => record(body),
+        path::ATTESTATION_BATCHES => record_batch(body, |_| None),
+        _ => Some((204, Value::Null)),
+    });
+    let attested = AtomicUsize::new(0);
+    run(store, &base, move |what| what.starts_with("attested") && attested.fetch_add(1, Ordering::Relaxed) == 2);
+    // How long one takes is known after the first.
+    assert_eq!(*asked.lock().unwrap(), [1, 2]);
+}
+
+#[test]
+fn proofs_are_delivered_together_as_long_as_their_challenges_last() {
+    let at_once = |milliseconds, ttl| proofs_at_once(Duration::from_millis(milliseconds), ttl);
+    assert_eq!((at_once(100, 60), at_once(1000, 60), at_once(0, 60), at_once(100_000, 60)), (16, 7, 16, 1));
+    assert_eq!(at_once(100, 6), 7);
 }
 
 #[test]

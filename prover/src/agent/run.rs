@@ -37,6 +37,12 @@ const PROOFS_IDLE: Duration = Duration::from_secs(1);
 /// How often the agent asks for shares that were dealt to its HSM, in seconds.
 const SHARES: u64 = 30;
 
+/// Most SNARKs of one key each that are delivered at once.
+const PROOFS: usize = 16;
+
+/// In what part of a challenge's life those are made.
+const PATIENCE: u32 = 8;
+
 /// Longest rest between two claims of a backlog.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -44,6 +50,8 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Board {
     timetable: Timetable,
+    /// How long an attestation by a SNARK of one key took last.
+    paces: BTreeMap<Kind, Duration>,
     away: Option<Away>,
     /// There is a backlog since the manager was away.
     catching_up: [bool; 2],
@@ -113,6 +121,12 @@ impl Drop for Together<'_> {
 pub(super) fn rest(took: Duration, left: usize, slack: Duration, rng: &mut impl Rng) -> Duration {
     let whole = took.saturating_mul(2).saturating_mul(u32::try_from(left).unwrap_or(u32::MAX));
     if whole >= slack { Duration::ZERO } else { took.mul_f64(rng.gen_range(0.5..1.5)).min(LONGEST_REST) }
+}
+
+/// How many proofs that take so long each are delivered at once: as many as are made in a small part of a challenge's life.
+pub(super) fn proofs_at_once(pace: Duration, challenge_ttl: u64) -> usize {
+    let room = Duration::from_secs(challenge_ttl) / PATIENCE;
+    usize::try_from(room.as_millis() / pace.as_millis().max(1)).unwrap_or(usize::MAX).clamp(1, PROOFS)
 }
 
 impl Agent {
@@ -308,14 +322,17 @@ impl Agent {
         };
         let begun = Instant::now();
         let session = self.session(enrolled, info, stop);
-        let work = self.company(&task, info, now);
-        let fates = match work.as_slice() {
-            [_, _, ..] if lane == Lane::Signatures => self.attest_batch(&session, &work),
-            _ => {
-                let entries: Vec<_> = work.into_iter().map(|(_, entry)| entry).collect();
-                BTreeMap::from([(task.kind, self.attest_together(&session, &entries, task.kind))])
-            }
+        let (in_one_claim, work) = self.company(&task, info, now);
+        let count = u32::try_from(work.len()).unwrap_or(u32::MAX);
+        let fates = if in_one_claim || count <= 1 {
+            let entries: Vec<_> = work.into_iter().map(|(_, entry)| entry).collect();
+            BTreeMap::from([(task.kind, self.attest_together(&session, &entries, task.kind))])
+        } else {
+            self.attest_batch(&session, &work)
         };
+        if lane == Lane::Proofs && !in_one_claim && count > 0 {
+            lock(&self.board).paces.insert(task.kind, begun.elapsed() / count);
+        }
         for (kind, fates) in &fates {
             let dues = self.reschedule(*kind, fates);
             for (key, fate) in fates {
@@ -328,21 +345,28 @@ impl Agent {
 
     /// What is claimed when `task` is due: itself, and what goes with it in one batch, or in one claim of many. Others come along before their time,
     /// so that the manager is asked less often.
-    fn company(&self, task: &Task, info: &TrustDomainInfo, now: Timestamp) -> Vec<(Kind, KeyEntry)> {
+    /// Says whether they are one claim.
+    fn company(&self, task: &Task, info: &TrustDomainInfo, now: Timestamp) -> (bool, Vec<(Kind, KeyEntry)>) {
         let signatures = task.lane() == Lane::Signatures;
         let many = task.kind.many().is_some() && self.many(info, task.kind).is_some();
         let board = lock(&self.board);
         let timetable = &board.timetable;
-        let tasks = if signatures && self.takes_batches() {
-            timetable.due(Lane::Signatures, now, now.plus(timetable::batch_window(info.record_ttl)), MOST)
-        } else if many {
-            let until = now.plus(timetable::company_window(info.record_ttl));
-            let company = timetable.company(task, now, until, MAX_KEYS);
-            if company.len() >= many_from(task.kind) { company } else { vec![task.clone()] }
+        let (in_one_claim, tasks) = if signatures && self.takes_batches() {
+            (false, timetable.due(Lane::Signatures, now, now.plus(timetable::batch_window(info.record_ttl)), MOST))
         } else {
-            vec![task.clone()]
+            let until = now.plus(timetable::company_window(info.record_ttl));
+            let company = if many { timetable.company(task, now, until, MAX_KEYS) } else { Vec::new() };
+            let most = board.paces.get(&task.kind).map_or(1, |pace| proofs_at_once(*pace, info.challenge_ttl));
+            match company.len() {
+                together if together >= many_from(task.kind) => (true, company),
+                _ if !signatures && self.takes_batches() && !task.kind.needs_beacon() => {
+                    (false, timetable.alike(task, now, most))
+                }
+                _ => (false, vec![task.clone()]),
+            }
         };
-        tasks.into_iter().filter_map(|task| Some((task.kind, timetable.entry(&task)?))).collect()
+        let entries = tasks.into_iter().filter_map(|task| Some((task.kind, timetable.entry(&task)?)));
+        (in_one_claim, entries.collect())
     }
 
     /// How long a lane rests after claims that took so long: not at all, but in the midst of a backlog, where other HSMs may have one too.

@@ -275,6 +275,12 @@ impl Timetable {
         self.soonest(lane, until.max(now), most, |_, state| state.fits(now, until))
     }
 
+    /// At most `most` tasks of the kind of `task` that are due, itself among them.
+    pub fn alike(&self, task: &Task, now: Timestamp, most: usize) -> Vec<Task> {
+        let alike = self.soonest(task.lane(), now, most, |other, _| other.kind == task.kind);
+        if alike.contains(task) { alike } else { vec![task.clone()] }
+    }
+
     fn soonest(&self, lane: Lane, until: Timestamp, most: usize, which: impl Fn(&Task, &State) -> bool) -> Vec<Task> {
         let by_then = self.ordered(lane).iter().take_while(|(due, _)| *due <= until);
         let tasks = by_then.filter(|(_, task)| self.tasks.get(task).is_some_and(|state| which(task, state)));
