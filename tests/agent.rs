@@ -24,6 +24,9 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn new(manager: &Manager, name: &str, keys: &[(&str, &str)]) -> Self {
         let daemon = Self { directory: tempfile::tempdir().unwrap(), name: name.to_owned() };
+        for folder in ["hsm", "etc"] {
+            fs::create_dir(daemon.directory.path().join(folder)).unwrap();
+        }
         daemon.invite(manager);
         for (key, algorithm) in keys {
             daemon.run(&["key", "generate", "--key", key, "--algorithm", algorithm]);
@@ -37,8 +40,14 @@ impl Daemon {
         fs::write(self.path("token"), manager.operator().join_token(&request).unwrap().secret).unwrap();
     }
 
+    /// The store's file has a directory of its own, since the agent gives up what is made later beside it and above, and the settings have one.
     fn path(&self, name: &str) -> String {
-        self.directory.path().join(name).to_str().unwrap().to_owned()
+        let folder = match name {
+            store if store.starts_with("store") => "hsm",
+            settings if settings.starts_with("agent.toml") => "etc",
+            _ => ".",
+        };
+        self.directory.path().join(folder).join(name).to_str().unwrap().to_owned()
     }
 
     /// A command about its store.
