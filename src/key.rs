@@ -41,6 +41,9 @@ enum Command {
         store: StoreArgs,
         #[command(flatten)]
         new: NewKey,
+        /// A key in a token may leave it wrapped by the token's key keywitness-wrap, so that other HSMs of the cluster get it
+        #[arg(long)]
+        extractable: bool,
     },
     /// Import a key into the store's file: PKCS#8 PEM, hexadecimal text, or raw bytes. Weak keys are refused
     #[command(
@@ -124,10 +127,14 @@ impl NewKey {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let rows = match &args.command {
-        Command::Generate { store, new } => vec![match store.open_or_create()? {
+        Command::Generate { store, new, extractable } => vec![match store.open_or_create()? {
+            Opened::Software(_) if *extractable => {
+                bail!("only a key in a token can be told to stay or to leave: name the token")
+            }
             Opened::Software(store) => Row::software(store.generate(&new.key, new.algorithm, new.placement())?),
             Opened::Token(store) => {
-                Row::token(store.token(), store.generate(&new.key, new.algorithm, new.placement())?)
+                let made = store.generate_as(&new.key, new.algorithm, new.placement(), *extractable)?;
+                Row::token(store.token(), made)
             }
         }],
         Command::Import { store, .. } if store.names_token()? => anyhow::bail!(

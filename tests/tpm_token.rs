@@ -34,6 +34,7 @@ impl Tpm {
         swtpm.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear", "--tpmstate"]);
         swtpm.arg(format!("dir={}", path("state"))).arg("--server").arg(format!("type=unixio,path={}", path("tpm")));
         swtpm.arg("--ctrl").arg(format!("type=unixio,path={}", path("tpm.ctrl")));
+        swtpm.stderr(Stdio::null());
         let swtpm = Running::spawn(swtpm);
         let mut bus = Command::new("dbus-daemon");
         bus.args(["--session", "--nofork", "--address"]).arg(format!("unix:path={}", path("bus")));

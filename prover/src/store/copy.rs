@@ -8,6 +8,7 @@ use keywitness_verifier::{
     transfer::{Described, SealedKey, Terms},
     wire::KeyRef,
 };
+use zeroize::Zeroizing;
 
 use super::{
     KeyEntry, SoftwareStore, StoreError,
@@ -45,13 +46,13 @@ impl SoftwareStore {
     ) -> Result<KeyEntry, StoreError> {
         let Described { key, attributes, master } = &copy.described;
         let foreign = || StoreError::NotTheKey(key.clone());
+        if attributes.token.is_some() {
+            return Err(StoreError::NeedsToken(key.clone()));
+        }
         if attributes.algorithm.is_share() || attributes.origin != copied(master.is_some()) {
             return Err(foreign());
         }
-        let secret = self.content().channel.expose(|secret| {
-            let secret = secret.try_into().map_err(|_| foreign())?;
-            copy.open(terms, secret).map_err(|_| foreign())
-        })?;
+        let secret = self.open_copy(copy, terms)?;
         let derivation = master.clone().map(|master| Derivation { master, trust_domain: terms.trust_domain.clone() });
         let secret = LockedBytes::new(&secret);
         let held = StoredKey { key: key.clone(), attributes: attributes.clone(), secret, derivation };
@@ -69,6 +70,15 @@ impl SoftwareStore {
             Ok(None) => Err(StoreError::KeyDiffers(key.clone())),
             Err(_) => self.insert(held),
         }
+    }
+
+    /// What was sealed to this HSM.
+    pub(super) fn open_copy(&self, copy: &SealedKey, terms: &Terms) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        let foreign = || StoreError::NotTheKey(copy.described.key.clone());
+        self.content().channel.expose(|secret| {
+            let secret = secret.try_into().map_err(|_| foreign())?;
+            copy.open(terms, secret).map_err(|_| foreign())
+        })
     }
 
     /// Every instance that a key proves, in every suite, before the store has it.

@@ -106,6 +106,9 @@ pub enum StoreError {
     /// A request for copies that is not answered.
     #[error("no copy is given: {0}")]
     NotGiven(&'static str),
+    /// A copy that a token wrapped came to a store without one.
+    #[error("key {0} was wrapped for a PKCS#11 token, and this HSM's store has none: name it with --store pkcs11:…")]
+    NeedsToken(KeyRef),
     /// Nothing to rotate.
     #[error("there is no key {0} to rotate")]
     NothingToRotate(KeyId),

@@ -122,6 +122,17 @@ pub enum TokenError {
         "the PIN of the token {0} was right and is not any more; it is not tried again: restart what uses it, with the new one"
     )]
     PinChanged(String),
+    /// No key wraps others as it should.
+    #[error(
+        "token {token} has no AES key keywitness-wrap that wraps and unwraps and does nothing else ({why}); its operator puts the \
+         same one into every token of the cluster"
+    )]
+    NoWrappingKey {
+        /// The token's label.
+        token: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A URI names no token, or not as it should.
     #[error("{0}")]
     Uri(String),

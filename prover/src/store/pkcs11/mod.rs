@@ -18,6 +18,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod uri;
+mod wrap;
 
 use std::{
     fmt,
@@ -53,6 +54,7 @@ use pool::{Connection, Pool};
 pub use slot::TokenChoice;
 pub use store::{IDENTITY, TokenStore};
 pub use uri::{PinSource, SCHEME, TokenUri};
+pub use wrap::WRAPPING;
 
 /// One PKCS#11 token, logged in.
 ///
@@ -176,6 +178,9 @@ impl Token {
             for key in keys.iter_mut().filter(|key| !alone(&key.key)) {
                 key.refusal = Some("several keys have its name and epoch".to_owned());
             }
+            for key in keys.iter_mut().filter(|key| key.key.key.as_str() == WRAPPING) {
+                key.refusal = Some("it wraps keys for other tokens, and is used for nothing else".to_owned());
+            }
             for key in keys.iter_mut().filter(|key| self.is_identity(&key.key)) {
                 key.refusal = Some("it is this HSM's identity, which signs the protocol's messages alone".to_owned());
             }
@@ -187,11 +192,12 @@ impl Token {
         Ok(keys)
     }
 
-    /// Generates a key that cannot leave the token and does nothing but sign, or make CMACs.
+    /// Generates a key that cannot leave the token, unless wrapped where it is to be `extractable`, and does nothing but sign, or make
+    /// CMACs.
     ///
     /// # Errors
     /// [`TokenError::NoSuchAlgorithm`], [`StoreError::KeyExists`]; where the token makes no such keys.
-    pub fn generate(&self, key: &KeyRef, algorithm: KeyAlgorithm) -> Result<TokenKey, StoreError> {
+    pub fn generate(&self, key: &KeyRef, algorithm: KeyAlgorithm, extractable: bool) -> Result<TokenKey, StoreError> {
         let mechanism = object::mechanism(algorithm).ok_or(TokenError::NoSuchAlgorithm(algorithm))?;
         if self.keys()?.iter().any(|known| known.key == *key) {
             return Err(StoreError::KeyExists(key.key.clone()));
@@ -199,6 +205,11 @@ impl Token {
         let made = self.pool.with_session(|connection, _| {
             let session = self.writing(connection)?;
             let mut template = template(key, algorithm, mechanism);
+            for attribute in &mut template {
+                if let Attribute::Extractable(leaves) = attribute {
+                    *leaves = extractable;
+                }
+            }
             let made = match make(&session, key, algorithm, &template) {
                 Err(Error::Pkcs11(RvError::AttributeTypeInvalid, _)) => {
                     template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));

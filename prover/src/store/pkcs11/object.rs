@@ -7,7 +7,7 @@ use cryptoki::{
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
 };
-use k256::elliptic_curve::sec1::ToEncodedPoint;
+use k256::{elliptic_curve::sec1::ToEncodedPoint, pkcs8::DecodePublicKey};
 use keywitness_circuits::{
     Digest, Error, KeyAlgorithm, KeyAttributes, KeyOrigin, Mechanisms, TokenAttributes, registry::DecodedInstance,
 };
@@ -41,7 +41,7 @@ pub(super) fn curve(algorithm: KeyAlgorithm) -> Option<&'static [u8]> {
 }
 
 /// The type of the key objects of an algorithm.
-const fn key_type(algorithm: KeyAlgorithm) -> KeyType {
+pub(super) const fn key_type(algorithm: KeyAlgorithm) -> KeyType {
     match algorithm {
         KeyAlgorithm::Ed25519 => KeyType::EC_EDWARDS,
         KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1 => KeyType::EC,
@@ -422,6 +422,22 @@ fn encoded(algorithm: KeyAlgorithm, point: &[u8]) -> Option<Vec<u8>> {
         }
         _ => None,
     }
+}
+
+/// The CKA_EC_POINT of a SubjectPublicKeyInfo: of ECDSA uncompressed, in a DER OCTET STRING.
+pub(super) fn point(algorithm: KeyAlgorithm, spki: &[u8]) -> Option<Vec<u8>> {
+    let bare = match algorithm {
+        KeyAlgorithm::Ed25519 => spki.split_at_checked(spki.len().checked_sub(32)?)?.1.to_vec(),
+        KeyAlgorithm::P256 => {
+            p256::PublicKey::from_public_key_der(spki).ok()?.to_encoded_point(false).as_bytes().to_vec()
+        }
+        KeyAlgorithm::Secp256k1 => {
+            k256::PublicKey::from_public_key_der(spki).ok()?.to_encoded_point(false).as_bytes().to_vec()
+        }
+        _ => return None,
+    };
+    let length = u8::try_from(bare.len()).ok().filter(|length| *length < 0x80)?;
+    Some([&[OCTET_STRING, length], bare.as_slice()].concat())
 }
 
 #[cfg(test)]

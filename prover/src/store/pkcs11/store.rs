@@ -3,20 +3,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keywitness_circuits::{
-    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyId, Nonce, Parameters, Suite, TrustDomain,
-    codec::Canonical, key_knowledge::eddsa, key_possession::ecdsa, registry, tagged_key,
+    ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters,
+    Suite, TrustDomain, codec::Canonical, key_knowledge::eddsa, key_possession::ecdsa, registry, tagged_key,
 };
 use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::IdentityKey,
     operation::{self, OperationError, OperationRequest},
-    transfer::{self, SealedKey},
+    transfer::{self, Described, SealedKey},
     wire::KeyRef,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Held, Token, TokenError, TokenKey};
+use super::{Held, Token, TokenError, TokenKey, wrap::Arrival};
 use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError, share};
 
 /// The label of the key that is an HSM's identity wherever a token has it.
@@ -79,6 +79,21 @@ impl TokenStore {
     /// [`TokenError::NoSuchAlgorithm`], [`StoreError::KeyExists`], [`StoreError::NothingToRotate`],
     /// [`StoreError::OtherAlgorithm`], [`StoreError::IdentityStays`]; where the token does not answer.
     pub fn generate(&self, key: &KeyId, algorithm: KeyAlgorithm, placement: Placement) -> Result<TokenKey, StoreError> {
+        self.generate_as(key, algorithm, placement, false)
+    }
+
+    /// As [`Self::generate`], of a key that may leave the token wrapped where it is `extractable`: other HSMs of the cluster can be given
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_as(
+        &self,
+        key: &KeyId,
+        algorithm: KeyAlgorithm,
+        placement: Placement,
+        extractable: bool,
+    ) -> Result<TokenKey, StoreError> {
         self.refresh()?;
         if key.as_str() == IDENTITY {
             let fresh = self.software.membership().is_none() && placement == Placement::New;
@@ -88,7 +103,7 @@ impl TokenStore {
         }
         let newest = self.keys().into_iter().rfind(|entry| entry.key.key == *key);
         let epoch = placement.epoch(key, algorithm, newest)?;
-        self.token.generate(&KeyRef { key: key.clone(), epoch }, algorithm)
+        self.token.generate(&KeyRef { key: key.clone(), epoch }, algorithm, extractable)
     }
 
     /// Removes a key from where it is.
@@ -128,6 +143,18 @@ impl TokenStore {
         }
         let tag = self.token.cmac(key, &tagged_key::identifier_message(trust_domain))?;
         Ok(vec![tagged_key::Instance::enrolled(trust_domain, algorithm, &tag)?.into()])
+    }
+
+    /// Whether a key of the token is one that is expected, by its fingerprint.
+    fn proves_one_of(
+        &self,
+        key: &KeyRef,
+        trust_domain: &TrustDomain,
+        expected: &[Instance],
+    ) -> Result<bool, StoreError> {
+        let ours = self.token_instances(key, trust_domain)?;
+        let same = |one: &Instance, other: &Instance| matches!((one.fingerprint(), other.fingerprint()), (Ok(one), Ok(other)) if one == other);
+        Ok(!expected.is_empty() && expected.iter().all(|expected| ours.iter().any(|own| same(own, expected))))
     }
 
     /// The tags that a CMAC key computes in the round that `beacon` opens.
@@ -233,7 +260,11 @@ impl KeyStore for TokenStore {
         if self.is_software(key) {
             return self.software.copy_key(key, terms, channel_key);
         }
-        Err(StoreError::TokenKeyStays(key.clone()))
+        let wrapped = self.token.wrap(key)?;
+        let attributes = KeyAttributes { origin: KeyOrigin::Imported, ..self.token.key(key)?.attributes() };
+        let described = Described { key: key.clone(), attributes, master: None };
+        let sealed = SealedKey::seal(terms, described, channel_key, &wrapped);
+        sealed.map_err(|_| StoreError::Unreadable("the other HSM's channel key is not usable"))
     }
 
     fn take_key(
@@ -242,11 +273,26 @@ impl KeyStore for TokenStore {
         terms: &transfer::Terms,
         expected: &[Instance],
     ) -> Result<KeyEntry, StoreError> {
-        let key = &copy.described.key;
-        if self.keys().iter().any(|held| held.key == *key) && !self.is_software(key) {
+        let Described { key, attributes, .. } = &copy.described;
+        let wrapped = attributes.token.is_some();
+        let held = self.token.keys()?.into_iter().find(|held| held.key == *key);
+        if wrapped && self.is_software(key) || !wrapped && held.is_some() {
             return Err(StoreError::KeyDiffers(key.clone()));
         }
-        self.software.take_key(copy, terms, expected)
+        if !wrapped {
+            return self.software.take_key(copy, terms, expected);
+        }
+        let arrived = match held {
+            // Taking it again changes nothing.
+            Some(held) if self.proves_one_of(key, &terms.trust_domain, expected)? => held,
+            Some(_) => return Err(StoreError::KeyDiffers(key.clone())),
+            None => {
+                let wrapped = self.software.open_copy(copy, terms)?;
+                let (algorithm, trust_domain) = (attributes.algorithm, &terms.trust_domain);
+                self.token.unwrap_key(&Arrival { key, algorithm, wrapped: &wrapped, trust_domain, expected })?
+            }
+        };
+        Ok(KeyEntry { key: key.clone(), attributes: arrived.attributes() })
     }
 
     fn open_request(

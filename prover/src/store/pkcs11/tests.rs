@@ -12,8 +12,8 @@ use cryptoki::{
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use keywitness_circuits::{
-    ClaimContext, Digest, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Timestamp, TokenAttributes, codec::Canonical,
-    context, key_knowledge::eddsa, registry, transcript::label,
+    ClaimContext, Digest, KeyAttributes, KeyClaim, KeyOrigin, Kind, Nonce, Parameters, Timestamp, TokenAttributes,
+    codec::Canonical, context, key_knowledge::eddsa, registry, transcript::label,
 };
 use keywitness_verifier::operation::verify_signature;
 use rand::{Rng, RngCore};
@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 mod identity;
 mod possession;
+mod wrapped;
 
 use super::*;
 use crate::{
@@ -134,15 +135,15 @@ fn hex(text: &str) -> Vec<u8> {
 fn keys_are_generated_inside_and_stay_there() {
     let token = fresh();
     for algorithm in ALGORITHMS {
-        let made = token.generate(&key(algorithm.name(), 1), algorithm).unwrap();
+        let made = token.generate(&key(algorithm.name(), 1), algorithm, false).unwrap();
         assert_eq!((made.algorithm, made.origin, made.refusal.as_ref()), (algorithm, KeyOrigin::Generated, None));
         let TokenAttributes { sensitive, always_sensitive, never_extractable, mechanisms } = &made.token;
         assert!(!made.extractable && *sensitive && *always_sensitive && *never_extractable, "{made:?}");
         let own = object::mechanism(algorithm).map(|own| u32::try_from(*own).unwrap());
         assert_eq!(mechanisms.numbers(), own.as_slice());
-        assert!(matches!(token.generate(&made.key, algorithm), Err(StoreError::KeyExists(_))));
+        assert!(matches!(token.generate(&made.key, algorithm, false), Err(StoreError::KeyExists(_))));
     }
-    assert_eq!(token.generate(&key("ed25519", 7), KeyAlgorithm::Ed25519).unwrap().key.epoch, 7);
+    assert_eq!(token.generate(&key("ed25519", 7), KeyAlgorithm::Ed25519, false).unwrap().key.epoch, 7);
     assert_eq!(token.keys().unwrap().len(), 7);
 
     let session = raw(&token);
@@ -353,7 +354,7 @@ fn another_keys_public_object_under_the_name_is_noticed() {
 fn threads_sign_at_once() {
     let (_directory, store) = fresh_store();
     let made = store.generate(&name("signing"), KeyAlgorithm::Ed25519, Placement::New).unwrap();
-    store.token().generate(&key("mac", 1), KeyAlgorithm::Aes256Cmac).unwrap();
+    store.token().generate(&key("mac", 1), KeyAlgorithm::Aes256Cmac, false).unwrap();
     let spki = store.instances(&made.key, &name("acme.example"), &[]).unwrap().remove(0).spki().unwrap().unwrap();
     let tag = store.token().cmac(&key("mac", 1), b"message").unwrap();
     std::thread::scope(|scope| {
@@ -411,7 +412,7 @@ fn a_wrong_pin_is_tried_once_and_the_right_one_still_opens() {
     // A second login would not look at its PIN.
     assert!(matches!(refused(open(&label, "wrong horse")), TokenError::AlreadyOpen(_)));
     assert!(matches!(refused(open(&label, PIN)), TokenError::AlreadyOpen(_)));
-    token.generate(&key("k", 1), KeyAlgorithm::Ed25519).unwrap();
+    token.generate(&key("k", 1), KeyAlgorithm::Ed25519, false).unwrap();
     drop(token);
     assert!(matches!(refused(open(&label, "wrong horse")), TokenError::WrongPin(_)), "the login ended");
     assert_eq!(open(&label, PIN).unwrap().keys().unwrap().len(), 1);
@@ -512,7 +513,7 @@ fn a_key_that_is_in_two_places_is_refused() {
     let software: SoftwareStore = create(&directory.path().join("store"));
     software.generate(&name("k"), KeyAlgorithm::Ed25519, Placement::New).unwrap();
     let token = fresh();
-    token.generate(&key("k", 1), KeyAlgorithm::Ed25519).unwrap();
+    token.generate(&key("k", 1), KeyAlgorithm::Ed25519, false).unwrap();
     assert!(matches!(refused(TokenStore::new(software, token, None)), TokenError::Refused { .. }));
 }
 

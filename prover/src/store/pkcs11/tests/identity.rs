@@ -14,7 +14,7 @@ fn identity_of(store: &TokenStore) -> [u8; 32] {
 fn with_identity(label: &str, named: Option<&str>) -> (TempDir, Result<TokenStore, StoreError>) {
     let directory = tempfile::tempdir().unwrap();
     let (software, token) = (create(&directory.path().join("store")), fresh());
-    token.generate(&key(label, 1), KeyAlgorithm::Ed25519).unwrap();
+    token.generate(&key(label, 1), KeyAlgorithm::Ed25519, false).unwrap();
     let named: Option<KeyId> = named.map(name);
     (directory, TokenStore::new(software, token, named.as_ref()))
 }
@@ -57,7 +57,7 @@ fn without_a_key_for_it_the_identity_is_the_files() {
 
     let directory = tempfile::tempdir().unwrap();
     let (software, token) = (create(&directory.path().join("store")), fresh());
-    token.generate(&key(IDENTITY, 1), KeyAlgorithm::P256).unwrap();
+    token.generate(&key(IDENTITY, 1), KeyAlgorithm::P256, false).unwrap();
     let wrong = TokenStore::new(software, token, None);
     assert!(matches!(refused(wrong), TokenError::WrongAlgorithm { algorithm: KeyAlgorithm::P256, .. }));
 }
@@ -77,7 +77,7 @@ fn an_identity_is_made_before_the_hsm_is_somebodys() {
 fn an_identity_with_anothers_public_key_signs_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (software, token) = (create(&directory.path().join("store")), fresh());
-    token.generate(&key(IDENTITY, 1), KeyAlgorithm::Ed25519).unwrap();
+    token.generate(&key(IDENTITY, 1), KeyAlgorithm::Ed25519, false).unwrap();
     let session = raw(&token);
     let public = session.find_objects(&[Attribute::Class(ObjectClass::PUBLIC_KEY)]).unwrap();
     session.destroy_object(public[0]).unwrap();
@@ -105,7 +105,7 @@ fn keys_are_chosen_by_label_or_id() {
     initialize(&label);
     let token = open(&label, PIN).unwrap();
     for text in ["one", "two"] {
-        token.generate(&key(text, 1), KeyAlgorithm::Ed25519).unwrap();
+        token.generate(&key(text, 1), KeyAlgorithm::Ed25519, false).unwrap();
     }
     // A label that is no key's name, and an ID of somebody else's making.
     let named = [

@@ -1,6 +1,6 @@
 //! P-256 and secp256k1 keys, which a token attests by signing; and the attributes that claims are bound to.
 
-use keywitness_circuits::{KeyAttributes, Shown};
+use keywitness_circuits::Shown;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
