@@ -203,7 +203,7 @@ impl Survey<'_> {
         &self,
         held: &HashSet<Vec<u8>>,
         others: &[HsmRow],
-        newest: impl Fn(&HsmRow) -> Result<Arc<Vec<Vec<u8>>>, Fault>,
+        newest: impl Fn(&HsmRow) -> Result<Places, Fault>,
     ) -> Result<Vec<MissingKey>, Fault> {
         let share = (MISSING / others.len().max(1)).max(1);
         let mut found = BTreeMap::<Vec<u8>, Vec<MissingKey>>::new();
@@ -281,13 +281,16 @@ fn held(state: State<'_>, hsm: &HsmRow) -> Result<HashSet<Vec<u8>>, Fault> {
 /// What the places of each HSM's keys at their newest epochs end with. Those of an HSM with many keys are gathered once in a while: each
 /// HSM of its cluster asks for them all the time. What they say is looked up before it is told.
 #[derive(Default)]
-pub(super) struct NewestKeys(Mutex<HashMap<HsmId, (Instant, Arc<Vec<Vec<u8>>>)>>);
+pub(super) struct NewestKeys(Mutex<HashMap<HsmId, (Instant, Places)>>);
+
+/// What places end with.
+type Places = Arc<Vec<Vec<u8>>>;
 
 /// How long they are kept, and from how many keys on.
 const KEPT: (Duration, usize) = (Duration::from_secs(30), 1000);
 
 impl NewestKeys {
-    fn of(&self, state: State<'_>, hsm: &HsmRow) -> Result<Arc<Vec<Vec<u8>>>, Fault> {
+    fn of(&self, state: State<'_>, hsm: &HsmRow) -> Result<Places, Fault> {
         let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept().retain(|_, (at, _)| at.elapsed() < KEPT.0);
         if let Some((_, places)) = kept().get(&hsm.hsm) {
