@@ -348,3 +348,29 @@ fn development_parameters_are_refused_beyond_loopback() {
     assert_eq!(exit, 4, "{words}");
     assert!(words.contains("could forge proofs"), "{words}");
 }
+
+/// What a manager would refuse at its start, `config check` says before; and it writes nothing.
+#[test]
+fn settings_that_a_manager_would_refuse_are_not_sound() {
+    let data = tempfile::tempdir().unwrap();
+    let check = |flags: &[&str]| {
+        let sets = flags.iter().flat_map(|flag| ["--set", flag]);
+        let output = keywitness(data.path(), &["config", "check"].into_iter().chain(sets).collect::<Vec<_>>());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let beyond = "listen.address=0.0.0.0:8443";
+    let (code, said) = check(&[beyond, "verification.suites=halo2-pasta,groth16-bn254"]);
+    assert!(code == Some(2) && said.contains("there are no Groth16 parameters here"), "{said}");
+    assert_eq!(check(&[beyond, "verification.suites=halo2-pasta"]).0, Some(0));
+    assert_eq!(check(&["verification.suites=halo2-pasta,groth16-bn254"]).0, Some(0));
+    assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn where_no_manager_runs_that_is_said_before_a_credential_is_asked_for() {
+    let data = tempfile::tempdir().unwrap();
+    for command in ["status", "alerts"] {
+        let said = String::from_utf8(keywitness(data.path(), &[command]).stderr).unwrap();
+        assert!(said.contains("no manager runs on this data directory"), "{said}");
+    }
+}

@@ -108,6 +108,8 @@ impl Agent {
         let kept = |key: &&KeyRef| withheld.iter().any(|withheld| withheld.key == **key);
         let wanted: Vec<_> = keys.iter().filter(|key| !kept(key)).cloned().collect();
         if !wanted.is_empty() {
+            // What costs an entry of the manager's log is done once for each request.
+            lock(&self.answered).once(request, self.started, self.clock.now())?;
             self.ask_leave(&session, request, (hsm, wanted), &mut withheld)?;
         }
         let transfer = self.store.give_copies(request, &withheld, self.clock.now())?;
@@ -163,7 +165,6 @@ impl Giver for Agent {
         if !(1..=MAX_TRANSFER).contains(&keys.len()) {
             return Err(format!("a transfer is of 1 to {MAX_TRANSFER} keys"));
         }
-        lock(&self.answered).once(request, self.started, self.clock.now())?;
         let given = self.enrolled().map_err(GiveError::from);
         given.and_then(|enrolled| self.give_with_leave(request, &enrolled)).map_err(|error| {
             tracing::warn!(to = %hsm, %error, "copies of keys are not given");
