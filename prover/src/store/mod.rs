@@ -15,6 +15,7 @@ pub mod import;
 #[cfg(test)]
 mod many_tests;
 pub mod pkcs11;
+mod placement;
 mod seal;
 mod share;
 mod sign;
@@ -43,9 +44,10 @@ pub(crate) use file::{beside, private, sync_directory};
 pub use pkcs11::{
     IDENTITY, KeyChoice, Pin, PinSource, SCHEME, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri,
 };
+pub use placement::Placement;
 pub use seal::{PassphraseCost, Unlock};
 pub use share::Received;
-pub use software::{Access, Placement, SoftwareStore};
+pub use software::{Access, SoftwareStore};
 
 /// A key that a store holds, without its secret.
 #[derive(Clone, PartialEq, Eq, Debug)]
