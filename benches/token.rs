@@ -3,7 +3,7 @@
 //!
 //! Both sides in one process, on as many threads, in turns; the ratio is the median of the rounds' own, so that what else the machine
 //! does falls on both. An attestation is a proof as the agent has it made: the claim is checked against the key and what the token says
-//! of it, signed by the token, and the signature verified.
+//! of it, and signed by the token; the first one of each key is verified too.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::{

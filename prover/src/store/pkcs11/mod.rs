@@ -23,7 +23,10 @@ mod wrap;
 use std::{
     fmt,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cryptoki::{
@@ -268,6 +271,7 @@ impl Token {
                 algorithm: known.key.algorithm,
                 attributes: known.attributes,
                 public: lock(&known.public).clone(),
+                proven: Arc::clone(&known.proven),
             })
         })
     }
@@ -285,7 +289,11 @@ impl Token {
                 _ => key_possession::Instance::public_key(algorithm, &bytes).map(Instance::from),
             };
             let instance = instance.map(DecodedInstance::from);
-            *lock(&known.public) = instance.as_ref().ok().cloned();
+            let read = instance.as_ref().ok().cloned();
+            let before = std::mem::replace(&mut *lock(&known.public), read.clone());
+            if before.map(|known| *known.digest()) != read.map(|read| *read.digest()) {
+                known.proven.store(false, Ordering::Relaxed);
+            }
             Ok(instance)
         });
         Ok(read??)
@@ -381,6 +389,7 @@ struct Held {
     /// Digest of its attributes.
     attributes: Digest,
     public: Option<DecodedInstance>,
+    proven: Arc<AtomicBool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

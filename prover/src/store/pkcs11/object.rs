@@ -1,6 +1,6 @@
 //! Key objects: their names, what their attributes say, and which keys may be attested.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use cryptoki::{
     mechanism::MechanismType,
@@ -128,6 +128,8 @@ pub(super) struct Known {
     fixed: bool,
     /// Its public key, as it was read last.
     pub(super) public: Mutex<Option<DecodedInstance>>,
+    /// Whether a proof of it was verified under that public key since it was found.
+    pub(super) proven: Arc<AtomicBool>,
 }
 
 /// Which of a token's keys are used.
@@ -196,7 +198,17 @@ fn read(
             Attribute::Label(label) => Some(label.clone()),
             _ => None,
         });
-        Known { handle, class, label, id, attributes: digest, key, fixed, public: Mutex::default() }
+        Known {
+            handle,
+            class,
+            label,
+            id,
+            attributes: digest,
+            key,
+            fixed,
+            public: Mutex::default(),
+            proven: Arc::default(),
+        }
     }))
 }
 

@@ -1,6 +1,6 @@
 //! A key store whose keys live in a token, beside a software store for the HSM's identity.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
 use keywitness_circuits::{
     ClaimContext, ClusterId, Error, HsmId, Instance, KeyAlgorithm, KeyAttributes, KeyId, KeyOrigin, Nonce, Parameters,
@@ -187,7 +187,8 @@ impl TokenStore {
     }
 
     /// EdDSA or ECDSA over the context, as `key_knowledge` asks of an Ed25519 key and `key_possession` of others. The context
-    /// is checked before the token signs, and the signature before it is handed out.
+    /// is checked before the token signs. The first signature of a key under a login is verified before it is handed out, which shows that
+    /// the public key beside it is its own; the manager verifies every one, and an agent those that it is told to.
     fn prove_signing(
         &self,
         parameters: &Parameters,
@@ -201,12 +202,18 @@ impl TokenStore {
         if !about_it || own.instance().to_bytes() != instance {
             return Err(StoreError::ForeignClaim);
         }
+        if context.verifying_key != registry::verifying_key(parameters, kind)? {
+            return Err(Error::WrongVerifyingKey.into());
+        }
         let signature = match held.algorithm {
             KeyAlgorithm::Ed25519 => self.token.eddsa(key, &eddsa::attest_message(context))?,
             algorithm => self.token.ecdsa(key, algorithm, &ecdsa::attest_hash(context))?,
         };
-        let opened = registry::open(parameters, context, &own, &signature)?;
-        registry::verify_all(&[&opened])?;
+        if !held.proven.load(Ordering::Relaxed) {
+            let opened = registry::open(parameters, context, &own, &signature)?;
+            registry::verify_all(&[&opened])?;
+            held.proven.store(true, Ordering::Relaxed);
+        }
         Ok(signature.to_vec())
     }
 }
