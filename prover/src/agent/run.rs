@@ -83,7 +83,7 @@ pub struct Health {
     pub tally: Tally,
     /// Whether the manager answers, as far as is known.
     pub manager_answers: bool,
-    /// Whether the manager has answered at all since the start.
+    /// Whether the manager has answered since the start, so that the keys have their places.
     pub begun: bool,
 }
 
@@ -155,7 +155,7 @@ impl Agent {
         if begun.is_none() {
             return Ok(());
         }
-        self.begun.store(true, Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
         thread::scope(|scope| {
             let _together = Together(stop);
             let prove = || {
@@ -265,6 +265,7 @@ impl Agent {
             let keys = listed.iter().flat_map(|listed| &listed.keys);
             self.plan(enrolled, info, keys, records);
             chores.listed = listed;
+            self.begun.store(true, Ordering::Relaxed);
         }
     }
 
