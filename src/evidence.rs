@@ -69,7 +69,8 @@ fn list(global: &Global, args: &ListArgs) -> anyhow::Result<()> {
     } else {
         show(&overview);
     }
-    let lacks = |hsm: &&HsmEvidence| hsm.required && hsm.standing != EvidenceStanding::Good && hsm.keys == 0;
+    let good = |hsm: &HsmEvidence| hsm.standing == EvidenceStanding::Good || hsm.keys > 0;
+    let lacks = |hsm: &&HsmEvidence| hsm.required && (hsm.demoted > 0 || !good(hsm));
     match overview.hsms.iter().filter(lacks).count() {
         0 => Ok(()),
         lacking => Err(output::No(format!("{lacking} HSMs lack the evidence that their clusters must give")).into()),
@@ -81,8 +82,18 @@ fn show(overview: &EvidenceOverview) {
         say!("this manager accepts no evidence: name a policy in its settings, evidence.policy (docs/evidence.md)");
     }
     for hsm in &overview.hsms {
-        let HsmEvidence { hsm: name, cluster, required, standing, refusal, newest, device, may_enrol_until, keys } =
-            hsm;
+        let HsmEvidence {
+            hsm: name,
+            cluster,
+            required,
+            standing,
+            refusal,
+            newest,
+            device,
+            may_enrol_until,
+            keys,
+            demoted,
+        } = hsm;
         let must = if *required { ", which must give it" } else { "" };
         say!("HSM {name} of cluster {cluster}{must}: {standing}");
         if let Some(newest) = newest {
@@ -99,6 +110,9 @@ fn show(overview: &EvidenceOverview) {
         }
         if let Some(until) = may_enrol_until {
             say!("  may enrol its device for {}", output::duration(until.since(overview.now)));
+        }
+        if *demoted > 0 {
+            say!("  {demoted} of its keys are demoted");
         }
         if *keys > 0 {
             say!("  {keys} of its keys are named by evidence");

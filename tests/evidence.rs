@@ -10,7 +10,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use keywitness_circuits::{Digest, Nonce};
 use keywitness_verifier::{
     evidence::{Evidence, EvidenceContext, Format},
-    token::{Expected, Tier, VerifiedToken, verify},
+    token::{Expected, Tier, VerifiedToken, verify_at_any_tier},
     wire::{self, Base64, EventKind, EvidenceStanding, ProblemKind, Role},
 };
 use serde_json::Value;
@@ -124,7 +124,7 @@ struct Site {
 impl Site {
     fn new(tpms: &[&Tpm]) -> Self {
         let policy = tempfile::NamedTempFile::new().unwrap();
-        let roots = tpms.iter().map(|tpm| tpm.root()).collect();
+        let roots: Vec<_> = tpms.iter().map(|tpm| tpm.root()).collect();
         let file = format!("evidence.policy={}", policy.path().display());
         Self::write(&policy, &roots, &[]);
         let sets = [file.as_str(), "evidence.required=payments", "evidence.max-age=1m"];
@@ -132,7 +132,7 @@ impl Site {
         Self { manager: Manager::start(&flags), policy, roots }
     }
 
-    fn write(policy: &tempfile::NamedTempFile, roots: &Vec<String>, revoked: &[String]) {
+    fn write(policy: &tempfile::NamedTempFile, roots: &[String], revoked: &[String]) {
         let pcrs: Vec<_> = [0, 2, 4, 7].iter().map(|pcr| format!("{pcr} = [\"{ZEROS}\"]")).collect();
         let text = format!(
             "[tpm2]\npcrs = {{ {} }}\n[tpm2.trust]\nroots = {roots:?}\nrevoked = {revoked:?}\n",
@@ -164,7 +164,7 @@ impl Site {
         let response = client.token(&request).ok()?;
         let trust_domain = "acme.example".parse().unwrap();
         let expected = Expected { trust_domain: &trust_domain, audience: "shop", nonce: Some(&nonce) };
-        Some(verify(&response.token, &client.jwks().unwrap(), &expected, now()).unwrap())
+        Some(verify_at_any_tier(&response.token, &client.jwks().unwrap(), &expected, now()).unwrap())
     }
 
     fn eventually_said(&self, tier: Tier, residence: &str) -> VerifiedToken {

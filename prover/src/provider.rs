@@ -23,8 +23,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 2 * MAX_EVIDENCE as u64;
 
-/// Variables that it does not get: an agent's own, some of which open its store.
-const OWN: &str = "KEYWITNESS_";
+/// The variables that it gets, by name and by how names begin. An agent has others, some of which open its store or its token.
+const PASSED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ"];
+const PASSED_PREFIXES: [&str; 3] = ["EVIDENCE_", "TPM2TOOLS_", "TSS2_"];
+
+fn is_passed(name: &std::ffi::OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    PASSED.contains(&name) || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// Why there is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +145,7 @@ impl Provider {
     /// [`ProviderError::Start`]
     pub fn start(program: &Path) -> Result<Self, ProviderError> {
         let failed = |error| ProviderError::Start { program: program.display().to_string(), error };
-        let environment = std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with(OWN));
+        let environment = std::env::vars_os().filter(|(name, _)| is_passed(name));
         let mut child = Command::new(program)
             .env_clear()
             .envs(environment)
@@ -267,6 +273,19 @@ mod tests {
         let endorsement = provider.endorsement().unwrap();
         assert_eq!((endorsement.chain, endorsement.attestation_key), (vec![0], vec![1]));
         assert_eq!(provider.activate(&[5], &[6]).unwrap(), [7]);
+    }
+
+    #[test]
+    fn no_secret_of_the_agent_is_passed_on() {
+        for (name, passed) in [
+            ("PATH", true),
+            ("EVIDENCE_TPM2_DIR", true),
+            ("TPM2TOOLS_TCTI", true),
+            ("KEYWITNESS_PASSPHRASE", false),
+            ("PIN", false),
+        ] {
+            assert_eq!(is_passed(name.as_ref()), passed, "{name}");
+        }
     }
 
     #[test]

@@ -302,6 +302,22 @@ pub fn verify(
     expected: &Expected<'_>,
     now: Timestamp,
 ) -> Result<VerifiedToken, TokenError> {
+    match verify_at_any_tier(token, keys, expected, now)? {
+        verified if verified.appraisal().ear_status == Tier::Affirming => Ok(verified),
+        other => Err(TokenError::NotAffirming(other.appraisal().ear_status)),
+    }
+}
+
+/// As [`verify`], for a token that may warn, or worse: whoever calls this looks at `ear_status` and decides.
+///
+/// # Errors
+/// As [`verify`], but for [`TokenError::NotAffirming`].
+pub fn verify_at_any_tier(
+    token: &str,
+    keys: &JwkSet,
+    expected: &Expected<'_>,
+    now: Timestamp,
+) -> Result<VerifiedToken, TokenError> {
     let claims: serde_json::Value = open(token, keys, TYPE)?;
     let claims: Claims =
         serde_json::from_value(profile::read(claims)).map_err(|error| TokenError::Malformed(error.to_string()))?;
@@ -344,8 +360,12 @@ pub fn verify(
     if claims.cnf.jwk.key().is_none() {
         return malformed("its channel key is not an X25519 key");
     }
-    if appraisal.ear_status != Tier::Affirming {
-        return Err(TokenError::NotAffirming(appraisal.ear_status));
+    if attestation.evidence.as_ref().is_some_and(|evidence| evidence.expires_at < claims.exp) {
+        return malformed("it outlives the evidence it rests on");
+    }
+    let worst = appraisal.ear_trustworthiness_vector.values().copied().max().unwrap_or_default();
+    if appraisal.ear_status == Tier::Affirming && (worst >= 32 || attestation.evidence_missing) {
+        return malformed("it affirms what its own claims do not");
     }
     Ok(VerifiedToken(claims))
 }

@@ -389,7 +389,7 @@ pub enum Command {
         /// The evidence, canonically encoded.
         evidence: Vec<u8>,
         /// What appraising it came to.
-        verdict: EvidenceVerdict,
+        verdict: Box<EvidenceVerdict>,
     },
     /// Lets an HSM enrol its device.
     AllowDevice {

@@ -3,11 +3,11 @@
 use keywitness_circuits::{Digest, HsmId, Nonce, Timestamp};
 use keywitness_verifier::{
     evidence::{Evidence, Summary, TrustVector},
-    token::EvidenceClaim,
+    token::{EvidenceClaim, Tier},
     wire::{
         Base64, CredentialAnswer, CredentialOffer, Device, DeviceRequest, EndorsementRequest, EvidenceChallenge,
-        EvidenceChallengeRequest, EvidenceOverview, EvidenceRecord, EvidenceSubmission, HsmEvidence, KeyRef, Problem,
-        ProblemKind,
+        EvidenceChallengeRequest, EvidenceOverview, EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence,
+        KeyRef, Problem, ProblemKind,
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -80,8 +80,10 @@ impl Residence {
         let Some(terms) = state.evidence_terms()? else { return Ok(Self::default()) };
         let key = state.evidence_standing(&terms, hsm, Some(about), now)?;
         let platform = state.evidence_standing(&terms, hsm, None, now)?;
-        let against = key.is_against() || platform.is_against();
-        let best = key.counts().or_else(|| platform.counts()).filter(|_| !against);
+        // What was refused of a key is lost for the key; what was refused of the HSM, or whose device fell, is for all of it.
+        let against = platform.is_against() || key.standing == EvidenceStanding::Revoked;
+        let affirms = |good: &&GoodEvidence| good.appraisal.0.trust.tier() == Tier::Affirming;
+        let best = [platform.counts(), key.counts()].into_iter().flatten().max_by_key(affirms).filter(|_| !against);
         let counted = |GoodEvidence { appraisal: Json(summary), at, .. }: &GoodEvidence| Counted {
             summary: summary.clone(),
             expires_at: at.plus(terms.max_age),
@@ -149,8 +151,8 @@ impl Manager {
         caller: &HsmCaller,
         submission: &EvidenceSubmission,
     ) -> Result<EvidenceRecord, Problem> {
-        self.spend_more(caller, COST)?;
         let EvidenceSubmission { nonce, evidence: Base64(evidence) } = submission;
+        self.spend_more(caller, COST + evidence.len() / 1024)?;
         let read = |rows: &dyn crate::ledger::Rows| {
             let state = State(rows);
             let now = self.now(state)?;
@@ -172,7 +174,7 @@ impl Manager {
                     self.limits.mistake(&Source::Hsm(caller.hsm().clone()));
                 }
                 let (request, hsm, enrolment) = (*caller.request(), caller.hsm().clone(), caller.enrolment());
-                let (nonce, evidence) = (*nonce, evidence.clone());
+                let (nonce, evidence, verdict) = (*nonce, evidence.clone(), Box::new(verdict));
                 self.ledger.submit(Command::PresentEvidence { request, hsm, enrolment, nonce, evidence, verdict })?
             }
         };
@@ -291,10 +293,11 @@ impl Manager {
         for hsm in state.all::<HsmRow>(&[])?.into_iter().filter(|hsm| caller.scope().includes(&hsm.cluster)) {
             let found = state.evidence_standing(&terms, &hsm, None, now)?;
             let device = state.device(&hsm.hsm)?;
-            let mut keys = 0;
+            let (mut keys, mut demoted) = (0, 0);
             for row in state.all::<KeyRow>(&key::hsm(&hsm.hsm))? {
                 let named = state.evidence_standing(&terms, &hsm, Some(&row.key), now)?;
                 keys += u64::from(named.counts().is_some());
+                demoted += u64::from(Residence::of(state, &hsm, &row.key, now)?.missing);
             }
             hsms.push(HsmEvidence {
                 required: terms.required.of(&hsm.cluster),
@@ -304,6 +307,7 @@ impl Manager {
                 device: device.described(),
                 may_enrol_until: device.open(now).map(|leave| leave.until),
                 keys,
+                demoted,
                 hsm: hsm.hsm,
                 cluster: hsm.cluster,
             });

@@ -67,6 +67,7 @@ impl Agent {
                     continue;
                 }
             };
+            due.retain(|due, _| subjects.iter().any(|about| about.as_ref().map(|(key, _)| key) == due.as_ref()));
             for about in subjects {
                 let name = about.as_ref().map(|(key, _)| key.clone());
                 let (at, failures) = due.get(&name).copied().unwrap_or_default();

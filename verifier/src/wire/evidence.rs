@@ -156,6 +156,8 @@ pub struct HsmEvidence {
     pub may_enrol_until: Option<Timestamp>,
     /// For how many keys in it the newest evidence names the key, is good, and is young enough.
     pub keys: u64,
+    /// How many keys in it are demoted: they must have evidence, and none counts.
+    pub demoted: u64,
 }
 
 /// The evidence of every HSM.

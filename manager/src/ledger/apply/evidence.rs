@@ -5,7 +5,7 @@
 
 use keywitness_circuits::{Digest, HsmId, Instance, Nonce, Timestamp, codec::Canonical};
 use keywitness_verifier::{
-    evidence::{Evidence, EvidenceContext, EvidenceError, EvidencePolicy, Subject, Summary},
+    evidence::{Binding, Evidence, EvidenceContext, EvidenceError, EvidencePolicy, Format, Subject, Summary},
     wire::{
         Action, CredentialOffer, EventKind, EvidenceChallenge, KeyRef, Problem, ProblemKind, Reason, ReasonCode,
         RevocationTarget, Rule, Standing,
@@ -46,6 +46,7 @@ pub(crate) struct Asked {
     context: EvidenceContext,
     /// SubjectPublicKeyInfo of the key that it is about.
     spki: Option<Vec<u8>>,
+    terms: EvidenceTerms,
     policy: EvidencePolicy,
     device: DeviceRow,
     /// Whether one of the keys that vouch for the enrolled device is revoked.
@@ -115,12 +116,10 @@ pub(crate) fn asked(
         },
     };
     let device = state.device(&hsm.hsm)?;
-    let enrolled = device.device.as_ref().filter(|_| !device.void).map(|enrolled| enrolled.device.clone());
+    let enrolled = device.device.as_ref().filter(|_| device.void.is_none()).map(|enrolled| enrolled.device.clone());
     let devices: Vec<_> = match (device.open(at), enrolled) {
-        (Some(leave), enrolled) => {
-            std::iter::once(leave.device.clone()).chain(enrolled.map(Some).filter(|_| !device.void)).collect()
-        }
-        (None, _) if device.void => {
+        (Some(leave), enrolled) => std::iter::once(leave.device.clone()).chain(enrolled.map(Some)).collect(),
+        (None, _) if device.void.is_some() => {
             let why = "what ran at this HSM was not what the evidence policy lists: repair it, and have an operator let it \
                        enrol its device again (keywitness evidence enrol)";
             return wrong(ProblemKind::EvidenceRefused, why);
@@ -141,7 +140,7 @@ pub(crate) fn asked(
     let revoked = device.device.as_ref().is_some_and(|enrolled| terms.revoke(&enrolled.endorsement));
     let all = (context.digest(), &spki, &devices, &device.device, revoked, &terms);
     let against = Digest(Sha256::digest(encode(Table::EvidenceChallenges, &all)?).into());
-    Ok(Ok(Asked { challenge, context, spki, policy, device, revoked, devices, against }))
+    Ok(Ok(Asked { challenge, context, spki, terms, policy, device, revoked, devices, against }))
 }
 
 impl Asked {
@@ -154,8 +153,16 @@ impl Asked {
         let refused = |why: String| EvidenceRefusal { why, measured: None };
         let evidence = Evidence::from_bytes(evidence).map_err(|error| refused(error.to_string()))?;
         let context = self.context.digest();
+        if self.device.void.is_some_and(|voided| voided != evidence.format()) {
+            return Err(refused(
+                "it is of another format than that which told of something that is not listed".to_owned(),
+            ));
+        }
+        // A TPM is genuine by its enrolment, or because the policy lists it: never because an operator lets the HSM enrol one.
+        let enrolled = [self.device.device.as_ref().filter(|_| self.device.void.is_none()).map(|it| it.device.clone())];
+        let devices = if evidence.format() == Format::Tpm2 { &enrolled[..] } else { &self.devices };
         let mut result = Err(refused("it may be of no device".to_owned()));
-        for device in &self.devices {
+        for device in devices {
             let subject = Subject { context: &context, key: self.spki.as_deref(), device: device.as_deref() };
             let of_another = |error: &EvidenceError| matches!(error, EvidenceError::WrongDevice { .. });
             let appraised = self.policy.appraise(&evidence, &subject, at);
@@ -184,9 +191,13 @@ impl Asked {
 
     /// The leave under which this evidence enrols its device.
     fn enrols(&self, summary: &Summary, at: Timestamp) -> Option<(DeviceLeave, String)> {
+        if self.challenge.key.is_some() || summary.binding != Binding::Context {
+            return None;
+        }
         let leave = self.device.open(at)?.clone();
         let device = summary.facts.device.clone()?;
-        let known = !self.device.void && self.device.device.as_ref().is_some_and(|enrolled| enrolled.device == device);
+        let known =
+            self.device.void.is_none() && self.device.device.as_ref().is_some_and(|enrolled| enrolled.device == device);
         let allowed = leave.device.as_ref().is_none_or(|only| *only == device);
         (!known && allowed).then_some((leave, device))
     }
@@ -248,19 +259,23 @@ impl Apply<'_> {
         let mut row: EvidenceRow = self.state().get(&place)?.unwrap_or_default();
         match &verdict.found {
             Ok(appraisal) => {
-                row.good = Some(GoodEvidence { enrolment: hsm.revision, appraisal: appraisal.clone(), at, sequence });
+                let section = asked.terms.section(appraisal.0.format).unwrap_or(Digest([0; 32]));
+                row.good =
+                    Some(GoodEvidence { enrolment: hsm.revision, appraisal: appraisal.clone(), section, at, sequence });
                 self.put(&place, &row)?;
                 if let Some((leave, device)) = asked.enrols(&appraisal.0, at) {
                     self.enrol_device(&hsm.hsm, device, Vec::new(), leave.by)?;
                 }
-                self.pardon(&hsm.hsm)?;
+                if asked.challenge.key.is_none() && appraisal.0.binding == Binding::Context {
+                    self.pardon(&hsm.hsm)?;
+                }
                 Ok(Outcome::Done)
             }
             Err(EvidenceRefusal { why, measured }) => {
-                row.refused = Some(RefusedEvidence { why: why.clone(), at, sequence });
+                row.refused = Some(RefusedEvidence { enrolment: hsm.revision, why: why.clone(), at, sequence });
                 self.put(&place, &row)?;
-                if let Some(found) = measured {
-                    self.foreign_measurement(hsm, evidence, found)?;
+                if let (Some(found), Ok(evidence)) = (measured, Evidence::from_bytes(evidence)) {
+                    self.foreign_measurement(hsm, &evidence, found)?;
                 }
                 Ok(refuse(ProblemKind::EvidenceRefused, why))
             }
@@ -269,16 +284,16 @@ impl Apply<'_> {
 
     /// What runs there is not listed: the HSM is suspended, as the rule has it, and none of its evidence counts before its device
     /// is enrolled again.
-    fn foreign_measurement(&mut self, hsm: &HsmRow, evidence: &[u8], found: &str) -> Result<(), Fault> {
+    fn foreign_measurement(&mut self, hsm: &HsmRow, evidence: &Evidence, found: &str) -> Result<(), Fault> {
         let place = key::hsm(&hsm.hsm);
         let mut row = self.state().device(&hsm.hsm)?;
         let device = row.device.as_ref().map(|enrolled| enrolled.device.clone());
         let settings = fraud::settings(self.state(), Rule::ForeignMeasurement)?;
         if settings.is_some_and(|settings| settings.action == Action::Quarantine) {
-            row = DeviceRow { void: true, leave: None, offer: None, pardoned_by: None, ..row };
+            row = DeviceRow { void: Some(evidence.format()), leave: None, offer: None, pardoned_by: None, ..row };
             self.put(&place, &row)?;
         }
-        let evidence = Evidence::from_bytes(evidence).map_or(Digest([0; 32]), |evidence| evidence.digest());
+        let evidence = evidence.digest();
         let event = EventKind::ForeignMeasurement { hsm: hsm.hsm.clone(), device, found: found.to_owned(), evidence };
         fraud::measured(self, &hsm.hsm, evidence, event)
     }
@@ -299,10 +314,10 @@ impl Apply<'_> {
 
     fn enrol_device(&mut self, hsm: &HsmId, device: String, endorsement: Vec<Digest>, by: String) -> Result<(), Fault> {
         let row = self.state().device(hsm)?;
-        let pardoned_by = if row.void { Some(by.clone()) } else { row.pardoned_by };
+        let pardoned_by = if row.void.is_some() { Some(by.clone()) } else { row.pardoned_by };
         let enrolled =
             EnrolledDevice { device: device.clone(), endorsement, enrolled_at: self.moment.at, by: by.clone() };
-        let row = DeviceRow { device: Some(enrolled), leave: None, offer: None, void: false, pardoned_by };
+        let row = DeviceRow { device: Some(enrolled), leave: None, offer: None, void: None, pardoned_by };
         self.put(&key::hsm(hsm), &row)?;
         self.events.push(EventKind::DeviceEnrolled { hsm: hsm.clone(), device, by });
         Ok(())

@@ -5,11 +5,14 @@
 //! sharings and verifying keys stay revoked.
 
 use keywitness_circuits::{ClusterId, KeyId};
-use keywitness_verifier::wire::{EventKind, Problem, ProblemKind, Reason, Revocation, RevocationTarget, Standing};
+use keywitness_verifier::wire::{
+    EventKind, Problem, ProblemKind, Reason, Revocation, RevocationTarget, Rule, Standing,
+};
 
 use super::{Apply, enrolment::newest_epoch, refuse};
 use crate::ledger::{
     command::Outcome,
+    fraud,
     state::{
         BarRow, EpisodeRow, HolderRow, HsmRow, KeyRow, Lifted, RecordRow, RevokedFingerprint, SharingRow, SightingRow,
         VerifyingKeyRow, key,
@@ -52,7 +55,13 @@ impl Apply<'_> {
     ) -> Result<Outcome, Fault> {
         let mut bar = self.bar(target)?;
         if let Some(standing) = bar.clone().hitting(u32::MAX) {
-            return Ok(Outcome::Revoked(standing));
+            // What the rule on measurements suspended, its evidence can reinstate: whoever else suspends it takes it over.
+            let rule = fraud::author(Rule::ForeignMeasurement);
+            if standing.standing == Standing::Revoked || standing.by != rule || by == rule {
+                return Ok(Outcome::Revoked(standing));
+            }
+            bar.suspended = None;
+            self.lift(target, Standing::Suspended, (reason, by), None)?;
         }
         if let Some(why) = self.unknown(target)? {
             return Ok(refuse(ProblemKind::NotFound, format!("{why}; nothing was suspended")));

@@ -2,10 +2,12 @@
 
 use keywitness_circuits::{ClusterId, Digest, HsmId, Timestamp};
 use keywitness_verifier::{
-    evidence::{EvidencePolicy, Summary},
+    evidence::{EvidencePolicy, Format, Summary},
     wire::{Device, EvidenceRecord, EvidenceStanding, KeyRef},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+
+use sha2::{Digest as _, Sha256};
 
 use super::{HsmRow, State, corrupt, key};
 use crate::ledger::tables::{Fault, Table};
@@ -54,6 +56,8 @@ impl Required {
 pub struct EvidenceTerms {
     /// The policy, an [`EvidencePolicy`] as JSON; none where no evidence is accepted. Whoever weighs records does not read it.
     policy: Option<String>,
+    /// The SHA-256 of each of its sections.
+    sections: Vec<(Format, Digest)>,
     /// Keys that are revoked, of those that vouch for TPMs.
     revoked: Vec<Digest>,
     /// Who must give evidence.
@@ -68,14 +72,17 @@ impl EvidenceTerms {
     /// # Errors
     /// [`Fault::Corrupt`] for a policy that cannot be written.
     pub fn new(policy: Option<&EvidencePolicy>, required: Required, max_age: u64) -> Result<Self, Fault> {
-        let written = policy.map(serde_json::to_string).transpose();
+        let failed = |error| corrupt(Table::EvidenceTerms, error);
+        let mut sections = Vec::new();
+        let whole = policy.map(serde_json::to_value).transpose().map_err(failed)?.unwrap_or_default();
+        for format in Format::ALL {
+            if let Some(section) = whole.get(format.as_str().replace('-', "_")).filter(|section| !section.is_null()) {
+                sections.push((format, Digest(Sha256::digest(section.to_string()).into())));
+            }
+        }
+        let written = policy.map(serde_json::to_string).transpose().map_err(failed)?;
         let revoked = policy.and_then(|policy| policy.tpm2.as_ref()).map(|section| section.trust.revoked.clone());
-        Ok(Self {
-            policy: written.map_err(|error| corrupt(Table::EvidenceTerms, error))?,
-            revoked: revoked.unwrap_or_default(),
-            required,
-            max_age,
-        })
+        Ok(Self { policy: written, sections, revoked: revoked.unwrap_or_default(), required, max_age })
     }
 
     /// Whether evidence is accepted at all.
@@ -90,6 +97,11 @@ impl EvidenceTerms {
     pub fn policy(&self) -> Result<Option<EvidencePolicy>, Fault> {
         let read = |text: &String| serde_json::from_str(text).map_err(|error| corrupt(Table::EvidenceTerms, error));
         self.policy.as_ref().map(read).transpose()
+    }
+
+    /// Digest of the policy's section for a format.
+    pub fn section(&self, format: Format) -> Option<Digest> {
+        self.sections.iter().find(|(of, _)| *of == format).map(|(_, digest)| *digest)
     }
 
     /// Whether one of the keys that vouch for a TPM is revoked.
@@ -129,6 +141,8 @@ pub struct GoodEvidence {
     pub enrolment: u32,
     /// What it says.
     pub appraisal: Json<Summary>,
+    /// Digest of the policy's section that it was appraised under.
+    pub section: Digest,
     /// When it was taken.
     pub at: Timestamp,
     /// Number of the command: its log entry has the evidence itself.
@@ -138,6 +152,8 @@ pub struct GoodEvidence {
 /// Evidence that was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RefusedEvidence {
+    /// Under which enrolment of the HSM.
+    pub enrolment: u32,
     /// Why.
     pub why: String,
     /// When.
@@ -155,8 +171,8 @@ pub struct DeviceRow {
     pub leave: Option<DeviceLeave>,
     /// A credential that waits to be opened.
     pub offer: Option<DeviceOffer>,
-    /// Its evidence told of something that is not listed: none counts before its device is enrolled again.
-    pub void: bool,
+    /// Its evidence of this format told of something that is not listed: none counts before its device is enrolled again.
+    pub void: Option<Format>,
     /// Who let it enrol its device again: then its next good evidence ends what the old one had it suspended for.
     pub pardoned_by: Option<String>,
 }
@@ -278,7 +294,10 @@ impl State<'_> {
             return Ok(Standing::MISSING);
         };
         let newest = good.as_ref().map_or(0, |good| good.sequence);
-        let refusal = refused.filter(|refused| refused.sequence > newest).map(|refused| refused.why);
+        let stands = |refused: &RefusedEvidence| {
+            refused.sequence > newest && refused.enrolment == hsm.revision && now.since(refused.at) < terms.max_age
+        };
+        let refusal = refused.filter(stands).map(|refused| refused.why);
         let device = self.device(&hsm.hsm)?;
         let enrolled = device.device.as_ref();
         let revoked = enrolled.is_some_and(|device| terms.revoke(&device.endorsement));
@@ -286,13 +305,15 @@ impl State<'_> {
             let named = good.appraisal.0.facts.device.as_deref();
             enrolled.is_none_or(|device| named == Some(device.device.as_str()))
         };
-        let good = good.filter(|good| good.enrolment == hsm.revision && of_device(good) && !device.void);
+        let good = good.filter(|good| good.enrolment == hsm.revision && of_device(good) && device.void.is_none());
         let standing = match &good {
             _ if !terms.accepts() => EvidenceStanding::Missing,
             _ if revoked => EvidenceStanding::Revoked,
             _ if refusal.is_some() => EvidenceStanding::Refused,
             None => EvidenceStanding::Missing,
             Some(good) if now.since(good.at) >= terms.max_age => EvidenceStanding::Stale,
+            // The policy says something else now of what it says.
+            Some(good) if terms.section(good.appraisal.0.format) != Some(good.section) => EvidenceStanding::Stale,
             Some(_) => EvidenceStanding::Good,
         };
         Ok(Standing { standing, good, refusal })

@@ -3,7 +3,7 @@
 use keywitness_circuits::{Digest, Nonce, codec::Canonical as _};
 use keywitness_verifier::{
     evidence::{Bytes, Evidence, EvidenceContext, EvidencePolicy, Format, SevSnpPolicy, Trust},
-    token::{Expected, Tier, VerifiedToken, verify},
+    token::{Expected, Tier, TokenError, VerifiedToken, verify, verify_at_any_tier},
     wire::{
         AttestationState, Base64, CredentialAnswer, DeviceRequest, EvidenceChallenge, EvidenceChallengeRequest,
         EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence, KeyQuery, KeyRef, Problem, ProblemKind,
@@ -168,7 +168,15 @@ fn token(world: &World, key: &TestKey) -> Result<VerifiedToken, Problem> {
     let response = world.manager.issue_token(&Caller::in_process(), &request)?;
     let trust_domain = "acme.example".parse().unwrap();
     let expected = Expected { trust_domain: &trust_domain, audience: "a", nonce: Some(&nonce) };
-    Ok(verify(&response.token, &world.manager.jwks().unwrap(), &expected, world.now()).unwrap())
+    let (keys, now) = (world.manager.jwks().unwrap(), world.now());
+    let token = verify_at_any_tier(&response.token, &keys, &expected, now).unwrap();
+    // Whoever asks for no more than the usual gets none that warns.
+    let tier = token.appraisal().ear_status;
+    match verify(&response.token, &keys, &expected, now) {
+        Ok(_) => assert_eq!(tier, Tier::Affirming),
+        Err(error) => assert_eq!(error, TokenError::NotAffirming(tier)),
+    }
+    Ok(token)
 }
 
 /// Tier, residence, and whether evidence that should be there is not.
@@ -401,6 +409,14 @@ fn evidence_of_an_enrolment_before_and_of_a_policy_that_is_gone_counts_no_more()
     assert_eq!(standing(&world, &hsm).standing, EvidenceStanding::Missing);
     accept(&world, Some(&chip.policy()), Required::Everyone);
     assert!(!said(&world, &key).2);
+    // A policy that lists something else: what was listed then says nothing now.
+    let mut narrower = chip.policy();
+    narrower.sev_snp.as_mut().unwrap().measurements = vec![Bytes(vec![7; 48])];
+    accept(&world, Some(&narrower), Required::Everyone);
+    assert!(said(&world, &key).2);
+    assert_eq!(standing(&world, &hsm).standing, EvidenceStanding::Stale);
+    accept(&world, Some(&chip.policy()), Required::Everyone);
+    assert!(!said(&world, &key).2);
     let request = keywitness_verifier::wire::JoinTokenRequest {
         cluster: "eu".parse().unwrap(),
         hsm: Some(hsm.id.clone()),
@@ -440,6 +456,57 @@ fn evidence_of_a_key_must_name_a_key_that_was_enrolled() {
     let problem =
         refused(submit(&world, &hsm, &given, &chip.evidence(&context.digest(), GOOD)), ProblemKind::EvidenceRefused);
     assert!(problem.detail.contains("does not name the key"), "{problem}");
+    // That is lost for the key alone.
+    give(&world, &hsm, &chip, GOOD).unwrap();
+    assert_eq!(said(&world, &key), (Tier::Affirming, "platform".to_owned(), false));
+}
+
+#[test]
+fn what_was_refused_long_ago_stands_no_more_than_what_was_good() {
+    let (world, hsm, _, [chip, _]) = site(Required::Everyone);
+    refused(give(&world, &hsm, &chips([5])[0], GOOD), ProblemKind::EvidenceRefused);
+    assert_eq!(standing(&world, &hsm).standing, EvidenceStanding::Refused);
+    world.advance(HOUR as i64);
+    assert_eq!(standing(&world, &hsm).standing, EvidenceStanding::Missing);
+    assert_eq!(standing(&world, &hsm).demoted, 1);
+    give(&world, &hsm, &chip, GOOD).unwrap();
+    assert_eq!(standing(&world, &hsm).demoted, 0);
+}
+
+#[test]
+fn a_suspension_that_somebody_takes_over_is_theirs() {
+    let (world, hsm, key, [chip, _]) = site(Required::Nobody);
+    refused(give(&world, &hsm, &chip, BAD), ProblemKind::EvidenceRefused);
+    let target = keywitness_verifier::wire::RevocationTarget::Hsm(hsm.id.clone());
+    let request = keywitness_verifier::wire::RevokeRequest { target, reason: "looked into".into() };
+    assert_eq!(world.manager.suspend(&Caller::in_process(), &request).unwrap().by, "this process");
+    allow(&world, &hsm, None);
+    give(&world, &hsm, &chip, GOOD).unwrap();
+    refused(hsm.challenge(&world, &key), ProblemKind::Suspended);
+}
+
+#[test]
+fn a_tpm_is_never_believed_for_an_operators_leave_alone() {
+    use keywitness_verifier::evidence::{Tpm2Policy, tpm2};
+    // Software that says that it is a TPM: the verifier's sample, of a real quote, whose endorsement nobody checked.
+    let part = |name: &str| {
+        let path = format!("{}/../verifier/tests/evidence/tpm2/ecc.{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).unwrap()
+    };
+    let parts = vec![part("ak-public"), part("quote"), part("quote-signature"), part("pcrs"), vec![], vec![], vec![]];
+    let device = tpm2::device_of(&parts[0]).unwrap();
+    let evidence = Evidence::new(Format::Tpm2, parts).unwrap();
+    let world = World::new();
+    let hsm = world.hsm("hsm-1", "eu");
+    let policy = EvidencePolicy { tpm2: Some(Tpm2Policy::default()), ..EvidencePolicy::default() };
+    accept(&world, Some(&policy), Required::Nobody);
+    for named in [None, Some(device.clone())] {
+        allow(&world, &hsm, named);
+        let given = challenge(&world, &hsm, None).unwrap();
+        let problem = refused(submit(&world, &hsm, &given, &evidence), ProblemKind::EvidenceRefused);
+        assert!(problem.detail.contains(&format!("of device {device}")), "{problem}");
+        assert_eq!(standing(&world, &hsm).device, None);
+    }
 }
 
 #[test]
