@@ -242,6 +242,9 @@ fn nothing_is_dealt_but_what_the_operator_asked_for_and_that_once() {
         sealing_key: key.map(|key| data_encoding::HEXLOWER.encode(key.as_bytes())),
     };
     let named = vec![holder("hsm-2", Some(&holders[0])), holder("hsm-3", None)];
+    let higher = Sharing::new(root.key.clone(), Purpose::Sign, 3, named.clone());
+    let of_three = remote_by(&store, Rules { sharing: Some(higher), ..rules() });
+    assert!(said(of_three.deal(&root, good.clone(), Scheme::Feldman)).contains("not the sharing"));
     let sharing = Sharing::new(root.key.clone(), Purpose::Sign, 2, named);
     assert!(said(remote(&store).deal(&root, good.clone(), Scheme::Feldman)).contains("an agent deals no key"));
 
@@ -251,7 +254,6 @@ fn nothing_is_dealt_but_what_the_operator_asked_for_and_that_once() {
         terms(2, ["hsm-8", "hsm-9"], thieves),
         terms(2, ["hsm-2", "hsm-3"], [thieves[0], holders[1]]),
         terms(2, ["hsm-3", "hsm-2"], holders),
-        terms(1, ["hsm-2", "hsm-3"], holders),
         Terms { dealer: name("hsm-4"), ..good.clone() },
         Terms { sharing: SharingId { purpose: Purpose::Reveal, ..good.sharing.clone() }, ..good.clone() },
         Terms { sharing: SharingId { epoch: 2, ..good.sharing.clone() }, ..good.clone() },
