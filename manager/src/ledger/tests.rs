@@ -78,8 +78,9 @@ fn replaying_the_log_gives_the_same_tables_byte_for_byte() {
     standing::bustle(&world);
     rules::bustle(&world);
     batch::bustle(&world);
-    evidence::bustle(&world);
     bustle(&world);
+    // Its challenges are forgotten after a day, which the others let pass.
+    evidence::bustle(&world);
     // More than a tile of the log, a seal, and openings that are deleted behind it.
     while entries(world.store.view().unwrap().as_ref(), 0, usize::MAX).unwrap().len() < 260 {
         world.join_token("eu", None);

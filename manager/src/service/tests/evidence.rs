@@ -362,7 +362,7 @@ fn what_is_not_listed_suspends_until_the_device_is_enrolled_again() {
     assert_eq!(standing(&world, &hsm).device.unwrap().device, chip.device());
     let problem = refused(give(&world, &hsm, &chip, BAD), ProblemKind::EvidenceRefused);
     assert!(problem.detail.contains("launched with 0808"), "{problem}");
-    refused(token(&world, &key), ProblemKind::NotAttested);
+    refused(token(&world, &key), ProblemKind::Suspended);
     refused(hsm.challenge(&world, &key), ProblemKind::Suspended);
     assert_eq!(world.alerts().len(), 1);
     // Repaired it may be: its device must be enrolled again first, and no second alert is raised meanwhile.
