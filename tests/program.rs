@@ -354,7 +354,8 @@ fn development_parameters_are_refused_beyond_loopback() {
 fn settings_that_a_manager_would_refuse_are_not_sound() {
     let data = tempfile::tempdir().unwrap();
     let check = |flags: &[&str]| {
-        let sets = flags.iter().flat_map(|flag| ["--set", flag]);
+        let named = ["manager.trust-domain=acme.example"];
+        let sets = named.iter().chain(flags).flat_map(|flag| ["--set", flag]);
         let output = keywitness(data.path(), &["config", "check"].into_iter().chain(sets).collect::<Vec<_>>());
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
