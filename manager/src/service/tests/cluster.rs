@@ -145,7 +145,7 @@ fn a_revoked_copy_is_shown_and_hides_no_other() {
     world.revoke(RevocationTarget::Key { cluster: "archive".parse().unwrap(), key: "leaked".parse().unwrap() });
     let seen = status(&world);
     assert_eq!((seen.keys, seen.coherence), (1, Coherence::Partial), "{seen:?}");
-    let states: Vec<_> = seen.incoherent[0].copies.iter().map(|copy| copy.state.clone()).collect();
+    let states: Vec<_> = seen.incoherent[0].copies.iter().map(|copy| copy.state).collect();
     assert_eq!(states, [Some(AttestationState::Attested), Some(AttestationState::Revoked)]);
     assert!(seen.incoherent[0].copies[1].fingerprints.is_empty());
 }
