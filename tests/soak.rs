@@ -38,6 +38,8 @@ struct Plan {
     /// The manager is killed when so much of the time is over, for so long.
     outage: (f64, Duration),
     record_ttl: &'static str,
+    /// All HSMs prove on one machine, in the worst case all at once.
+    challenge_ttl: &'static str,
     /// Furthest that an HSM's clock is set, in seconds: beyond a record's life its claims would be over before they are made, and beyond a
     /// minute it is told of as fraud.
     step: i64,
@@ -54,6 +56,7 @@ impl Plan {
                 lasts: Duration::from_secs(45),
                 outage: (0.4, Duration::from_secs(6)),
                 record_ttl: "20s",
+                challenge_ttl: "10s",
                 step: 6,
                 between: Duration::from_millis(1500),
             },
@@ -62,6 +65,7 @@ impl Plan {
                 lasts: Duration::from_secs(60 * minutes.max(2)),
                 outage: (0.4, Duration::from_secs(60)),
                 record_ttl: "60s",
+                challenge_ttl: "50s",
                 step: 20,
                 between: Duration::from_secs(2),
             },
@@ -202,7 +206,7 @@ impl Fate {
 #[test]
 fn a_fleet_stays_fresh_through_removals_restarts_clock_steps_and_an_outage() {
     let plan = Plan::chosen();
-    let mut manager = lasting_manager(&["--record-ttl", plan.record_ttl, "--challenge-ttl", "10s"]);
+    let mut manager = lasting_manager(&["--record-ttl", plan.record_ttl, "--challenge-ttl", plan.challenge_ttl]);
     let hsms = (0..plan.hsms).map(|number| Hsm::join(number, &manager)).collect();
     let mut fate = Fate { hsms, born: plan.hsms, happened: [0; 3], rng: StdRng::seed_from_u64(7), step: plan.step };
     let (begun, mut away, mut outages) = (Instant::now(), false, 0);
