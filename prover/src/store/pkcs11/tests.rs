@@ -116,6 +116,7 @@ fn import_aes(token: &Token, key: &KeyRef, value: &[u8], more: &[Attribute]) {
             attributes.push(never);
         }
     }
+    attributes.retain(|one| more.iter().all(|other| other.attribute_type() != one.attribute_type()));
     attributes.extend_from_slice(more);
     raw(token).create_object(&attributes).unwrap();
 }

@@ -67,36 +67,64 @@ impl Token {
     /// which lasts as long as a session, so that nothing else is ever found under the key's name.
     ///
     /// # Errors
-    /// [`StoreError::NotTheKey`]; [`TokenError::NoWrappingKey`]; where the token does not unwrap it.
+    /// [`StoreError::NotTheKey`]; [`TokenError::NoWrappingKey`]; [`TokenError::Refused`] where the token would not know the key
+    /// afterwards; where it does not unwrap it.
     pub(super) fn unwrap_key(&self, arrival: &Arrival<'_>) -> Result<TokenKey, StoreError> {
         let foreign = || StoreError::NotTheKey(arrival.key.clone());
         let Some(public) = public_key(arrival) else { return Err(foreign()) };
-        let kept = self.pool.with_session(|connection, session| {
-            let wrapping = self.wrapping_key(session)?;
-            let seen = self.arrive(session, wrapping, arrival, false)?;
-            let proves = self.proves(session, seen, arrival, &public);
-            self.call("removing a key", session.destroy_object(seen))?;
-            if !proves? {
+        let kept = self.pool.with_session(|connection, _| {
+            let place = &connection.place;
+            // What is made in it, whole or in part, ends with it.
+            let trial = self.call("opening a session", place.library.open_ro_session(place.slot))?;
+            let wrapping = self.wrapping_key(&trial)?;
+            let (seen, narrow) = match self.arrive(&trial, wrapping, arrival, (false, true)) {
+                Ok(seen) => (seen, true),
+                Err(error) if is_of_template(&error) => {
+                    (self.arrive(&trial, wrapping, arrival, (false, false))?, false)
+                }
+                Err(error) => return Err(error),
+            };
+            self.check_length(&trial, seen, arrival)?;
+            if !self.proves(&trial, seen, arrival, &public)? {
                 return Ok(None);
             }
+            drop(trial);
             let session = self.writing(connection)?;
-            let wrapping = self.wrapping_key(&session)?;
-            let private = self.arrive(&session, wrapping, arrival, true)?;
-            if let Some(bytes) = &public.bytes {
-                let made = session.create_object(&public_object(arrival, bytes));
-                if let Err(error) = made {
-                    // Without its public half it would be in the way, and of no use.
-                    self.call("removing a key", session.destroy_object(private))?;
-                    return Err(TokenError::Call {
-                        token: self.label().to_owned(),
-                        doing: "making a public key",
-                        source: error,
-                    });
+            let private = self.arrive(&session, self.wrapping_key(&session)?, arrival, (true, narrow))?;
+            let object = public.bytes.as_ref().map(|bytes| public_object(arrival, bytes));
+            let made =
+                object.map(|object| self.call("making a public key", session.create_object(&object))).transpose();
+            let known = made.as_ref().ok().map(|_| self.lookup(&session, arrival.key));
+            match (made, known) {
+                (Ok(_), Some(Ok(known))) => Ok(Some(known)),
+                (made, known) => {
+                    // What nobody finds would be in the way, and of no use.
+                    for object in [Some(private), made.as_ref().ok().copied().flatten()].into_iter().flatten() {
+                        self.call("removing a key", session.destroy_object(object))?;
+                    }
+                    made?;
+                    known.transpose()
                 }
             }
-            self.lookup(&session, arrival.key).map(Some)
         });
         Ok(kept?.ok_or_else(foreign)?.key)
+    }
+
+    /// A key is known by its length; SoftHSM 2.6 does not tell that of an AES key that it unwrapped.
+    fn check_length(&self, session: &Session, handle: ObjectHandle, arrival: &Arrival<'_>) -> Result<(), TokenError> {
+        if !arrival.algorithm.is_cmac() {
+            return Ok(());
+        }
+        let told = session.get_attributes(handle, &[AttributeType::ValueLen]).unwrap_or_default();
+        let length = told.iter().find_map(|attribute| match attribute {
+            Attribute::ValueLen(length) => usize::try_from(**length).ok(),
+            _ => None,
+        });
+        if length == Some(arrival.algorithm.secret_len()) {
+            return Ok(());
+        }
+        let why = "this token does not say how long a key is that it unwrapped (CKA_VALUE_LEN)".to_owned();
+        Err(TokenError::Refused { key: arrival.key.clone(), why })
     }
 
     /// The one key that wraps, as it should be.
@@ -124,26 +152,19 @@ impl Token {
         }
     }
 
+    /// Unwraps a key for a while or for good, as narrow as one that is generated, or as narrow as the token takes it.
     fn arrive(
         &self,
         session: &Session,
         wrapping: ObjectHandle,
         arrival: &Arrival<'_>,
-        stays: bool,
+        (stays, narrow): (bool, bool),
     ) -> Result<ObjectHandle, TokenError> {
-        let unwrap =
-            |template: &[Attribute]| session.unwrap_key(&Mechanism::AesKeyWrapPad, wrapping, arrival.wrapped, template);
         let mut template = arrival_template(arrival, stays);
-        let made = match unwrap(&template) {
-            Err(Error::Pkcs11(
-                RvError::AttributeTypeInvalid | RvError::AttributeReadOnly | RvError::TemplateInconsistent,
-                _,
-            )) => {
-                template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));
-                unwrap(&template)
-            }
-            made => made,
-        };
+        if !narrow {
+            template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));
+        }
+        let made = session.unwrap_key(&Mechanism::AesKeyWrapPad, wrapping, arrival.wrapped, &template);
         self.call("unwrapping a key", made)
     }
 
@@ -175,6 +196,20 @@ impl Token {
         };
         Ok(verify_signature(arrival.algorithm, spki, &message, &signature))
     }
+}
+
+/// Whether a token refuses what a new key is to be like, and not the key.
+const fn is_of_template(error: &TokenError) -> bool {
+    matches!(
+        error,
+        TokenError::Call {
+            source: Error::Pkcs11(
+                RvError::AttributeTypeInvalid | RvError::AttributeReadOnly | RvError::TemplateInconsistent,
+                _
+            ),
+            ..
+        }
+    )
 }
 
 /// The public half of what is expected; nothing of it for a key that makes CMACs.

@@ -64,7 +64,7 @@ fn copy(from: &TokenStore, to: &TokenStore, key: &KeyRef) -> Result<SealedKey, S
 fn a_key_goes_from_token_to_token_and_proves_there_what_it_proved() {
     let [(_one, giver), (_two, taker)] = pair();
     let parameters = Parameters::transparent();
-    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Secp256k1, KeyAlgorithm::Aes128Cmac, KeyAlgorithm::Aes256Cmac] {
+    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
         let (own, instances) = made(&giver, algorithm.name(), algorithm);
         let sealed = copy(&giver, &taker, &own).unwrap();
         let taken = taker.take_key(&sealed, &terms(), &instances).unwrap();
@@ -73,16 +73,27 @@ fn a_key_goes_from_token_to_token_and_proves_there_what_it_proved() {
         assert!(taken.attributes.token.as_ref().unwrap().sensitive);
         assert_eq!(taker.instances(&own, &name("acme.example"), &[]).unwrap(), instances, "{algorithm}");
         assert!(taker.keys().iter().any(|entry| *entry == taken));
-        if !algorithm.is_cmac() {
-            let claim = context(&taker, &own, &instances[0]);
-            taker.prove(&parameters, &claim, &instances[0].to_bytes(), &own).unwrap();
-        }
+        let claim = context(&taker, &own, &instances[0]);
+        taker.prove(&parameters, &claim, &instances[0].to_bytes(), &own).unwrap();
         assert_eq!(taker.take_key(&sealed, &terms(), &instances).unwrap(), taken, "again");
         assert!(matches!(copy(&taker, &giver, &own), Err(StoreError::TokenKeyStays(_))), "it goes no further");
     }
     assert!(taker.software().keys().is_empty());
     let wrapping = taker.token().keys().unwrap().into_iter().find(|held| held.key.key.as_str() == WRAPPING).unwrap();
     assert!(wrapping.refusal.unwrap().contains("wraps"));
+}
+
+/// SoftHSM does not tell the length of an AES key that it unwrapped: nobody would find the key under its algorithm.
+#[test]
+fn a_key_that_the_token_would_not_know_afterwards_is_not_taken() {
+    let [(_one, giver), (_two, taker)] = pair();
+    for algorithm in [KeyAlgorithm::Aes128Cmac, KeyAlgorithm::Aes256Cmac] {
+        let (own, instances) = made(&giver, algorithm.name(), algorithm);
+        let before = raw(taker.token()).find_objects(&[]).unwrap().len();
+        let taken = taker.take_key(&copy(&giver, &taker, &own).unwrap(), &terms(), &instances);
+        assert!(matches!(refused(taken), TokenError::Refused { why, .. } if why.contains("CKA_VALUE_LEN")));
+        assert_eq!(raw(taker.token()).find_objects(&[]).unwrap().len(), before);
+    }
 }
 
 #[test]
