@@ -72,7 +72,7 @@ fn a_key_goes_from_token_to_token_and_proves_there_what_it_proved() {
         assert!(taken.attributes.origin == KeyOrigin::Imported && !taken.attributes.extractable, "{taken:?}");
         assert!(taken.attributes.token.as_ref().unwrap().sensitive);
         assert_eq!(taker.instances(&own, &name("acme.example"), &[]).unwrap(), instances, "{algorithm}");
-        assert!(taker.keys().iter().any(|entry| *entry == taken));
+        assert!(taker.keys().contains(&taken));
         let claim = context(&taker, &own, &instances[0]);
         taker.prove(&parameters, &claim, &instances[0].to_bytes(), &own).unwrap();
         assert_eq!(taker.take_key(&sealed, &terms(), &instances).unwrap(), taken, "again");
