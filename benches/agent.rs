@@ -118,7 +118,7 @@ fn memory(family: &[u32], field: &str) -> f64 {
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let size = if quick {
-        Size { signing: 100, symmetric: 20, ttl: 60, window: Duration::from_secs(10) }
+        Size { signing: 100, symmetric: 20, ttl: 120, window: Duration::from_secs(10) }
     } else {
         Size { signing: 10_000, symmetric: 1000, ttl: 3600, window: Duration::from_secs(300) }
     };
