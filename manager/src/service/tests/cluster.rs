@@ -173,29 +173,6 @@ fn no_hsm_crowds_out_the_others_of_what_is_missing() {
     assert_eq!(seen.len(), 153);
 }
 
-/// The HSMs of a cluster ask all the time which of its many keys they miss.
-#[test]
-#[ignore = "takes a minute"]
-fn what_is_missing_in_a_large_cluster_is_told_soon() {
-    let world = World::new();
-    let hsms: Vec<_> = (0..8).map(|number| world.hsm(&format!("hsm-{number:02}"), "payments")).collect();
-    let key = |number: u32| TestKey::numbered(&format!("key-{number}"), 1, number);
-    for hsm in &hsms {
-        (1..=1100).for_each(|number| hsm.enrol_key(&world, &key(number)).unwrap());
-    }
-    let ask = || {
-        let begun = std::time::Instant::now();
-        assert!(missing(&world, &hsms[0]).is_empty());
-        begun.elapsed()
-    };
-    let (first, again) = (ask(), ask());
-    eprintln!("8 HSMs with 1,100 keys: {first:?}, then {again:?}");
-    assert!(again < std::time::Duration::from_secs(1), "{again:?}");
-    // What is new is told, however long the others' keys were kept: it is looked up.
-    world.revoke_hsm(&hsms[1]);
-    assert_eq!(peers(&world, &hsms[0]).peers.len(), 6);
-}
-
 #[test]
 fn a_scope_bounds_what_is_seen() {
     let world = World::new();
