@@ -47,11 +47,15 @@ fn start(data: &Path, words: &[&str]) -> Running {
     Running(command.spawn().unwrap())
 }
 
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Waits for what these processes do, while they run.
+fn wait_for<T>(what: &str, by: &mut [&mut Running], mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
+        }
+        for Running(process) in &mut *by {
+            assert_eq!(process.try_wait().unwrap(), None, "no {what}: {process:?} has ended");
         }
         assert!(begun.elapsed() < Duration::from_secs(1200), "{what}");
         std::thread::sleep(Duration::from_millis(200));
@@ -127,9 +131,9 @@ fn main() {
     fs::create_dir(&hsm).unwrap();
     store(&hsm, &size);
     let ttl = format!("{}s", size.ttl);
-    let manager = ["manager", "--listen", "127.0.0.1:0", "--trust-domain", "acme.example", "--suites", "halo2-pasta"];
-    let _manager = start(&data, &[&manager[..], &["--record-ttl", &ttl]].concat());
-    let address = wait_for("the manager", || {
+    let flags = ["manager", "--listen", "127.0.0.1:0", "--trust-domain", "acme.example", "--suites", "halo2-pasta"];
+    let mut manager = start(&data, &[&flags[..], &["--record-ttl", &ttl]].concat());
+    let address = wait_for("the manager", &mut [&mut manager], || {
         fs::read_to_string(data.join("manager.address")).ok().filter(|text| text.contains("http"))
     });
     let credential = fs::read_to_string(data.join("manager/operator.credential")).unwrap();
@@ -138,7 +142,7 @@ fn main() {
     fs::write(hsm.join("token"), operator().join_token(&request).unwrap().secret).unwrap();
     let path = |name: &str| hsm.join(name).to_str().unwrap().to_owned();
     let begun = Instant::now();
-    let agent = start(
+    let mut agent = start(
         &hsm,
         &[
             "agent",
@@ -160,7 +164,7 @@ fn main() {
         let former = fs::read_to_string(hsm.join("store.journal.1")).unwrap_or_default();
         [former, journal].iter().map(|text| text.matches("\"attested\"").count()).sum::<usize>()
     };
-    wait_for("every key", || (attested() >= keys).then_some(()));
+    wait_for("every key", &mut [&mut manager, &mut agent], || (attested() >= keys).then_some(()));
     let (first, ours) = (begun.elapsed(), family(agent.0.id()));
     let spent = processor(&ours);
     // A tenth of a record's life later, the first of them are due.

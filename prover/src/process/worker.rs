@@ -5,7 +5,6 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use keywitness_isolation::{
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::SystemClock,
-    store::{KeyStore, SoftwareStore, StoreError, TokenStore},
+    store::{KeyStore, StoreError, TokenStore},
 };
 
 /// Shuts itself in, opens the store, sends lanes to the agent, and answers on them until one is closed: a worker serves all of
@@ -94,7 +93,7 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
     }
     // What a library does as it is loaded, and the threads that it begins, are shut in as this process is.
     let token = spec.open_token(secrets)?;
-    let software = open_file(spec, secrets)?;
+    let software = spec.open_file(secrets)?;
     let parameters = spec.open_parameters()?;
     let unsteady = token.is_some();
     let store: Box<dyn KeyStore> = match token {
@@ -106,18 +105,6 @@ fn open(spec: &Spec, secrets: &Secrets, mut witnessed: Witnessed) -> Result<Serv
     };
     let (peers, sharing, clock) = (spec.peers.clone(), spec.sharing.clone(), Arc::new(SystemClock));
     Ok(Served::new(store, parameters, witnessed, Rules { unsteady, peers, sharing, clock }))
-}
-
-/// A process that was killed takes a moment to let go of its lock.
-fn open_file(spec: &Spec, secrets: &Secrets) -> Result<SoftwareStore, StoreError> {
-    let mut tries = 0;
-    loop {
-        match spec.open_file(secrets) {
-            Err(StoreError::InUse(_)) if tries < 20 => tries += 1,
-            opened => return opened,
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// What a proving process keeps: the store's directory, where a changed store is written beside the old one before it takes its

@@ -5,6 +5,8 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rand::RngCore;
@@ -94,6 +96,9 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// How long a store is waited for whose process ends.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// Holds the right to write a store; given back on drop, or when the process ends however it ends.
 ///
 /// The lock is on a file of its own, since every write replaces the store's.
@@ -102,15 +107,19 @@ pub(super) struct WriteLock {
 }
 
 impl WriteLock {
-    /// Takes the lock, without waiting.
+    /// Takes the lock. A process that was killed, or has ended this moment, takes a while to let go of its own.
     pub(super) fn take(store: &Path) -> Result<Self, StoreError> {
         let path = beside(store, ".lock");
         let file = private(OpenOptions::new().write(true).create(true).truncate(false)).open(&path);
         let file = file.map_err(StoreError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(store.to_owned())),
-            Err(TryLockError::Error(error)) => Err(StoreError::io(path)(error)),
+        let asked = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if asked.elapsed() < PARTING => thread::sleep(PARTING / 20),
+                Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(store.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(StoreError::io(path)(error)),
+            }
         }
     }
 }
