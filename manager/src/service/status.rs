@@ -306,6 +306,7 @@ pub(super) fn concerns(scope: &Scope, hsms: &BTreeMap<HsmId, HsmRow>, kind: &Eve
         EventKind::RepeatedFailures { hsm, .. }
         | EventKind::Replay { hsm, .. }
         | EventKind::ForeignMeasurement { hsm, .. }
+        | EventKind::SharedDevice { hsm, .. }
         | EventKind::DeviceEnrolled { hsm, .. } => hsms.contains_key(hsm),
         EventKind::RevokedPersists { hsm, target, .. } => hsms.contains_key(hsm) && reaches(scope, hsms, target),
         _ => false,

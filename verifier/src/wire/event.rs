@@ -278,6 +278,15 @@ pub enum EventKind {
         /// The operator.
         by: String,
     },
+    /// Fraud: two HSMs are enrolled with one device, so that evidence does not tell which of them has what.
+    SharedDevice {
+        /// Who enrolled it now.
+        hsm: HsmId,
+        /// Who had enrolled it.
+        earlier: HsmId,
+        /// The device, as evidence names it.
+        device: String,
+    },
 }
 
 impl EventKind {
@@ -295,6 +304,7 @@ impl EventKind {
             | Self::DeviceEnrolled { .. }
             | Self::KeysCopied { .. } => return None,
             Self::ForeignMeasurement { .. } => Rule::ForeignMeasurement,
+            Self::SharedDevice { .. } => Rule::SharedDevice,
             Self::ForeignCluster { .. } => Rule::ForeignCluster,
             Self::Drift { .. } => Rule::Drift,
             Self::TagsDiffer { .. } => Rule::TagsDiffer,

@@ -57,6 +57,8 @@ rules! {
     SilentHsm = "silent-hsm";
     /// An HSM's evidence is its own and genuine, and says that something runs there which the evidence policy does not list.
     ForeignMeasurement = "foreign-measurement";
+    /// An HSM enrolled the device with which another HSM is enrolled.
+    SharedDevice = "shared-device";
 }
 
 impl fmt::Display for Rule {

@@ -124,6 +124,9 @@ impl fmt::Display for EventKind {
             Self::DeviceEnrolled { hsm, device, by } => {
                 write!(f, "HSM {hsm} enrolled device {device}, as {by} let it")
             }
+            Self::SharedDevice { hsm, earlier, device } => {
+                write!(f, "HSM {hsm} enrolled device {device}, with which HSM {earlier} is enrolled")
+            }
             Self::KeysCopied { from, to, cluster, keys } => {
                 let keys: Vec<_> = keys.iter().map(KeyRef::to_string).collect();
                 write!(f, "HSM {from} of cluster {cluster} may give HSM {to} copies of {}", keys.join(", "))
@@ -195,6 +198,9 @@ impl Rule {
             Self::ForeignMeasurement => {
                 "find out what changed at the HSM: bring it back to what the evidence policy lists, or list what runs there now, and \
                  let the HSM enrol its device again (keywitness evidence enrol)"
+            }
+            Self::SharedDevice => {
+                "revoke the HSM that has the device no longer; where both are on one machine, acknowledge the alert"
             }
         }
     }

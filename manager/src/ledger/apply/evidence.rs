@@ -319,8 +319,8 @@ impl Apply<'_> {
             EnrolledDevice { device: device.clone(), endorsement, enrolled_at: self.moment.at, by: by.clone() };
         let row = DeviceRow { device: Some(enrolled), leave: None, offer: None, void: None, pardoned_by };
         self.put(&key::hsm(hsm), &row)?;
-        self.events.push(EventKind::DeviceEnrolled { hsm: hsm.clone(), device, by });
-        Ok(())
+        self.events.push(EventKind::DeviceEnrolled { hsm: hsm.clone(), device: device.clone(), by });
+        fraud::enrolled(self, hsm, &device)
     }
 
     pub(super) fn allow_device(

@@ -8,6 +8,7 @@
 
 pub(crate) mod clock;
 mod clusters;
+mod devices;
 mod drift;
 mod failures;
 mod measured;
@@ -23,6 +24,7 @@ use keywitness_verifier::wire::{
 
 pub(super) use self::{
     clusters::tags_differ,
+    devices::enrolled,
     failures::failed,
     measured::{author, measured},
     pace::paced,

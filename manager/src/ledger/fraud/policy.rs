@@ -62,7 +62,7 @@ pub const fn uses(rule: Rule) -> Uses {
         // Whoever delays an HSM's requests makes its clock look slow.
         Rule::ClockSkew => (true, true, false),
         Rule::SilentHsm => (false, true, false),
-        Rule::ForeignMeasurement => (false, false, true),
+        Rule::ForeignMeasurement | Rule::SharedDevice => (false, false, true),
     };
     Uses { window, grace, suspends }
 }
@@ -80,7 +80,7 @@ const fn initial(rule: Rule) -> RuleSettings {
         Rule::ClockSkew => (3600, 5, 60),
         Rule::ManagerClock => (3600, 3, 0),
         Rule::SilentHsm => (0, 0, 3600),
-        Rule::ForeignMeasurement => (0, 0, 0),
+        Rule::ForeignMeasurement | Rule::SharedDevice => (0, 0, 0),
     };
     // Whoever lists what may run wants nothing else to.
     let action = if matches!(rule, Rule::ForeignMeasurement) { Action::Quarantine } else { Action::Alert };

@@ -5,7 +5,8 @@ use keywitness_verifier::{
     evidence::{Bytes, Evidence, EvidenceContext, EvidencePolicy, Format, SevSnpPolicy, Trust},
     token::{Expected, Tier, TokenError, VerifiedToken, verify, verify_at_any_tier},
     wire::{
-        AttestationState, Base64, CredentialAnswer, DeviceRequest, EvidenceChallenge, EvidenceChallengeRequest,
+        AttestationState, Base64, CredentialAnswer, DeviceRequest, EventKind, EvidenceChallenge,
+        EvidenceChallengeRequest,
         EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence, KeyQuery, KeyRef, Problem, ProblemKind,
         TokenRequest,
     },
@@ -227,6 +228,16 @@ pub(crate) fn one_that_is_not_listed(world: &World) {
     let (hsm, [chip]) = (world.hsm("changed", "eu"), chips([1]));
     accept(world, Some(&chip.policy()), Required::Nobody);
     refused(give(world, &hsm, &chip, BAD), ProblemKind::EvidenceRefused);
+}
+
+/// Two HSMs enrol one device.
+pub(crate) fn two_of_one_device(world: &World) {
+    let ([one, two], [chip]) = ([world.hsm("one", "eu"), world.hsm("two", "eu")], chips([1]));
+    accept(world, Some(&chip.policy()), Required::Nobody);
+    for hsm in [&one, &two] {
+        allow(world, hsm, None);
+        give(world, hsm, &chip, GOOD).unwrap();
+    }
 }
 
 #[test]
@@ -528,6 +539,28 @@ fn no_device_is_enrolled_without_an_operators_leave() {
     assert_eq!(standing(&world, &hsm).device.unwrap().device, chip.device());
     refused(give(&world, &hsm, &spare, GOOD), ProblemKind::EvidenceRefused);
     assert_eq!(standing(&world, &hsm).may_enrol_until, None);
+}
+
+#[test]
+fn of_two_hsms_with_one_device_the_later_is_told_of() {
+    let (world, hsm, _, [chip, _]) = site(Required::Nobody);
+    let other = world.hsm("hsm-2", "eu");
+    let enrol = |hsm: &TestHsm| {
+        allow(&world, hsm, Some(chip.device()));
+        give(&world, hsm, &chip, GOOD).unwrap();
+    };
+    // Its own device, again, is nobody else's.
+    enrol(&hsm);
+    enrol(&hsm);
+    assert!(world.alerts().is_empty());
+    enrol(&other);
+    let shared = EventKind::SharedDevice { hsm: other.id.clone(), earlier: hsm.id.clone(), device: chip.device() };
+    assert_eq!(world.alerts(), [shared]);
+    // One that is revoked has it no longer: its successor is no fraud.
+    world.revoke_hsm(&hsm);
+    world.revoke_hsm(&other);
+    enrol(&world.hsm("hsm-3", "eu"));
+    assert_eq!(world.alerts().len(), 1);
 }
 
 #[test]

@@ -474,6 +474,7 @@ fn commit(site: &mut Site, rule: Rule) {
             site.steps(150);
         }
         Rule::ForeignMeasurement => evidence::one_that_is_not_listed(site.world()),
+        Rule::SharedDevice => evidence::two_of_one_device(site.world()),
     }
     // It stands in the events too, under the alert's number.
     let events = site.world().manager.events(&caller, 0).unwrap().events;

@@ -259,6 +259,8 @@ fn arrival_template(arrival: &Arrival<'_>, stays: bool) -> Vec<Attribute> {
     made.push(Attribute::Token(stays));
     made.push(Attribute::Class(if algorithm.is_cmac() { ObjectClass::SECRET_KEY } else { ObjectClass::PRIVATE_KEY }));
     made.push(Attribute::KeyType(object::key_type(*algorithm)));
+    // SoftHSM sets one after the other, and after this one none.
+    made.sort_by_key(|attribute| matches!(attribute, Attribute::Modifiable(_)));
     made
 }
 

@@ -70,7 +70,9 @@ fn a_key_goes_from_token_to_token_and_proves_there_what_it_proved() {
         let taken = taker.take_key(&sealed, &terms(), &instances).unwrap();
         assert_eq!(taken.key, own);
         assert!(taken.attributes.origin == KeyOrigin::Imported && !taken.attributes.extractable, "{taken:?}");
-        assert!(taken.attributes.token.as_ref().unwrap().sensitive);
+        let told = taken.attributes.token.as_ref().unwrap();
+        let generated = giver.keys().into_iter().find(|held| held.key == own).unwrap().attributes.token.unwrap();
+        assert!(told.sensitive && !told.mechanisms.numbers().is_empty() && told.mechanisms == generated.mechanisms);
         assert_eq!(taker.instances(&own, &name("acme.example"), &[]).unwrap(), instances, "{algorithm}");
         assert!(taker.keys().contains(&taken));
         let claim = context(&taker, &own, &instances[0]);
