@@ -6,9 +6,8 @@ use keywitness_verifier::{
     token::{Expected, Tier, TokenError, VerifiedToken, verify, verify_at_any_tier},
     wire::{
         AttestationState, Base64, CredentialAnswer, DeviceRequest, EventKind, EvidenceChallenge,
-        EvidenceChallengeRequest,
-        EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence, KeyQuery, KeyRef, Problem, ProblemKind,
-        TokenRequest,
+        EvidenceChallengeRequest, EvidenceRecord, EvidenceStanding, EvidenceSubmission, HsmEvidence, KeyQuery, KeyRef,
+        Problem, ProblemKind, TokenRequest,
     },
 };
 use rcgen::{
