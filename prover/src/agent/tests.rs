@@ -3,19 +3,21 @@
 use std::{cell::Cell, time::Duration};
 
 use keywitness_circuits::{
-    Digest, Envelope, KeyAlgorithm, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp, codec::Canonical, context,
-    registry,
+    Digest, Envelope, KeyAlgorithm, KeyAttributes, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp,
+    TokenAttributes, codec::Canonical, context, registry,
 };
 use keywitness_verifier::{
     client::{ClientError, ManagerClient},
-    wire::{Challenge, KeyRef, Problem, ProblemKind, Record, StatementInfo, TrustDomainInfo},
+    wire::{Challenge, KeyRef, Problem, ProblemKind, Record, StatementInfo, TrustDomainInfo, path},
 };
+use serde_json::{Value, json};
 
 use super::{
     attest::{
         Claim, KnownKey, Session, Subject, agreed_verifying_key, check_challenge, check_records, insist, insist_while,
         kinds, redelivery,
     },
+    loopback_tests,
     timetable::{First, Pause},
     *,
 };
@@ -354,6 +356,87 @@ fn a_refusal_is_learnt_journalled_and_told() {
     let written = entries.first().unwrap();
     assert_eq!((written.at, written.problem), (NOW, Some(ProblemKind::HsmRevoked)));
     assert_eq!((written.outcome, written.envelope), (journal::Ending::Refused, Some(Digest([6; 32]))));
+}
+
+/// What a token says of a key that can leave it, or never could.
+fn told_by_a_token(attributes: &mut KeyAttributes, extractable: bool) {
+    let (sensitive, always_sensitive, never_extractable) = (true, true, !extractable);
+    attributes.extractable = extractable;
+    attributes.token =
+        Some(TokenAttributes { sensitive, always_sensitive, never_extractable, ..TokenAttributes::default() });
+}
+
+#[test]
+fn a_key_that_can_leave_its_token_since_it_was_enrolled_is_claimed_no_more() {
+    let (directory, store) = enrolled_store();
+    let own = KeyRef { key: name("ed25519"), epoch: 1 };
+    store.restate(&own, |attributes| told_by_a_token(attributes, false));
+    let heard = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
+    let hear = Arc::clone(&heard);
+    let base = loopback_tests::manager(move |target, body| {
+        hear.lock().unwrap().push(body.to_vec());
+        match target {
+            path::TRUST_DOMAIN => loopback_tests::info(),
+            path::SHARINGS => Some((200, json!({ "dealings": [] }))),
+            path::CHALLENGES => loopback_tests::challenge_of(600),
+            path::ATTESTATIONS => loopback_tests::record(body),
+            path::CHALLENGE_BATCHES => loopback_tests::challenge_batch(body, 600),
+            path::ATTESTATION_BATCHES => loopback_tests::record_batch(body, |_| None),
+            _ => Some((204, Value::Null)),
+        }
+    });
+    let journal = directory.path().join("journal");
+    let config = AgentConfig { journal: Some(journal.clone()), ..AgentConfig::default() };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let observer: Observer = Arc::new(move |event| {
+        if let AgentEvent::Failed { key, error, .. } = event {
+            tell.lock().unwrap().push(((*key).clone(), error.to_string()));
+        }
+    });
+    let agent = loopback_tests::agent(store.clone(), &base, config).with_observer(observer);
+    let attest = |keys: &[&str]| {
+        let reports = agent.attest_once(|entry, _| keys.contains(&entry.key.key.as_str())).unwrap();
+        let named = b"ed25519";
+        let heard_of_it =
+            heard.lock().unwrap().drain(..).any(|body| body.windows(named.len()).any(|part| part == named));
+        let mut results: Vec<_> = reports.into_iter().map(|report| (report.key, report.result)).collect();
+        results.sort_by(|(key, _), (other, _)| key.cmp(other));
+        (results, heard_of_it)
+    };
+    let is_refused = |(key, result): &(KeyRef, Result<Record, Arc<AttestError>>)| {
+        let Err(error) = result else { return false };
+        let changed = matches!(&**error, AttestError::Store(StoreError::AttributesChanged(of)) if *of == own);
+        *key == own && changed && error.pause(3600) == Pause::Long
+    };
+
+    let (results, heard_of_it) = attest(&["ed25519"]);
+    assert!(heard_of_it && matches!(results.as_slice(), [(_, Ok(_))]), "{results:?}");
+    // Alone, and in a batch with one that did not change: the manager hears of that one alone.
+    store.restate(&own, |attributes| told_by_a_token(attributes, true));
+    let (results, heard_of_it) = attest(&["ed25519"]);
+    assert!(!heard_of_it && matches!(results.as_slice(), [one] if is_refused(one)), "{results:?}");
+    let (results, heard_of_it) = attest(&["ed25519", "p256"]);
+    assert!(!heard_of_it && matches!(results.as_slice(), [one, (_, Ok(_))] if is_refused(one)), "{results:?}");
+    let why = StoreError::AttributesChanged(own.clone()).to_string();
+    assert!(why.contains("ed25519") && why.contains("not those that were enrolled"), "{why}");
+    assert_eq!(*told.lock().unwrap(), vec![(own.clone(), why.clone()); 2]);
+
+    // As it was, it is claimed again; as it is now, from its next epoch on.
+    store.restate(&own, |attributes| told_by_a_token(attributes, false));
+    let (results, _) = attest(&["ed25519"]);
+    assert!(matches!(results.as_slice(), [(key, Ok(_))] if *key == own), "{results:?}");
+    store.generate(&own.key, KeyAlgorithm::Ed25519, crate::Placement::Rotate).unwrap();
+    let next = KeyRef { epoch: 2, ..own.clone() };
+    store.restate(&next, |attributes| told_by_a_token(attributes, true));
+    let (results, _) = attest(&["ed25519"]);
+    assert!(matches!(results.as_slice(), [(key, Ok(_))] if *key == next), "{results:?}");
+
+    let entries = journal::read(&journal).unwrap().into_iter().filter(|entry| entry.key == own);
+    let endings: Vec<_> = entries.map(|entry| (entry.outcome, entry.detail)).collect();
+    use journal::Ending::{Attested, NotSent};
+    let not_sent = (NotSent, Some(why));
+    assert_eq!(endings, [(Attested, None), not_sent.clone(), not_sent, (Attested, None)]);
 }
 
 #[test]

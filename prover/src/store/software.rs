@@ -335,6 +335,13 @@ impl SoftwareStore {
         }
     }
 
+    /// Says something else of a key than before, in memory only, as a token does where somebody changed or replaced it.
+    #[cfg(test)]
+    pub(crate) fn restate(&self, key: &KeyRef, change: impl Fn(&mut KeyAttributes)) {
+        let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+        content.keys.iter_mut().filter(|held| held.key == *key).for_each(|held| change(&mut held.attributes));
+    }
+
     fn algorithm(&self, key: &KeyRef) -> Result<KeyAlgorithm, StoreError> {
         self.with_key(key, |held| held.attributes.algorithm)
     }
