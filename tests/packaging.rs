@@ -63,6 +63,7 @@ fn the_agent_s_unit_reloads_and_does_not_try_again_what_cannot_succeed() {
         &[
             "ExecStart=/usr/bin/keywitness agent --settings %E/keywitness/agent-%i.toml",
             "ExecReload=kill -HUP $MAINPID",
+            "After=network-online.target time-sync.target",
             "RestartPreventExitStatus=2 5 6 8",
             "DynamicUser=yes",
             "LimitMEMLOCK=infinity",

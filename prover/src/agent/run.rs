@@ -11,7 +11,10 @@ use std::{
 };
 
 use keywitness_circuits::{Kind, Suite, Timestamp, context::MAX_KEYS};
-use keywitness_verifier::wire::{ChannelAnnouncement, KeyRef, ProblemKind, StatementInfo, TrustDomainInfo};
+use keywitness_verifier::{
+    identity::MAX_SKEW,
+    wire::{ChannelAnnouncement, KeyRef, ProblemKind, StatementInfo, TrustDomainInfo},
+};
 use rand::Rng;
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
     error::printable,
     journal::{self, Entry},
     lock,
-    timetable::{self, First, Lane, Pause, Tally, Task, Timetable, slot},
+    timetable::{self, First, Lane, Life, Pause, Tally, Task, Timetable, slot},
     together::{Fate, many_from},
 };
 use crate::{
@@ -49,12 +52,14 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// What the lanes share.
 #[derive(Default)]
 pub(super) struct Board {
-    timetable: Timetable,
+    pub(super) timetable: Timetable,
     /// How long an attestation by a SNARK of one key took last.
     paces: BTreeMap<Kind, Duration>,
     away: Option<Away>,
     /// There is a backlog since the manager was away.
     catching_up: [bool; 2],
+    /// How far the clock that people read was ahead of the other one when the timetable was last reckoned, in seconds.
+    ahead: Option<i128>,
 }
 
 impl Board {
@@ -148,6 +153,7 @@ impl Agent {
             list_due: Timestamp(0),
             listed: None,
         };
+        self.mind_the_clock();
         let mut begun = None;
         while begun.is_none() && !stop.is_stopped() {
             begun = self.meet(&enrolled, &mut chores, true, stop)?;
@@ -165,6 +171,7 @@ impl Agent {
             let failed = |error| StoreError::Process(format!("a thread cannot be started: {error}"));
             thread::Builder::new().name("proofs".to_owned()).spawn_scoped(scope, prove).map_err(failed)?;
             while !stop.is_stopped() {
+                self.mind_the_clock();
                 if let Ok(Some(info)) = self.meet(&enrolled, &mut chores, false, stop) {
                     self.tend(&enrolled, &info, &records, &mut chores, stop);
                     let wait = self.take_turn(Lane::Signatures, &enrolled, &info, stop);
@@ -239,6 +246,25 @@ impl Agent {
             tracing::info!(due, "the manager is back");
             (self.observer)(&AgentEvent::ManagerBack { due });
         }
+    }
+
+    /// Where the clock that people read went another way than the one that nobody sets, since it was set, or the machine was paused, has the
+    /// timetable reckon with that. A clock that is merely a little off is the manager's to bear.
+    pub(super) fn mind_the_clock(&self) {
+        let (now, wall) = (self.clock.steady(), self.clock.now());
+        let ahead = i128::from(wall.0) - i128::from(now.0);
+        let mut board = lock(&self.board);
+        let before = *board.ahead.get_or_insert(ahead);
+        if before.abs_diff(ahead) <= u128::from(MAX_SKEW) {
+            return;
+        }
+        board.ahead = Some(ahead);
+        let due = board.timetable.set_clock(now, wall);
+        if due > 0 {
+            board.catching_up = [true; 2];
+        }
+        drop(board);
+        tracing::warn!(seconds = i64::try_from(ahead - before).ok(), due, "the machine's clock was set");
     }
 
     /// What there is to do besides signing, now and then.
@@ -473,9 +499,10 @@ impl Agent {
             // A clock that was put back makes no record younger than new.
             let made = Timestamp(steady.0.saturating_sub(now.since(record.at)));
             let lifetime = record.lifetime()?;
-            Some(First { due: slot(made, lifetime, phase), expires: Some(made.plus(lifetime)) })
+            let life = Life { expires: made.plus(lifetime), on_the_wall: record.expires_at?, lifetime };
+            Some(First { due: slot(made, lifetime, phase), life: Some(life) })
         };
-        record.and_then(known).unwrap_or(First { due: steady, expires: None })
+        record.and_then(known).unwrap_or(First { due: steady, life: None })
     }
 
     /// Says when each of a claim's keys is due again, and what else has to wait with them.
@@ -497,7 +524,8 @@ impl Agent {
                         _ => timetable.renewal(&task, now, lifetime),
                     };
                     renewed = Some((record.envelope, due));
-                    timetable.succeeded(&task, due, now.plus(lifetime));
+                    let life = Life { expires: now.plus(lifetime), on_the_wall: record.expires_at, lifetime };
+                    timetable.succeeded(&task, due, life);
                     dues.insert(task.key, due);
                 }
                 Fate::Alone(_) => {

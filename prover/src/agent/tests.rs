@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, sync::atomic::AtomicU64, time::Duration};
 
 use keywitness_circuits::{
     Digest, Envelope, KeyAlgorithm, KeyAttributes, KeyOrigin, Kind, Nonce, Parameters, Suite, Timestamp,
@@ -18,7 +18,7 @@ use super::{
         kinds, redelivery,
     },
     loopback_tests,
-    timetable::{First, Pause},
+    timetable::{First, Life, Pause},
     *,
 };
 use crate::testing::{audience, enrolled_store, membership, name};
@@ -451,15 +451,52 @@ fn a_restart_waits_for_the_records_that_the_journal_remembers() {
         );
         serde_json::from_str::<Entry>(&line).unwrap()
     };
-    assert_eq!(agent.first_due(None, 0), First { due: NOW, expires: None });
+    assert_eq!(agent.first_due(None, 0), First { due: NOW, life: None });
     for phase in (0..1000).map(|part| part * (u64::MAX / 1000)) {
         let first = |at| agent.first_due(Some(&remembered(at)), phase);
         let due = |at| first(at).due.0;
-        assert_eq!(first(NOW.0 - 100).expires, Some(NOW.plus(900)));
+        let life = Life { expires: NOW.plus(900), on_the_wall: NOW.plus(900), lifetime: 1000 };
+        assert_eq!(first(NOW.0 - 100).life, Some(life));
         assert!((NOW.0..=NOW.0 + 600).contains(&due(NOW.0 - 100)));
         assert!(due(NOW.0 - 800) < NOW.0, "long due");
         assert!((NOW.0 + 100..=NOW.0 + 700).contains(&due(NOW.0 + 5000)), "a clock that was put back");
     }
+}
+
+/// A clock that was set so many seconds ahead, beside one that nobody sets.
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        NOW.plus(self.0.load(Ordering::Relaxed))
+    }
+
+    fn steady(&self) -> Timestamp {
+        NOW
+    }
+}
+
+#[test]
+fn a_clock_that_was_late_at_the_start_keeps_no_expired_record_fresh() {
+    let (_directory, store) = enrolled_store();
+    let key = entry(&*store, "p256");
+    let clock = Arc::new(SetClock(AtomicU64::new(0)));
+    let agent = agent(store, AgentConfig::default()).with_clock(clock.clone());
+    let record = Record { proven_at: NOW, ..crate::testing::record("p256", 1, NOW.plus(1000)) };
+    let before = Entry::attested(NOW, &record);
+    let first = |_: &timetable::Task, phase| agent.first_due(Some(&before), phase);
+    lock(&agent.board).timetable.keep(&name("hsm-1"), [(Kind::KeyKnowledgeP256, key)], |_, _| 1, first);
+    let stands = |ahead| {
+        clock.0.store(ahead, Ordering::Relaxed);
+        agent.mind_the_clock();
+        let tally = agent.health().tally;
+        (tally.in_force, tally.expired, tally.due)
+    };
+    assert_eq!(stands(0), (1, 0, 0));
+    assert_eq!(stands(60), (1, 0, 0), "so much clocks may differ");
+    // The machine was off, or paused, and only now the clock says so.
+    assert_eq!(stands(2000), (0, 1, 1));
+    assert_eq!(stands(0), (1, 0, 1), "what is due stays so");
 }
 
 #[test]

@@ -20,6 +20,9 @@ const EARLIEST: u64 = 10;
 /// From a slot to the next one, in hundredths of a record's life. Together with [`EARLIEST`] it leaves three tenths for a manager that is away.
 const PERIOD: u64 = 60;
 
+/// So many hundredths of a record's life are left when it is renewed at the latest.
+const LATEST: u64 = 100 - EARLIEST - PERIOD;
+
 /// How long before its own time a record may be renewed in a batch, in hundredths of its life.
 const AHEAD: u64 = 1;
 
@@ -111,20 +114,33 @@ pub enum Pause {
     Revoked(u64),
 }
 
+/// How long a record is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Life {
+    /// When it expires, by the clock that nobody sets.
+    pub expires: Timestamp,
+    /// When it expires, by the clock that people read.
+    pub on_the_wall: Timestamp,
+    /// From its beginning to its end, in seconds.
+    pub lifetime: u64,
+}
+
 /// When a task that is new is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct First {
     /// When.
     pub due: Timestamp,
-    /// When the record from before expires.
-    pub expires: Option<Timestamp>,
+    /// The life of the record from before.
+    pub life: Option<Life>,
 }
 
 #[derive(Clone, Debug)]
 struct State {
     due: Timestamp,
-    /// When the newest record expires.
+    /// When the newest record expires, by the clock that nobody sets, or before that by the other one.
     expires: Option<Timestamp>,
+    /// The newest record's life.
+    life: Option<Life>,
     failures: u32,
     /// The last claim of it failed for a reason that may be its own: it is claimed alone, until it succeeds.
     alone: bool,
@@ -206,9 +222,11 @@ impl Timetable {
                 match self.tasks.get_mut(&task) {
                     Some(state) => (state.phase, state.attributes) = (phase, attributes),
                     None => {
-                        let First { due, expires } = first(&task, phase);
+                        let First { due, life } = first(&task, phase);
                         self.order(task.lane()).insert((due, task.clone()));
-                        self.tasks.insert(task, State { due, expires, failures: 0, alone: false, phase, attributes });
+                        let expires = life.map(|life| life.expires);
+                        let state = State { due, expires, life, failures: 0, alone: false, phase, attributes };
+                        self.tasks.insert(task, state);
                     }
                 }
             }
@@ -292,11 +310,32 @@ impl Timetable {
         slot(made, lifetime, self.tasks.get(task).map_or(0, |state| state.phase))
     }
 
-    /// A task succeeded: its record expires at `expires`, and it is due again at `due`.
-    pub fn succeeded(&mut self, task: &Task, due: Timestamp, expires: Timestamp) {
+    /// A task succeeded: its record has this life, and it is due again at `due`.
+    pub fn succeeded(&mut self, task: &Task, due: Timestamp, life: Life) {
         self.change(task, |state| {
-            (state.due, state.expires, state.failures, state.alone) = (due, Some(expires), 0, false);
+            (state.due, state.failures, state.alone) = (due, 0, false);
+            (state.expires, state.life) = (Some(life.expires), Some(life));
         });
+    }
+
+    /// The clock that people read was set, or time passed that the other clock has not seen: the one says `wall` where the other says `now`.
+    /// A record expires when either of them says so, and is renewed so long before that as any; what failed waits its time.
+    /// Says how many tasks are due now by that.
+    pub fn set_clock(&mut self, now: Timestamp, wall: Timestamp) -> usize {
+        let steady = |time: Timestamp| Timestamp(now.plus(time.since(wall)).0.saturating_sub(wall.since(time)));
+        let mut sooner = Vec::new();
+        for (task, state) in &mut self.tasks {
+            let Some(life) = state.life else { continue };
+            state.expires = Some(life.expires.min(steady(life.on_the_wall)));
+            let latest = steady(Timestamp(life.on_the_wall.0.saturating_sub(part(life.lifetime, LATEST))));
+            if state.failures == 0 && latest < state.due {
+                sooner.push((task.clone(), latest));
+            }
+        }
+        for (task, latest) in &sooner {
+            self.change(task, |state| state.due = *latest);
+        }
+        sooner.iter().filter(|(_, due)| *due <= now).count()
     }
 
     /// Tasks failed together at `now`; says when they are due again, which is one time.

@@ -20,8 +20,13 @@ fn entry(task: &Task) -> (Kind, KeyEntry) {
 
 /// Keeps these tasks; new ones are due at `first`.
 fn keep(timetable: &mut Timetable, tasks: &[Task], first: impl Fn(&Task) -> Timestamp) {
-    let first = |task: &Task, _| First { due: first(task), expires: None };
+    let first = |task: &Task, _| First { due: first(task), life: None };
     timetable.keep(&name("hsm-1"), tasks.iter().map(entry), |_, _| 1, first);
+}
+
+/// The life of a record that expires at `expires`.
+fn life(expires: Timestamp) -> Life {
+    Life { expires, on_the_wall: expires, lifetime: 100 }
 }
 
 /// A timetable of one task that is due at `due`.
@@ -86,7 +91,7 @@ fn no_minute_has_twice_the_work_of_another() {
     let mut timetable = Timetable::new();
     let together = |kind: Kind, _| if kind.many().is_some() { MAX_KEYS } else { 1 };
     let begin = Timestamp(1_700_000_000);
-    let first = |_: &Task, _| First { due: begin, expires: None };
+    let first = |_: &Task, _| First { due: begin, life: None };
     timetable.keep(&name("hsm-1"), tasks.iter().map(entry), together, first);
     let (away, back) = (begin.plus(4 * TTL), begin.plus(4 * TTL + 900));
     let mut signed: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
@@ -103,7 +108,7 @@ fn no_minute_has_twice_the_work_of_another() {
             let (batches, keys) = signed.entry(minute).or_default();
             (*batches, *keys) = (*batches + 1, *keys + batch.len());
             for task in batch {
-                timetable.succeeded(&task, timetable.renewal(&task, now, TTL), now.plus(TTL));
+                timetable.succeeded(&task, timetable.renewal(&task, now, TTL), life(now.plus(TTL)));
             }
         }
         while let Some((task, _)) = timetable.next(Lane::Proofs).filter(|(_, due)| *due <= now) {
@@ -111,7 +116,7 @@ fn no_minute_has_twice_the_work_of_another() {
             let company = timetable.company(&task, now, now.plus(company_window(TTL)), MAX_KEYS);
             *proven.entry(minute).or_default() += 1;
             let due = timetable.renewal(company.first().unwrap(), now, TTL);
-            company.iter().for_each(|task| timetable.succeeded(task, due, now.plus(TTL)));
+            company.iter().for_each(|task| timetable.succeeded(task, due, life(now.plus(TTL))));
         }
         let tally = timetable.tally(now);
         assert!(tally.expired == 0 && tally.in_force == tasks.len(), "{second}: {tally:?}");
@@ -137,7 +142,7 @@ fn hsms_with_the_same_keys_do_not_come_at_once() {
     let signing = task(Kind::KeyKnowledgeEd25519, "signing");
     let due = |hsm: usize| {
         let mut timetable = of(&signing, Timestamp(0));
-        let first = |_: &Task, _| First { due: Timestamp(0), expires: None };
+        let first = |_: &Task, _| First { due: Timestamp(0), life: None };
         timetable.keep(&name(&format!("hsm-{hsm}")), [entry(&signing)], |_, _| 1, first);
         timetable.renewal(&signing, Timestamp(0), 1000).0 / 100
     };
@@ -197,9 +202,9 @@ fn signatures_do_not_wait_for_proofs_and_the_soonest_and_cheapest_comes_first() 
     keep(&mut timetable, &[proof.clone(), signature.clone(), cheaper.clone()], |_| Timestamp(5));
     assert_eq!(timetable.next(Lane::Signatures), Some((&cheaper, Timestamp(5))));
     assert_eq!(timetable.next(Lane::Proofs), Some((&proof, Timestamp(5))));
-    timetable.succeeded(&cheaper, Timestamp(100), Timestamp(200));
+    timetable.succeeded(&cheaper, Timestamp(100), life(Timestamp(200)));
     assert_eq!(timetable.next(Lane::Signatures), Some((&signature, Timestamp(5))));
-    timetable.succeeded(&signature, Timestamp(101), Timestamp(200));
+    timetable.succeeded(&signature, Timestamp(101), life(Timestamp(200)));
     assert_eq!(timetable.next(Lane::Signatures), Some((&cheaper, Timestamp(100))));
     assert_eq!(timetable.next(Lane::Proofs), Some((&proof, Timestamp(5))));
 }
@@ -208,7 +213,7 @@ fn signatures_do_not_wait_for_proofs_and_the_soonest_and_cheapest_comes_first() 
 fn tasks_come_and_go_and_keep_their_time() {
     let (first, second) = (task(Kind::KeyKnowledgeP256, "first"), task(Kind::KeyKnowledgeP256, "second"));
     let mut timetable = of(&first, Timestamp(1));
-    timetable.succeeded(&first, Timestamp(50), Timestamp(60));
+    timetable.succeeded(&first, Timestamp(50), life(Timestamp(60)));
     keep(&mut timetable, &[first.clone(), second.clone()], |_| Timestamp(2));
     assert_eq!(timetable.next(Lane::Signatures), Some((&second, Timestamp(2))));
     assert_eq!(timetable.due(Lane::Signatures, Timestamp(2), Timestamp(50), 9), [second.clone(), first.clone()]);
@@ -224,8 +229,8 @@ fn a_tally_says_how_the_keys_stand() {
     let [first, second, third, _] = tasks.as_slice() else { panic!() };
     let mut timetable = Timetable::new();
     keep(&mut timetable, &tasks, |_| Timestamp(10));
-    timetable.succeeded(first, Timestamp(50), Timestamp(60));
-    timetable.succeeded(second, Timestamp(20), Timestamp(30));
+    timetable.succeeded(first, Timestamp(50), life(Timestamp(60)));
+    timetable.succeeded(second, Timestamp(20), life(Timestamp(30)));
     timetable.failed(std::slice::from_ref(third), Timestamp(10), Pause::Revoked(3600), &mut StdRng::seed_from_u64(1));
     let expected = Tally { in_force: 1, expired: 1, unproven: 2, failing: 1, due: 2, late: 25 };
     assert_eq!(timetable.tally(Timestamp(35)), expected);
@@ -257,7 +262,7 @@ fn a_task_is_in_company_until_it_fails_for_a_reason_of_its_own() {
     }
     timetable.failed(&tasks, Timestamp(10), Pause::Short, &mut rng);
     assert_eq!(late(&timetable, Timestamp(10_000)), std::slice::from_ref(first));
-    let succeed = |timetable: &mut Timetable, task| timetable.succeeded(task, Timestamp(100), Timestamp(200));
+    let succeed = |timetable: &mut Timetable, task| timetable.succeeded(task, Timestamp(100), life(Timestamp(200)));
     tasks.iter().for_each(|task| succeed(&mut timetable, task));
     assert_eq!(late(&timetable, Timestamp(100)), tasks);
 
@@ -283,6 +288,43 @@ fn a_revocation_waits_for_exactly_the_recheck() {
     assert_eq!(until, Timestamp(3610));
     timetable.postpone(until, |task| task.key == second.key);
     assert_eq!(timetable.next(Lane::Signatures), Some((&first, Timestamp(3610))));
-    timetable.succeeded(&first, Timestamp(9999), Timestamp(99_999));
+    timetable.succeeded(&first, Timestamp(9999), life(Timestamp(99_999)));
     assert_eq!(timetable.next(Lane::Signatures), Some((&second, Timestamp(3610))));
+}
+
+#[test]
+fn a_clock_that_was_set_makes_due_what_expires_by_it_and_puts_nothing_off() {
+    const WALL: u64 = 1_700_000_000;
+    let mut rng = StdRng::seed_from_u64(1);
+    let tasks: Vec<_> = (0..4).map(|number| task(Kind::KeyKnowledgeP256, &format!("key-{number}"))).collect();
+    let [old, young, failing, unproven] = tasks.as_slice() else { panic!() };
+    let mut timetable = Timetable::new();
+    keep(&mut timetable, &tasks, |_| Timestamp(10));
+    let now = Timestamp(1000);
+    let life = |expires| Life { expires: Timestamp(expires), on_the_wall: Timestamp(WALL + expires), lifetime: 1000 };
+    timetable.succeeded(old, Timestamp(1100), life(1500));
+    timetable.succeeded(young, Timestamp(1600), life(1900));
+    timetable.succeeded(failing, Timestamp(1100), life(1500));
+    timetable.failed(std::slice::from_ref(failing), now, Pause::Revoked(3600), &mut rng);
+    timetable.failed(std::slice::from_ref(unproven), now, Pause::Revoked(3600), &mut rng);
+    let next = |timetable: &Timetable| timetable.next(Lane::Signatures).map(|(task, due)| (task.clone(), due)).unwrap();
+    let before = timetable.tally(now);
+
+    // Back, and back again to where it was, nothing changes.
+    for wall in [WALL, WALL + 1000] {
+        assert_eq!(timetable.set_clock(now, Timestamp(wall)), 0);
+        assert_eq!((next(&timetable), timetable.tally(now)), ((old.clone(), Timestamp(1100)), before));
+    }
+    // Five hundred seconds forth: the old record has expired, and was due three tenths of its life before that.
+    assert_eq!(timetable.set_clock(now, Timestamp(WALL + 1500)), 1);
+    assert_eq!(next(&timetable), (old.clone(), Timestamp(700)));
+    assert_eq!(timetable.due(Lane::Signatures, now, now, 9), std::slice::from_ref(old));
+    let tally = timetable.tally(now);
+    assert_eq!((tally.in_force, tally.expired, tally.unproven, tally.due), (1, 2, 1, 1));
+    assert_eq!(timetable.expiry(young), Some(Timestamp(1400)));
+    timetable.succeeded(old, Timestamp(1700), life(2600));
+    assert_eq!(next(&timetable), (young.clone(), Timestamp(1100)), "three tenths of its life are left then");
+    // Set back again, a record lasts as long as it does; what is due stays so.
+    timetable.set_clock(now, Timestamp(WALL + 1000));
+    assert_eq!((next(&timetable).1, timetable.expiry(young)), (Timestamp(1100), Some(Timestamp(1900))));
 }
