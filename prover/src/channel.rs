@@ -224,7 +224,7 @@ pub(crate) mod tests {
         assert!(matches!(ask("ed25519", 1, secret, NOW.plus(MAX_AGE)), OperationAnswer::Signature(_)));
         for (key, epoch) in [("missing", 1), ("ed25519", 2)] {
             assert!(refusal(ask(key, epoch, secret, NOW)).contains("no attestation"));
-            standing.remember(&KeyRef { key: name(key), epoch }, EXPIRY);
+            standing.remember(&KeyRef { key: name(key), epoch }, NOW, EXPIRY);
         }
         assert!(refusal(ask("missing", 1, secret, NOW)).contains("no key missing"));
         assert!(refusal(ask("ed25519", 2, secret, NOW)).contains("no key ed25519 at epoch 2"));
@@ -290,7 +290,7 @@ pub(crate) mod tests {
         unattested("p256", 1);
         standing.accept(&record("p256", 1, EXPIRY.plus(600)));
         assert!(signs("p256", 1));
-        standing.remember(&KeyRef { key: name("p256"), epoch: 1 }, Timestamp(1));
+        standing.remember(&KeyRef { key: name("p256"), epoch: 1 }, Timestamp(0), Timestamp(1));
         assert!(signs("p256", 1), "an old record does not replace a new one");
 
         standing.revoke_key(&name("p256"));

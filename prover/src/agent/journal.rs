@@ -11,7 +11,10 @@ use std::{
 };
 
 use keywitness_circuits::{Digest, HsmId, Kind, Timestamp};
-use keywitness_verifier::wire::{Enrolment, KeyRef, ProblemKind, Record};
+use keywitness_verifier::{
+    identity::MAX_SKEW,
+    wire::{Enrolment, KeyRef, MAX_RECORD_TTL, ProblemKind, Record},
+};
 use serde::{Deserialize, Serialize};
 
 use super::timetable::Task;
@@ -119,6 +122,14 @@ impl Entry {
     /// How many seconds the record lasts, if there is one.
     pub fn lifetime(&self) -> Option<u64> {
         Some(self.expires_at?.since(self.proven_at?))
+    }
+
+    /// Whether it is of a record that a manager makes: one that lasts a day at most, and began when the entry says that its attempt ended. Who
+    /// writes to the journal makes no record of a hundred years by that.
+    fn is_credible(&self) -> bool {
+        let latest = self.at.plus(MAX_RECORD_TTL + MAX_SKEW);
+        self.lifetime().is_some_and(|lifetime| lifetime <= MAX_RECORD_TTL)
+            && self.expires_at.is_some_and(|expires_at| expires_at <= latest)
     }
 }
 
@@ -242,6 +253,9 @@ pub fn newest_records(entries: Vec<Entry>, enrolment: &Enrolment) -> BTreeMap<Ta
     let ours = |entry: &Entry| entry.hsm == enrolment.hsm && entry.enrolment == enrolment.revision;
     for entry in entries.into_iter().filter(ours) {
         match (entry.outcome, entry.problem) {
+            (Ending::Attested, _) if !entry.is_credible() => {
+                tracing::warn!(key = %entry.key, "passing over an entry of the journal: no record lasts as long as it says");
+            }
             (Ending::Attested, _) => {
                 records.insert(Task { kind: entry.kind.single(), key: entry.key.clone() }, entry);
             }
@@ -331,6 +345,30 @@ mod tests {
         assert_eq!(records.values().collect::<Vec<_>>(), [&entry(99)]);
         assert!(newest_records(entries.clone(), &Enrolment { hsm: name("hsm-2"), ..enrolment.clone() }).is_empty());
         assert!(newest_records(entries, &Enrolment { revision: 4, ..enrolment }).is_empty());
+    }
+
+    #[test]
+    fn a_record_that_no_manager_makes_takes_no_other_s_place() {
+        let enrolment = Enrolment { hsm: name("hsm-1"), cluster: name("cluster-1"), revision: 3 };
+        let century = 100 * 365 * MAX_RECORD_TTL;
+        let newest = |change: fn(Entry, u64) -> Entry| {
+            let entries = vec![entry(1000), change(entry(1001), century)];
+            newest_records(entries, &enrolment).into_values().collect::<Vec<_>>()
+        };
+        assert_eq!(newest(|entry, _| entry), [entry(1001)]);
+        let changes: [fn(Entry, u64) -> Entry; 4] = [
+            |entry, century| Entry { expires_at: Some(entry.at.plus(century)), ..entry },
+            |entry, _| Entry { expires_at: Some(entry.at.plus(MAX_RECORD_TTL + 1)), ..entry },
+            |entry, century| Entry {
+                proven_at: Some(entry.at.plus(century)),
+                expires_at: Some(entry.at.plus(century + 60)),
+                ..entry
+            },
+            |entry, _| Entry { expires_at: None, ..entry },
+        ];
+        for change in changes {
+            assert_eq!(newest(change), [entry(1000)]);
+        }
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl Agent {
         let many: Vec<Kind> = many.map(|(kind, _)| kind).collect();
         let together = |kind, _| if many.contains(&kind) { MAX_KEYS } else { 1 };
         let mut board = lock(&self.board);
-        let first = |task: &Task, phase| self.first_due(records.get(task), phase);
+        let first = |task: &Task, phase| self.first_due(records.get(task), phase, info.record_ttl);
         board.timetable.keep(&enrolled.enrolment.hsm, wanted, together, first);
     }
 
@@ -486,20 +486,22 @@ impl Agent {
     /// Lets the channel use what the records from before cover.
     pub(super) fn remember(&self, records: &BTreeMap<Task, Entry>) {
         for (task, entry) in records {
-            if let Some(expires_at) = entry.expires_at {
-                self.standing.remember(&task.key, expires_at);
+            if let (Some(proven_at), Some(expires_at)) = (entry.proven_at, entry.expires_at) {
+                self.standing.remember(&task.key, proven_at, expires_at);
             }
         }
     }
 
-    /// When a task that is new to the timetable is due: now, or in its slot after its record from before.
-    pub(super) fn first_due(&self, record: Option<&Entry>, phase: u64) -> First {
+    /// When a task that is new to the timetable is due: now, or in its slot after its record from before, which is relied on for no longer than
+    /// records last now.
+    pub(super) fn first_due(&self, record: Option<&Entry>, phase: u64, record_ttl: u64) -> First {
         let (now, steady) = (self.clock.now(), self.clock.steady());
         let known = |record: &Entry| {
             // A clock that was put back makes no record younger than new.
             let made = Timestamp(steady.0.saturating_sub(now.since(record.at)));
-            let lifetime = record.lifetime()?;
-            let life = Life { expires: made.plus(lifetime), on_the_wall: record.expires_at?, lifetime };
+            let lifetime = record.lifetime()?.min(record_ttl);
+            let on_the_wall = record.proven_at?.plus(lifetime);
+            let life = Life { expires: made.plus(lifetime), on_the_wall, lifetime };
             Some(First { due: slot(made, lifetime, phase), life: Some(life) })
         };
         record.and_then(known).unwrap_or(First { due: steady, life: None })

@@ -7,14 +7,17 @@ use std::{
 };
 
 use keywitness_circuits::{KeyId, Timestamp};
-use keywitness_verifier::wire::{KeyRef, Record};
+use keywitness_verifier::{
+    identity::MAX_SKEW,
+    wire::{KeyRef, Record},
+};
 
 #[derive(Default)]
 struct Known {
     hsm_revoked: bool,
     revoked_keys: BTreeSet<KeyId>,
-    /// When the newest record of each key expires. A key that signs is proven under one statement.
-    expiry: BTreeMap<KeyRef, Timestamp>,
+    /// From when the newest record of each key is in force, and when it expires. A key that signs is proven under one statement.
+    in_force: BTreeMap<KeyRef, (Timestamp, Timestamp)>,
 }
 
 /// Which keys are attested and which are revoked, as far as this HSM was told.
@@ -42,21 +45,21 @@ impl Standing {
     pub fn is_attested(&self, key: &KeyRef, now: Timestamp) -> bool {
         let known = self.read();
         let revoked = known.hsm_revoked || known.revoked_keys.contains(&key.key);
-        !revoked && known.expiry.get(key).is_some_and(|expiry| now < *expiry)
+        !revoked && known.in_force.get(key).is_some_and(|(from, until)| *from <= now && now < *until)
     }
 
     /// The manager says that the HSM is revoked: none of its records is in force any more.
     pub fn revoke_hsm(&self) {
         let mut known = self.write();
         known.hsm_revoked = true;
-        known.expiry.clear();
+        known.in_force.clear();
     }
 
     /// The manager says that the key is revoked: none of its records is in force any more.
     pub fn revoke_key(&self, key: &KeyId) {
         let mut known = self.write();
         known.revoked_keys.insert(key.clone());
-        known.expiry.retain(|attested, _| attested.key != *key);
+        known.in_force.retain(|attested, _| attested.key != *key);
     }
 
     /// The manager accepted a proof of the record's key: neither it nor the HSM is revoked any more.
@@ -64,12 +67,13 @@ impl Standing {
         let mut known = self.write();
         known.hsm_revoked = false;
         known.revoked_keys.remove(&record.key.key);
-        known.expiry.insert(record.key.clone(), record.expires_at);
+        known.in_force.insert(record.key.clone(), (Timestamp(0), record.expires_at));
     }
 
-    /// A record from before this agent started, unless a newer one is known. Takes no revocation back.
-    pub(crate) fn remember(&self, key: &KeyRef, expires_at: Timestamp) {
-        self.write().expiry.entry(key.clone()).or_insert(expires_at);
+    /// A record from before this agent started, unless a newer one is known: one of the future is not in force yet. Takes no revocation back.
+    pub(crate) fn remember(&self, key: &KeyRef, proven_at: Timestamp, expires_at: Timestamp) {
+        let from = Timestamp(proven_at.0.saturating_sub(MAX_SKEW));
+        self.write().in_force.entry(key.clone()).or_insert((from, expires_at));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

@@ -275,12 +275,14 @@ fn records_of_the_journal_are_in_force_until_they_expire() {
     let (_directory, store) = enrolled_store();
     let agent = agent(store, AgentConfig::default());
     let key = KeyRef { key: name("p256"), epoch: 1 };
-    let record = crate::testing::record("p256", 1, NOW.plus(100));
+    let record = Record { proven_at: NOW, ..crate::testing::record("p256", 1, NOW.plus(100)) };
     let records = journal::newest_records(vec![Entry::attested(NOW, &record)], &membership().enrolment.unwrap());
     assert!(!agent.standing().is_attested(&key, NOW));
     agent.remember(&records);
     assert!(agent.standing().is_attested(&key, NOW.plus(99)));
     assert!(!agent.standing().is_attested(&key, NOW.plus(100)));
+    assert!(agent.standing().is_attested(&key, Timestamp(NOW.0 - 60)), "clocks may differ a little");
+    assert!(!agent.standing().is_attested(&key, Timestamp(NOW.0 - 61)), "nothing of the future is in force");
     assert!(!agent.standing().is_attested(&KeyRef { epoch: 2, ..key }, NOW));
 }
 
@@ -451,15 +453,18 @@ fn a_restart_waits_for_the_records_that_the_journal_remembers() {
         );
         serde_json::from_str::<Entry>(&line).unwrap()
     };
-    assert_eq!(agent.first_due(None, 0), First { due: NOW, life: None });
+    assert_eq!(agent.first_due(None, 0, 3600), First { due: NOW, life: None });
     for phase in (0..1000).map(|part| part * (u64::MAX / 1000)) {
-        let first = |at| agent.first_due(Some(&remembered(at)), phase);
+        let first = |at| agent.first_due(Some(&remembered(at)), phase, 3600);
         let due = |at| first(at).due.0;
         let life = Life { expires: NOW.plus(900), on_the_wall: NOW.plus(900), lifetime: 1000 };
         assert_eq!(first(NOW.0 - 100).life, Some(life));
         assert!((NOW.0..=NOW.0 + 600).contains(&due(NOW.0 - 100)));
         assert!(due(NOW.0 - 800) < NOW.0, "long due");
         assert!((NOW.0 + 100..=NOW.0 + 700).contains(&due(NOW.0 + 5000)), "a clock that was put back");
+        let shorter = agent.first_due(Some(&remembered(NOW.0 + 5000)), phase, 100);
+        assert!((NOW.0 + 10..=NOW.0 + 70).contains(&shorter.due.0), "records last no longer than that now");
+        assert_eq!(shorter.life.unwrap().expires, NOW.plus(100));
     }
 }
 
@@ -484,7 +489,7 @@ fn a_clock_that_was_late_at_the_start_keeps_no_expired_record_fresh() {
     let agent = agent(store, AgentConfig::default()).with_clock(clock.clone());
     let record = Record { proven_at: NOW, ..crate::testing::record("p256", 1, NOW.plus(1000)) };
     let before = Entry::attested(NOW, &record);
-    let first = |_: &timetable::Task, phase| agent.first_due(Some(&before), phase);
+    let first = |_: &timetable::Task, phase| agent.first_due(Some(&before), phase, 3600);
     lock(&agent.board).timetable.keep(&name("hsm-1"), [(Kind::KeyKnowledgeP256, key)], |_, _| 1, first);
     let stands = |ahead| {
         clock.0.store(ahead, Ordering::Relaxed);
