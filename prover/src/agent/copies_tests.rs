@@ -235,7 +235,7 @@ fn a_request_is_answered_once_and_none_from_before_the_start() {
     assert_eq!(case.giver.give(&request).unwrap().copies.len(), 1);
     // As it was recorded on the line.
     assert!(case.giver.give(&request).unwrap_err().contains("answered already"));
-    assert!(case.giver.give(&ask(Timestamp(case.giver.started.0 - 1))).unwrap_err().contains("was started"));
+    assert!(case.giver.give(&ask(Timestamp(case.giver.started().0 - 1))).unwrap_err().contains("was started"));
     // So many of one HSM are remembered, until they are too old to be answered, and no more are answered.
     let mut answered = super::giving::Answered::default();
     let mut once = |number: u32, at: Timestamp| {

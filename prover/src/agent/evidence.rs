@@ -21,7 +21,7 @@ use super::{
     timetable,
 };
 use crate::{
-    clock::Stop,
+    clock::{Clock, Stop},
     provider::{EvidenceSource, ProviderError},
     store::{StoreError, current_keys},
 };
@@ -49,6 +49,25 @@ pub enum EvidenceFailure {
     ForeignRecord,
 }
 
+/// When evidence is given again: once either clock says so. So a clock that is put back makes it no later, nor does a machine that is paused.
+#[derive(Clone, Copy, Default)]
+struct Again {
+    steady: Timestamp,
+    wall: Timestamp,
+    failures: u32,
+}
+
+impl Again {
+    fn after(seconds: u64, failures: u32, clock: &dyn Clock) -> Self {
+        Self { steady: clock.steady().plus(seconds), wall: clock.now().plus(seconds), failures }
+    }
+
+    /// In so many seconds.
+    fn left(&self, clock: &dyn Clock) -> u64 {
+        self.steady.since(clock.steady()).min(self.wall.since(clock.now()))
+    }
+}
+
 /// A key to give evidence of, or the HSM, and what names the key to a device.
 type About = Option<(KeyRef, Vec<u8>)>;
 
@@ -56,9 +75,8 @@ impl Agent {
     /// Gives evidence of the HSM, and of its keys that have a public key if `keys`, and again at half the age that the manager
     /// counts it for, until `stop` is raised.
     pub fn give_evidence(&self, source: &mut dyn EvidenceSource, keys: bool, stop: &Stop) {
-        let mut due: BTreeMap<Option<KeyRef>, (Timestamp, u32)> = BTreeMap::new();
+        let mut due: BTreeMap<Option<KeyRef>, Again> = BTreeMap::new();
         while !stop.is_stopped() {
-            let now = self.clock.now();
             let subjects = match self.subjects(keys) {
                 Ok(subjects) => subjects,
                 Err(error) => {
@@ -70,28 +88,29 @@ impl Agent {
             due.retain(|due, _| subjects.iter().any(|about| about.as_ref().map(|(key, _)| key) == due.as_ref()));
             for about in subjects {
                 let name = about.as_ref().map(|(key, _)| key.clone());
-                let (at, failures) = due.get(&name).copied().unwrap_or_default();
-                if at > now || stop.is_stopped() {
+                let known = due.get(&name).copied().unwrap_or_default();
+                if known.left(&*self.clock) > 0 || stop.is_stopped() {
                     continue;
                 }
                 let next = match self.give_once(source, &about, stop) {
                     Ok(record) => {
                         let life = record.expires_at.since(record.appraisal.at);
                         (self.observer)(&AgentEvent::EvidenceGiven { record: &record });
-                        (self.clock.now().plus(life / 2), 0)
+                        Again::after(life / 2, 0, &*self.clock)
                     }
                     Err(error) => {
-                        let failures = failures.saturating_add(1);
+                        let failures = known.failures.saturating_add(1);
                         let wait = timetable::back_off(failures, LONGEST, &mut rand::thread_rng());
                         tracing::warn!(error = printable(&error), wait, "no evidence was given");
-                        let retry_at = self.clock.now().plus(wait);
+                        let again = Again::after(wait, failures, &*self.clock);
+                        let retry_at = again.wall;
                         (self.observer)(&AgentEvent::EvidenceFailed { key: name.as_ref(), error: &error, retry_at });
-                        (retry_at, failures)
+                        again
                     }
                 };
                 due.insert(name, next);
             }
-            let next = due.values().map(|(at, _)| at.since(self.clock.now())).min().unwrap_or(LONGEST);
+            let next = due.values().map(|again| again.left(&*self.clock)).min().unwrap_or(LONGEST);
             // New keys are looked for meanwhile.
             stop.wait(Duration::from_secs(next.clamp(1, LONGEST / 4)));
         }
@@ -180,5 +199,35 @@ impl Agent {
             Err(error) if error.problem_kind() == Some(ProblemKind::UnknownChallenge) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A steady clock, and one that is set.
+    struct Clocks(Timestamp, Timestamp);
+
+    impl Clock for Clocks {
+        fn now(&self) -> Timestamp {
+            self.1
+        }
+
+        fn steady(&self) -> Timestamp {
+            self.0
+        }
+    }
+
+    #[test]
+    fn evidence_is_given_in_time_by_both_clocks() {
+        let left = |steady, wall| {
+            let again = Again::after(100, 0, &Clocks(Timestamp(5000), Timestamp(1_000_000)));
+            again.left(&Clocks(Timestamp(steady), Timestamp(wall)))
+        };
+        assert_eq!(left(5000, 1_000_000), 100);
+        assert_eq!(left(5000, 900_000), 100, "put back by a day");
+        assert_eq!((left(5099, 900_099), left(5100, 900_100)), (1, 0), "and no later by that");
+        assert_eq!(left(5000, 1_000_100), 0, "the machine was paused");
     }
 }

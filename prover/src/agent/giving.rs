@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use keywitness_circuits::{HsmId, Timestamp};
 use keywitness_verifier::{
     client::ClientError,
-    identity::IdentityKey,
+    identity::{IdentityKey, MAX_SKEW},
     operation::{Operation, OperationRequest},
     transfer::{Transfer, Withheld},
     wire::{KeyRef, MAX_TRANSFER, ProblemKind, TransferGrant, TransferRequest},
@@ -55,6 +55,15 @@ impl Answered {
 }
 
 impl Agent {
+    /// When this agent was started, by the clock that people read as it is now, in case it was set since. Requests for copies that are older
+    /// are not answered: this agent does not know whether they were.
+    pub(super) fn started(&self) -> Timestamp {
+        let (wall, steady) = self.started;
+        let lived = self.clock.steady().since(steady);
+        let begun = Timestamp(self.clock.now().0.saturating_sub(lived));
+        if begun.0.abs_diff(wall.0) <= MAX_SKEW { wall } else { begun }
+    }
+
     /// The keys that are not given, and why.
     fn withheld(&self, keys: &[KeyRef]) -> Vec<Withheld> {
         let (held, now) = (self.store.keys(), self.clock.now());
@@ -109,7 +118,7 @@ impl Agent {
         let wanted: Vec<_> = keys.iter().filter(|key| !kept(key)).cloned().collect();
         if !wanted.is_empty() {
             // What costs an entry of the manager's log is done once for each request.
-            lock(&self.answered).once(request, self.started, self.clock.now())?;
+            lock(&self.answered).once(request, self.started(), self.clock.now())?;
             self.ask_leave(&session, request, (hsm, wanted), &mut withheld)?;
         }
         let transfer = self.store.give_copies(request, &withheld, self.clock.now())?;

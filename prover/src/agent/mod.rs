@@ -76,8 +76,8 @@ pub struct Agent {
     peers: Mutex<HashSet<IdentityKey>>,
     copy_misses: Mutex<copies::Misses>,
     answered: Mutex<giving::Answered>,
-    /// Requests for copies that are older are not answered: this agent does not know whether they were.
-    started: Timestamp,
+    /// When this agent was started, by the clock that people read, and by the steady one.
+    started: (Timestamp, Timestamp),
     known_keys: Mutex<BTreeMap<(KeyRef, Vec<Suite>), KnownKey>>,
     journal: Mutex<Option<Journal>>,
     sealing_key_told: AtomicBool,
@@ -119,7 +119,7 @@ impl Agent {
             peers: Mutex::new(peers),
             copy_misses: Mutex::default(),
             answered: Mutex::default(),
-            started: SystemClock.now(),
+            started: (SystemClock.now(), SystemClock.steady()),
             clock: Arc::new(SystemClock),
             observer: Arc::new(|_| {}),
             standing: Arc::default(),
@@ -137,7 +137,7 @@ impl Agent {
     /// This agent, with another clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.started = clock.now();
+        self.started = (clock.now(), clock.steady());
         self.clock = clock;
         self
     }

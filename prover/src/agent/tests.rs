@@ -505,6 +505,19 @@ fn a_clock_that_was_late_at_the_start_keeps_no_expired_record_fresh() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_at_the_start_refuses_no_request_for_copies_afterwards() {
+    let (_directory, store) = enrolled_store();
+    let clock = Arc::new(SetClock(AtomicU64::new(86_400)));
+    let agent = agent(store, AgentConfig::default()).with_clock(clock.clone());
+    let started = |ahead| {
+        clock.0.store(ahead, Ordering::Relaxed);
+        agent.started()
+    };
+    assert_eq!((started(86_400), started(86_400 - 60)), (NOW.plus(86_400), NOW.plus(86_400)));
+    assert_eq!(started(0), NOW, "what was made since then is answered");
+}
+
+#[test]
 fn a_symmetric_key_is_proven_in_each_suite() {
     let (_directory, store) = enrolled_store();
     let entry = entry(&*store, "aes256");
