@@ -2,6 +2,7 @@
 
 mod ended;
 mod hsm;
+mod measured;
 mod narrator;
 mod place;
 mod reload;
@@ -169,7 +170,7 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
     let store = args.place.open(global, Access::Write, left).map_err(ended::unopened)?;
     let stop = Stop::new();
     output::stop_on_signal(&stop)?;
-    let measured = args.metrics.map(|address| args.metrics_listener(address)).transpose()?;
+    let metrics = args.metrics.map(|address| args.metrics_address(address)).transpose()?;
     let listener = args.channel.map(listen).transpose()?;
     if args.channel_url.is_none() && args.channel.is_some_and(|address| address.ip().is_unspecified()) {
         anyhow::bail!("clients cannot be told to come to 0.0.0.0: give --channel-url URL, the address as they see it");
@@ -191,10 +192,14 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
     let watch = Arc::new(Watch::new()?);
     let agent = Arc::new(args.place.agent(global, Arc::clone(&store), config, |told| watch.observer(told))?);
     watch.follow(&agent, Arc::clone(&store));
-    let measured = measured.map(|listener| keywitness_prover::serve_watch(Arc::clone(&watch), listener)).transpose()?;
-    if let (Some(server), false) = (&measured, global.json) {
-        eprintln!("metrics at http://{}/metrics", server.address());
-    }
+    let told_people = !global.json;
+    let began = move |address| {
+        if told_people {
+            eprintln!("metrics at http://{address}/metrics");
+        }
+    };
+    let measure = |address| measured::tell(&watch, address, measured::PATIENCE, &stop, began);
+    let _measured = metrics.map(measure).transpose()?;
     let served = listener.map(|listener| serve(&agent, store, &clients, listener)).transpose()?;
     let channel = served.as_ref().map(|(channel, _)| Arc::clone(channel));
     if let (Some(hangups), Some(settings)) = (hangups, settings) {
@@ -211,13 +216,13 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
 }
 
 impl RunArgs {
-    fn metrics_listener(&self, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    fn metrics_address(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
         anyhow::ensure!(
             address.ip().is_loopback() || self.metrics_beyond_loopback,
             "--metrics {address} can be asked from elsewhere, by anyone, in plain HTTP: give an address of this machine alone, such as \
              127.0.0.1:9102, or --metrics-beyond-loopback"
         );
-        listen(address)
+        Ok(address)
     }
 }
 
