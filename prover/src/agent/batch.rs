@@ -1,7 +1,7 @@
 //! Attesting several keys at once, each by a claim of its own: two requests for all of them, and few writes to disk at the
 //! manager.
 
-use std::{collections::BTreeMap, slice, sync::Arc};
+use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
 
 use keywitness_circuits::{Digest, Envelope, Instance, Kind, Timestamp, codec::Canonical};
 use keywitness_verifier::{
@@ -30,7 +30,7 @@ use crate::store::KeyEntry;
 pub(super) const MOST: usize = 256;
 
 /// Whether keys of this kind are attested in batches: where a proof takes less than what a request costs.
-pub(super) const fn in_batch(kind: Kind) -> bool {
+pub(crate) const fn in_batch(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::KeyKnowledgeEd25519
@@ -49,6 +49,9 @@ struct NoBatches;
 
 /// What became of one key of a batch.
 type Result1 = Result<Record, Arc<AttestError>>;
+
+/// What became of each key of a batch, in order; of one whose proof was not begun in time, nothing.
+type Results = Vec<Option<Result1>>;
 
 impl Agent {
     /// Whether the manager may take batches: it did not say otherwise a short while ago.
@@ -74,18 +77,26 @@ impl Agent {
             }
             keys.extend(self.introduce_all(session, &entries, fates).into_iter().map(|known| (*kind, known)));
         }
-        for batch in keys.chunks(MOST) {
-            let results = if self.takes_batches() { session.attest_batch(batch) } else { Err(NoBatches) };
+        while !keys.is_empty() {
+            let later = keys.split_off(keys.len().min(MOST));
+            let batch = std::mem::replace(&mut keys, later);
+            let results = if self.takes_batches() { session.attest_batch(&batch) } else { Err(NoBatches) };
             let Ok(results) = results else {
                 lock(&self.no_batches).get_or_insert_with(|| self.clock.steady());
                 for (kind, known) in batch {
-                    claim(session, vec![known.clone()], *kind, fates.entry(*kind).or_default());
+                    claim(session, vec![known], kind, fates.entry(kind).or_default());
                 }
                 continue;
             };
-            for ((kind, known), result) in batch.iter().zip(results) {
-                let fate = result.map_or_else(Fate::Failed, Fate::Attested);
-                fates.entry(*kind).or_default().push((known.entry.key.clone(), fate));
+            for ((kind, known), result) in batch.into_iter().zip(results) {
+                match result {
+                    Some(result) => {
+                        let fate = result.map_or_else(Fate::Failed, Fate::Attested);
+                        fates.entry(kind).or_default().push((known.entry.key, fate));
+                    }
+                    // Under another challenge; of each batch at least one proof was begun.
+                    None => keys.push((kind, known)),
+                }
             }
         }
         for (kind, fates) in &fates {
@@ -104,9 +115,10 @@ struct Ready<'a> {
 }
 
 impl Session<'_> {
-    /// Asks for a challenge for each key, proves, signs, and submits all. One result for each key, in order.
-    fn attest_batch(&self, keys: &[(Kind, KnownKey)]) -> Result<Vec<Result1>, NoBatches> {
-        let mut results: Vec<Option<Result1>> = keys.iter().map(|_| None).collect();
+    /// Asks for a challenge for each key, proves, signs, and submits all: what is made when half of a challenge's life is over, and what is
+    /// under way then as it comes.
+    fn attest_batch(&self, keys: &[(Kind, KnownKey)]) -> Result<Results, NoBatches> {
+        let mut results: Results = keys.iter().map(|_| None).collect();
         let mut asked: Vec<(usize, Subject<'_>, Digest)> = Vec::with_capacity(keys.len());
         for (place, (kind, known)) in keys.iter().enumerate() {
             match agreed_verifying_key(self.parameters, self.info, *kind) {
@@ -118,33 +130,30 @@ impl Session<'_> {
         match self.ask(&asked)? {
             Ok(given) => {
                 let expiry = given.iter().flatten().map(|challenge| challenge.expires_at).min();
-                let mut ready = Vec::with_capacity(asked.len());
-                let claims: Vec<_> = asked.into_iter().zip(given).collect();
-                let made = in_parallel(self.store.parallel(), claims, |((place, subject, digest), given)| match given
-                    .and_then(|challenge| self.prepare(&subject, digest, &challenge))
-                {
-                    Ok((instance, envelope)) => Ok(Ready { place, subject, instance, envelope }),
-                    Err(error) => Err((place, error)),
-                });
-                for made in made {
-                    match made {
-                        Ok(claim) => ready.push(claim),
-                        Err((place, error)) => set(&mut results, place, Err(Arc::new(error))),
-                    }
-                }
                 // The second bound holds where the manager's clock is ahead.
                 let until = begun.plus(self.info.challenge_ttl).min(expiry.unwrap_or(begun));
-                for batch in batches(ready) {
-                    self.submit(&batch, until, &mut results);
-                }
+                let claims: Vec<_> = asked.into_iter().zip(given).collect();
+                let (threads, patience) = (self.store.parallel(), patience(self.info.challenge_ttl));
+                let prepare = |((place, subject, digest), given)| self.make_ready(place, subject, digest, given);
+                in_parallel(threads, claims, patience, prepare, |made| {
+                    let mut ready = Vec::with_capacity(made.len());
+                    for made in made {
+                        match made {
+                            Ok(claim) => ready.push(claim),
+                            Err((place, error)) => set(&mut results, place, Err(Arc::new(error))),
+                        }
+                    }
+                    for batch in batches(ready) {
+                        self.submit(&batch, until, &mut results);
+                    }
+                });
             }
             Err(error) => {
                 let error = Arc::new(error);
                 asked.into_iter().for_each(|(place, ..)| set(&mut results, place, Err(Arc::clone(&error))));
             }
         }
-        let missing = || Err(Arc::new(AttestError::ForeignRecord("no key of the batch")));
-        Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+        Ok(results)
     }
 
     /// A challenge for each subject, or why there is none.
@@ -170,6 +179,20 @@ impl Session<'_> {
                 Some(ProblemKind::NotFound | ProblemKind::MethodNotAllowed) => Err(NoBatches),
                 _ => Ok(Err(error.into())),
             },
+        }
+    }
+
+    /// A claim that is ready, or its place and why there is none.
+    fn make_ready<'a>(
+        &self,
+        place: usize,
+        subject: Subject<'a>,
+        verifying_key: Digest,
+        given: Result<Challenge, AttestError>,
+    ) -> Result<Ready<'a>, (usize, AttestError)> {
+        match given.and_then(|challenge| self.prepare(&subject, verifying_key, &challenge)) {
+            Ok((instance, envelope)) => Ok(Ready { place, subject, instance, envelope }),
+            Err(error) => Err((place, error)),
         }
     }
 
@@ -224,6 +247,11 @@ impl Session<'_> {
         self.keep(subject, envelope);
         records.pop().ok_or(AttestError::ForeignRecord("no key at all"))
     }
+}
+
+/// How long the claims of a batch wait for one another, under challenges that last so many seconds.
+fn patience(challenge_ttl: u64) -> Duration {
+    Duration::from_secs(challenge_ttl.max(1)) / 2
 }
 
 fn set(results: &mut [Option<Result1>], place: usize, result: Result1) {

@@ -126,6 +126,11 @@ impl AttestError {
         matches!(self.client_error(), Some(ClientError::Unreachable(..)))
     }
 
+    /// Whether the store did not do its part, which may pass.
+    pub(super) fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Store(error) if error.may_pass())
+    }
+
     /// The places of the keys, from 0, for which no proof of many could be made.
     pub(super) fn culprits(&self) -> &[usize] {
         match self {
@@ -148,7 +153,7 @@ impl AttestError {
         if let Some(error) = self.client_error().filter(|error| may_pass(error)) {
             return error.retry_after().map_or(Pause::Short, |seconds| Pause::After(seconds.into()));
         }
-        if matches!(self, Self::Store(error) if error.may_pass()) {
+        if self.is_of_the_store() {
             return Pause::Short;
         }
         match self.problem() {

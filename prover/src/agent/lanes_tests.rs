@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
-use keywitness_circuits::{KeyAlgorithm, Kind, Suite, codec::Canonical};
-use keywitness_verifier::wire::{ChallengeBatchRequest, ChallengeRequest, StatementInfo, TrustDomainInfo, path};
+use keywitness_circuits::{Envelope, KeyAlgorithm, Kind, Suite, codec::Canonical};
+use keywitness_verifier::wire::{
+    ChallengeBatchRequest, ChallengeRequest, StatementInfo, TrustDomainInfo, path, split_envelopes,
+};
 use serde_json::Value;
 
 use super::{
@@ -184,6 +186,43 @@ fn proofs_of_a_few_keys_are_delivered_at_once() {
     run(store, &base, move |what| what.starts_with("attested") && attested.fetch_add(1, Ordering::Relaxed) == 2);
     // How long one takes is known after the first.
     assert_eq!(*asked.lock().unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_key_that_hangs_holds_up_none_of_its_batch() {
+    let (_directory, store) = crate::testing::enrolled_store();
+    let (release, released) = std::sync::mpsc::channel();
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::clone(&batches);
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => {
+            let (status, value) = info().unwrap();
+            let info = TrustDomainInfo { challenge_ttl: 2, ..serde_json::from_value(value).unwrap() };
+            Some((status, serde_json::to_value(info).unwrap()))
+        }
+        path::CHALLENGE_BATCHES => challenge_batch(body, 600),
+        path::ATTESTATION_BATCHES => {
+            let envelopes = split_envelopes(body).unwrap().into_iter();
+            let claimed = envelopes.map(|envelope| Envelope::from_bytes(envelope).unwrap().context.statement);
+            sent.lock().unwrap().push(claimed.collect::<Vec<_>>());
+            let _ = release.send(());
+            record_batch(body, |_| None)
+        }
+        _ => Some((204, Value::Null)),
+    });
+    // The second proof that is begun hangs until what was made before it has arrived.
+    let (here, begun, released) = (std::thread::current().id(), AtomicUsize::new(0), Mutex::new(released));
+    let clock = move || {
+        if std::thread::current().id() != here && begun.fetch_add(1, Ordering::Relaxed) == 1 {
+            released.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        SystemClock.now()
+    };
+    let agent = agent(store, &base, AgentConfig::default()).with_clock(Arc::new(clock));
+    let reports = agent.attest_once(|entry, _| entry.attributes.algorithm.symmetric_bits().is_none()).unwrap();
+    assert_eq!(reports.iter().filter(|report| report.result.is_ok()).count(), 3, "{reports:?}");
+    let kinds = [Kind::KeyKnowledgeEd25519, Kind::KeyKnowledgeP256, Kind::KeyKnowledgeSecp256k1];
+    assert_eq!(*batches.lock().unwrap(), kinds.map(|kind| [kind.name()]));
 }
 
 #[test]

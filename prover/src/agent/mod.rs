@@ -47,6 +47,7 @@ use crate::{
     store::{KeyEntry, KeyStore, StoreError, current_keys},
 };
 use attest::{KnownKey, Session};
+pub(crate) use batch::in_batch;
 pub use copies::CopyError;
 use error::printable;
 pub use error::{AgentError, AttestError};

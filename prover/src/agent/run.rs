@@ -360,8 +360,10 @@ impl Agent {
         if lane == Lane::Proofs && !in_one_claim && count > 0 {
             lock(&self.board).paces.insert(task.kind, begun.elapsed() / count);
         }
+        let proven = |fate: &Fate| fate.result().map_or_else(|error| error.envelope().is_some(), |_| true);
+        let store_works = fates.values().flatten().any(|(_, fate)| proven(fate));
         for (kind, fates) in &fates {
-            let dues = self.reschedule(*kind, fates);
+            let dues = self.reschedule(*kind, fates, store_works);
             for (key, fate) in fates {
                 self.tell(key, *kind, fate, dues.get(key).map(|due| self.on_the_wall(*due)));
             }
@@ -507,8 +509,9 @@ impl Agent {
         record.and_then(known).unwrap_or(First { due: steady, life: None })
     }
 
-    /// Says when each of a claim's keys is due again, and what else has to wait with them.
-    fn reschedule(&self, kind: Kind, fates: &[(KeyRef, Fate)]) -> BTreeMap<KeyRef, Timestamp> {
+    /// Says when each of a claim's keys is due again, and what else has to wait with them. Where the store works, one that it fails over is
+    /// claimed by itself.
+    fn reschedule(&self, kind: Kind, fates: &[(KeyRef, Fate)], store_works: bool) -> BTreeMap<KeyRef, Timestamp> {
         let now = self.clock.steady();
         let mut board = lock(&self.board);
         let timetable = &mut board.timetable;
@@ -517,6 +520,9 @@ impl Agent {
         let mut failures: Vec<(&AttestError, Vec<Task>)> = Vec::new();
         for (key, fate) in fates {
             let task = Task { kind, key: key.clone() };
+            if store_works && fate.result().is_err_and(AttestError::is_of_the_store) {
+                timetable.apart(&task);
+            }
             match fate {
                 Fate::Attested(record) => {
                     let lifetime = record.expires_at.since(record.proven_at);

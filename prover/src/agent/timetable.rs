@@ -144,6 +144,8 @@ struct State {
     failures: u32,
     /// The last claim of it failed for a reason that may be its own: it is claimed alone, until it succeeds.
     alone: bool,
+    /// The store did not do its part of it while it did that of others: it is in no batch, until it succeeds.
+    apart: bool,
     phase: u64,
     attributes: KeyAttributes,
 }
@@ -225,7 +227,8 @@ impl Timetable {
                         let First { due, life } = first(&task, phase);
                         self.order(task.lane()).insert((due, task.clone()));
                         let expires = life.map(|life| life.expires);
-                        let state = State { due, expires, life, failures: 0, alone: false, phase, attributes };
+                        let (alone, apart) = (false, false);
+                        let state = State { due, expires, life, failures: 0, alone, apart, phase, attributes };
                         self.tasks.insert(task, state);
                     }
                 }
@@ -288,15 +291,25 @@ impl Timetable {
         if company.contains(task) { company } else { vec![task.clone()] }
     }
 
-    /// The tasks of a lane that are due, or will be by `until`, soonest first, at most `most`.
+    /// The tasks of a lane that are due, or will be by `until`, soonest first, at most `most`. One that is apart is in no batch: it goes by
+    /// itself, when it is the first.
     pub fn due(&self, lane: Lane, now: Timestamp, until: Timestamp, most: usize) -> Vec<Task> {
-        self.soonest(lane, until.max(now), most, |_, state| state.fits(now, until))
+        let until = until.max(now);
+        match self.ordered(lane).first() {
+            Some((due, first)) if *due <= until && self.is_apart(first) => vec![first.clone()],
+            _ => self.soonest(lane, until, most, |_, state| state.fits(now, until) && !state.apart),
+        }
     }
 
-    /// At most `most` tasks of the kind of `task` that are due, itself among them.
+    /// At most `most` tasks of the kind of `task` that are due, itself among them; where it is apart, itself alone.
     pub fn alike(&self, task: &Task, now: Timestamp, most: usize) -> Vec<Task> {
-        let alike = self.soonest(task.lane(), now, most, |other, _| other.kind == task.kind);
+        let fits = |other: &Task, state: &State| other.kind == task.kind && !state.apart;
+        let alike = self.soonest(task.lane(), now, most, fits);
         if alike.contains(task) { alike } else { vec![task.clone()] }
+    }
+
+    fn is_apart(&self, task: &Task) -> bool {
+        self.tasks.get(task).is_some_and(|state| state.apart)
     }
 
     fn soonest(&self, lane: Lane, until: Timestamp, most: usize, which: impl Fn(&Task, &State) -> bool) -> Vec<Task> {
@@ -313,7 +326,7 @@ impl Timetable {
     /// A task succeeded: its record has this life, and it is due again at `due`.
     pub fn succeeded(&mut self, task: &Task, due: Timestamp, life: Life) {
         self.change(task, |state| {
-            (state.due, state.failures, state.alone) = (due, 0, false);
+            (state.due, state.failures, state.alone, state.apart) = (due, 0, false, false);
             (state.expires, state.life) = (Some(life.expires), Some(life));
         });
     }
@@ -366,6 +379,11 @@ impl Timetable {
     /// A task is to be claimed at `now`, and alone.
     pub fn alone(&mut self, task: &Task, now: Timestamp) {
         self.change(task, |state| (state.due, state.alone) = (now, true));
+    }
+
+    /// The store failed over this task while it did its part of others.
+    pub fn apart(&mut self, task: &Task) {
+        self.change(task, |state| state.apart = true);
     }
 
     /// Puts every task that `which` names off until `until`.

@@ -328,3 +328,26 @@ fn a_clock_that_was_set_makes_due_what_expires_by_it_and_puts_nothing_off() {
     timetable.set_clock(now, Timestamp(WALL + 1000));
     assert_eq!((next(&timetable).1, timetable.expiry(young)), (Timestamp(1100), Some(Timestamp(1900))));
 }
+
+#[test]
+fn what_the_store_fails_over_is_in_no_batch_until_it_succeeds() {
+    let now = Timestamp(10);
+    for kind in [Kind::KeyKnowledgeP256, Kind::KeyKnowledgeHalo2] {
+        let tasks: Vec<_> = (0..4).map(|number| task(kind, &format!("key-{number}"))).collect();
+        let [first, hangs, third, fourth] = tasks.as_slice() else { panic!() };
+        let batch = |timetable: &Timetable, lane| {
+            let next = timetable.next(lane).unwrap().0;
+            assert_eq!(timetable.alike(next, now, 9), timetable.due(lane, now, now, 9));
+            timetable.alike(next, now, 9)
+        };
+        let mut timetable = Timetable::new();
+        keep(&mut timetable, &tasks, |_| Timestamp(5));
+        assert_eq!(batch(&timetable, first.lane()), tasks);
+        timetable.apart(hangs);
+        assert_eq!(batch(&timetable, first.lane()), [first.clone(), third.clone(), fourth.clone()]);
+        timetable.succeeded(first, Timestamp(100), life(Timestamp(200)));
+        assert_eq!(batch(&timetable, first.lane()), std::slice::from_ref(hangs), "by itself, when it is the first");
+        timetable.succeeded(hangs, Timestamp(5), life(Timestamp(200)));
+        assert_eq!(batch(&timetable, first.lane()), [hangs.clone(), third.clone(), fourth.clone()]);
+    }
+}

@@ -35,7 +35,10 @@ use super::{
     error::Failure,
     protocol::{Answer, Listed, MAX_FRAME, Request, read},
 };
-use crate::store::{KeyEntry, KeyStore, Membership, Received, StoreError};
+use crate::{
+    agent::in_batch,
+    store::{KeyEntry, KeyStore, Membership, Received, StoreError},
+};
 
 /// What the log calls a worker.
 pub(super) const PROCESS: &str = "the proving process";
@@ -49,7 +52,7 @@ const PATIENCE: Patience = Patience {
     answer: Duration::from_secs(30),
 };
 
-/// How long a proof may take.
+/// How long a SNARK may take. A signature, or a Schnorr proof, takes as long as any other call.
 const PROOF: Duration = Duration::from_secs(600);
 
 /// A key store in another process.
@@ -143,7 +146,11 @@ impl Remote {
     fn ask(&self, request: &Request) -> Result<Answer, StoreError> {
         // Two different dealings of one sharing convict their dealer.
         let again = !matches!(request, Request::Deal { .. });
-        let within = matches!(request, Request::Prove { .. } | Request::ProveMany { .. }).then_some(PROOF);
+        let proves = match request {
+            Request::Prove { context, .. } => !context.statement.parse().is_ok_and(in_batch),
+            request => matches!(request, Request::ProveMany { .. }),
+        };
+        let within = proves.then_some(PROOF);
         match self.lanes.ask(&Zeroizing::new(request.to_bytes()), again, within, read)? {
             Answer::Failed(Failure(error)) => Err(error),
             answer => Ok(answer),
