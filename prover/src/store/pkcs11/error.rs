@@ -117,11 +117,29 @@ pub enum TokenError {
         /// Why it cannot be used again.
         why: String,
     },
-    /// The token came back, and its PIN is another one.
+    /// The token was there, and its login failed in a way that may have counted against the PIN.
     #[error(
-        "the PIN of the token {0} was right and is not any more; it is not tried again: restart what uses it, with the new one"
+        "token {token} does not let us in ({}); the PIN was tried once and will not be tried again, since tokens lock after a \
+         few wrong ones",
+        plain(source)
     )]
-    PinChanged(String),
+    LoginFailed {
+        /// The token's label.
+        token: String,
+        /// What it says.
+        source: Error,
+    },
+    /// The token came back, and its login failed: its PIN may be another one.
+    #[error(
+        "token {token} is not logged in to again, since tokens lock after a few wrong PINs ({why}): restart what uses it, with the \
+         right one"
+    )]
+    NoLoginAgain {
+        /// Which one.
+        token: String,
+        /// What came of the login.
+        why: String,
+    },
     /// No key wraps others as it should.
     #[error(
         "token {token} has no AES key keywitness-wrap that wraps and unwraps and does nothing else ({why}); its operator puts the \
@@ -153,10 +171,8 @@ pub enum TokenError {
 pub(super) enum Gone {
     /// The login is over.
     Yes,
-    /// It may be: that can be asked.
+    /// It may be, and so may anything else: that can be asked.
     Perhaps,
-    /// It may be anything.
-    Anything,
     /// The token answered.
     No,
 }
@@ -170,17 +186,25 @@ impl TokenError {
             _ => return Gone::No,
         };
         match code {
-            RvError::DeviceRemoved
-            | RvError::TokenNotPresent
-            | RvError::TokenNotRecognized
-            | RvError::SlotIdInvalid
-            | RvError::SessionHandleInvalid
-            | RvError::SessionClosed
-            | RvError::UserNotLoggedIn
-            | RvError::CryptokiNotInitialized => Gone::Yes,
-            RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid => Gone::Perhaps,
-            RvError::GeneralError | RvError::FunctionFailed | RvError::DeviceError => Gone::Anything,
+            RvError::UserNotLoggedIn => Gone::Yes,
+            code if is_away(*code) => Gone::Yes,
+            RvError::ObjectHandleInvalid
+            | RvError::KeyHandleInvalid
+            | RvError::GeneralError
+            | RvError::FunctionFailed
+            | RvError::DeviceError => Gone::Perhaps,
             _ => Gone::No,
+        }
+    }
+
+    /// What came of a login that failed, of which nobody but the token knows whether it counts against the PIN.
+    pub(super) fn of_login(&self) -> Option<String> {
+        match self {
+            Self::WrongPin(_) => Some("the PIN is wrong".to_owned()),
+            Self::PinLocked(_) => Some("the PIN is locked".to_owned()),
+            Self::FinalTry(_) => Some("it locks at the next wrong PIN".to_owned()),
+            Self::LoginFailed { source, .. } => Some(plain(source)),
+            _ => None,
         }
     }
 
@@ -196,6 +220,20 @@ impl TokenError {
             Self::Call { source: Error::Pkcs11(RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid, _), .. }
         )
     }
+}
+
+/// Whether a return code says that token, session or library is no longer there, and nothing else.
+pub(super) const fn is_away(code: RvError) -> bool {
+    matches!(
+        code,
+        RvError::DeviceRemoved
+            | RvError::TokenNotPresent
+            | RvError::TokenNotRecognized
+            | RvError::SlotIdInvalid
+            | RvError::SessionHandleInvalid
+            | RvError::SessionClosed
+            | RvError::CryptokiNotInitialized
+    )
 }
 
 /// An error of a PKCS#11 call by the name of its return code: the specification's prose about each is long.

@@ -140,8 +140,7 @@ impl Token {
         let key = self.identity.as_ref().ok_or(StoreError::IdentityStays)?;
         let signature = self.eddsa(key, message)?;
         if !eddsa::verify_signature(&Digest::from(*identity).0, message, &signature) {
-            let why = "it signs as another key than the one beside it";
-            return Err(TokenError::NoPublicKey { key: key.clone(), why }.into());
+            return Err(TokenError::NoPublicKey { key: key.clone(), why: OTHERS_SIGNATURE }.into());
         }
         Ok(signature)
     }
@@ -349,6 +348,14 @@ impl Token {
         }
     }
 
+    /// Has a key looked for anew.
+    fn forget(&self, key: &KeyRef) -> Result<(), TokenError> {
+        self.pool.with_session(|connection, _| {
+            connection.forget(key);
+            Ok(())
+        })
+    }
+
     fn lookup(&self, session: &Session, key: &KeyRef) -> Result<Known, TokenError> {
         let doing = "looking for a key";
         let all = KeyChoice::all();
@@ -401,6 +408,9 @@ impl fmt::Debug for Token {
         f.debug_struct("Token").field("label", &self.label()).finish_non_exhaustive()
     }
 }
+
+/// What is wrong with a key whose signature is none of the public key beside it.
+const OTHERS_SIGNATURE: &str = "it signs as another key than the one beside it";
 
 /// Attributes that narrow a new key further, and that not every token knows.
 const OPTIONAL: [AttributeType; 3] =

@@ -2,7 +2,8 @@
 //!
 //! A call borrows a session for itself. Where it fails in a way that says that the token is gone, no more sessions are lent until all
 //! of that login are back; then the token is looked for again, by label and serial number, and logged in to with the same PIN, and the
-//! call is made once more. A PIN that no longer opens the token is never tried again.
+//! call is made once more. A token that was not there is looked for again a while later; one that was, and did not let us in, never:
+//! it may have counted the PIN as a wrong one.
 
 use std::{
     collections::BTreeMap,
@@ -27,8 +28,8 @@ use super::{
 /// Most sessions at once.
 const MOST: usize = 16;
 
-/// An error that may mean anything makes for a new login so often at most.
-const SUSPECT_EVERY: Duration = Duration::from_secs(10);
+/// How long a token that was not there is not looked for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A login, and what was learnt under it. It lasts while this value does.
 pub(super) struct Connection {
@@ -85,9 +86,34 @@ struct State {
     /// None where the token is gone.
     connection: Option<Arc<Connection>>,
     lent: usize,
-    /// The PIN was refused since it opened the token.
-    refused: bool,
-    connected: Instant,
+    /// What came of looking for it, since it is gone.
+    absence: Option<Absence>,
+}
+
+/// A token was looked for, and is not logged in to.
+struct Absence {
+    since: Instant,
+    why: String,
+    /// It was there, and did not let us in.
+    shut: Option<String>,
+}
+
+impl Absence {
+    fn new(error: &TokenError, since: Instant) -> Self {
+        Self { since, why: error.to_string(), shut: error.of_login() }
+    }
+
+    /// Whether the token may be looked for at this time, and the PIN be tried with it.
+    fn check(&self, token: &TokenChoice, now: Instant) -> Result<(), TokenError> {
+        let token = token.to_string();
+        match &self.shut {
+            Some(why) => Err(TokenError::NoLoginAgain { token, why: why.clone() }),
+            None if now.duration_since(self.since) < PATIENCE => {
+                Err(TokenError::Stranded { token, why: self.why.clone() })
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The sessions of one token.
@@ -109,7 +135,7 @@ impl Pool {
         let most = place.most_sessions().map_or(MOST, |most| most.saturating_sub(1).clamp(1, MOST));
         let choice = place.itself();
         let connection = Some(Arc::new(Connection::new((place, login))));
-        let state = State { connection, lent: 0, refused: false, connected: Instant::now() };
+        let state = State { connection, lent: 0, absence: None };
         Ok(Self { library, choice, pin, most, state: Mutex::new(state), returned: Condvar::new() })
     }
 
@@ -143,7 +169,7 @@ impl Pool {
                 Ok(result)
             });
             match result {
-                Err(error) if std::mem::take(&mut again) && self.is_gone(&lent.connection, &error) => {
+                Err(error) if std::mem::take(&mut again) && Self::is_gone(&lent.connection, &error) => {
                     tracing::warn!(%error, "the token is looked for again");
                     self.give_up(&lent.connection);
                 }
@@ -169,9 +195,8 @@ impl Pool {
 
     /// Looks for the token again. No session of the login before is left.
     fn connect(&self, state: &mut State) -> Result<(), TokenError> {
-        let label = || self.choice.to_string();
-        if state.refused {
-            return Err(TokenError::PinChanged(label()));
+        if let Some(absence) = &state.absence {
+            absence.check(&self.choice, Instant::now())?;
         }
         let found = slot::find_again(&self.library, &self.choice).and_then(|place| {
             let login = place.log_in(&self.pin, true)?;
@@ -180,26 +205,25 @@ impl Pool {
         match found {
             Ok(found) => {
                 state.connection = Some(Arc::new(Connection::new(found)));
-                state.connected = Instant::now();
-                tracing::info!(token = label(), "the token is back");
+                state.absence = None;
+                tracing::info!(token = %self.choice, "the token is back");
                 Ok(())
             }
             Err(error) => {
-                let pin = matches!(error, TokenError::WrongPin(_) | TokenError::PinLocked(_) | TokenError::FinalTry(_));
-                state.refused = pin;
-                // Whoever waits tries for themselves.
+                state.absence = Some(Absence::new(&error, Instant::now()));
+                // Whoever waits is told the same.
                 self.returned.notify_all();
-                Err(TokenError::Stranded { token: label(), why: error.to_string() })
+                Err(TokenError::Stranded { token: self.choice.to_string(), why: error.to_string() })
             }
         }
     }
 
-    fn is_gone(&self, connection: &Connection, error: &TokenError) -> bool {
+    /// Whether an error is of the token's absence. One that may mean anything is the key's own as long as login and token are there.
+    fn is_gone(connection: &Connection, error: &TokenError) -> bool {
         match error.gone() {
             Gone::Yes => true,
             Gone::No => false,
             Gone::Perhaps => !connection.is_alive(),
-            Gone::Anything => !connection.is_alive() || lock(&self.state).connected.elapsed() > SUSPECT_EVERY,
         }
     }
 
@@ -231,4 +255,59 @@ impl Drop for Permit<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use cryptoki::{context::Function, error::RvError};
+
+    use super::*;
+
+    fn answer(code: RvError) -> TokenError {
+        slot::failed_login("vault", Error::Pkcs11(code, Function::Login))
+    }
+
+    /// Vendors have answers of their own to a wrong PIN, and any of them may have been counted.
+    #[test]
+    fn a_login_that_fails_is_never_tried_again() {
+        let label = || "vault".to_owned();
+        let codes = [
+            RvError::GeneralError,
+            RvError::FunctionFailed,
+            RvError::DeviceError,
+            RvError::HostMemory,
+            RvError::PinExpired,
+            RvError::UserNotLoggedIn,
+            RvError::UserPinNotInitialized,
+            RvError::VendorDefined(0x8000_0104),
+        ];
+        let of_pin = [TokenError::WrongPin(label()), TokenError::PinLocked(label()), TokenError::FinalTry(label())];
+        let (vault, then) = (TokenChoice::label("vault"), Instant::now());
+        for error in codes.map(answer).into_iter().chain(of_pin) {
+            assert!(!error.may_pass(), "{error}");
+            let absence = Absence::new(&error, then);
+            for waited in [Duration::ZERO, PATIENCE, Duration::from_secs(86_400)] {
+                let next = absence.check(&vault, then + waited);
+                assert!(matches!(next, Err(TokenError::NoLoginAgain { .. })), "{error}: {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_not_there_is_looked_for_after_a_while() {
+        let away = [RvError::DeviceRemoved, RvError::TokenNotPresent, RvError::SessionHandleInvalid].map(answer);
+        let none = TokenError::NoToken { wanted: "vault".to_owned(), found: Vec::new() };
+        let (vault, then) = (TokenChoice::label("vault"), Instant::now());
+        for error in away.into_iter().chain([none]) {
+            let absence = Absence::new(&error, then);
+            for waited in [Duration::ZERO, PATIENCE / 2] {
+                let next = absence.check(&vault, then + waited);
+                assert!(
+                    matches!(&next, Err(stranded @ TokenError::Stranded { .. }) if stranded.may_pass()),
+                    "{next:?}"
+                );
+            }
+            assert!(absence.check(&vault, then + PATIENCE).is_ok(), "{error}");
+        }
+    }
 }

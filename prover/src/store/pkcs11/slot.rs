@@ -15,7 +15,10 @@ use cryptoki::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Pin, TokenError, error::plain};
+use super::{
+    Pin, TokenError,
+    error::{is_away, plain},
+};
 
 /// Which of a library's tokens: the one that has all that is named.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -202,18 +205,28 @@ impl Place {
     /// first one.
     pub(super) fn log_in(&self, pin: &Pin, again: bool) -> Result<Session, TokenError> {
         check_tries(&self.label, self.info.user_pin_locked(), self.info.user_pin_final_try())?;
-        let call = |source| TokenError::Call { token: self.label.clone(), doing: "logging in", source };
+        let call = |source| TokenError::Call { token: self.label.clone(), doing: "opening a session", source };
         let session = self.library.open_ro_session(self.slot).map_err(call)?;
         match session.login(UserType::User, Some(pin.expose())) {
             Ok(()) => Ok(session),
             Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) if again => Ok(session),
-            Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Err(TokenError::AlreadyOpen(self.label.clone())),
-            Err(Error::Pkcs11(RvError::PinLocked, _)) => Err(TokenError::PinLocked(self.label.clone())),
-            Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => {
-                Err(TokenError::WrongPin(self.label.clone()))
-            }
-            Err(error) => Err(call(error)),
+            Err(error) => Err(failed_login(&self.label, error)),
         }
+    }
+}
+
+/// What an answer to C_Login means. Vendors have answers of their own to a wrong PIN: any that does not say that the token went away may
+/// be one.
+pub(super) fn failed_login(label: &str, source: Error) -> TokenError {
+    let token = label.to_owned();
+    match source {
+        Error::Pkcs11(RvError::UserAlreadyLoggedIn, _) => TokenError::AlreadyOpen(token),
+        Error::Pkcs11(RvError::PinLocked, _) => TokenError::PinLocked(token),
+        Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _) => {
+            TokenError::WrongPin(token)
+        }
+        Error::Pkcs11(code, _) if is_away(code) => TokenError::Call { token, doing: "logging in", source },
+        _ => TokenError::LoginFailed { token, source },
     }
 }
 

@@ -10,13 +10,13 @@ use keywitness_custody::{Dealing, Scheme, SealingKey, Terms};
 use keywitness_verifier::{
     channel::AnswerKey,
     identity::IdentityKey,
-    operation::{self, OperationError, OperationRequest},
+    operation::{self, OperationError, OperationRequest, verify_signature},
     transfer::{self, Described, SealedKey},
     wire::KeyRef,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Held, Token, TokenError, TokenKey, wrap::Arrival};
+use super::{Held, OTHERS_SIGNATURE, Token, TokenError, TokenKey, wrap::Arrival};
 use crate::store::{KeyEntry, KeyStore, Membership, Placement, Received, SoftwareStore, StoreError, share};
 
 /// The label of the key that is an HSM's identity wherever a token has it.
@@ -216,6 +216,21 @@ impl TokenStore {
         }
         Ok(signature.to_vec())
     }
+
+    /// A client's message signed; nothing where the signature is not under the public key beside the key.
+    fn sign_verified(&self, key: &KeyRef, message: &[u8]) -> Result<Option<[u8; 64]>, StoreError> {
+        let held = self.token.held(key)?;
+        let signature = match held.algorithm {
+            KeyAlgorithm::Ed25519 => self.token.eddsa(key, message)?,
+            algorithm @ (KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1) => {
+                self.token.ecdsa(key, algorithm, &Sha256::digest(message).into())?
+            }
+            algorithm => return Err(StoreError::NotASigningKey(algorithm)),
+        };
+        let own = held.public.map_or_else(|| self.token.public_key(key), Ok)?;
+        let spki = own.instance().spki()?.unwrap_or_default();
+        Ok(verify_signature(held.algorithm, &spki, message, &signature).then_some(signature))
+    }
 }
 
 impl KeyStore for TokenStore {
@@ -405,19 +420,19 @@ impl KeyStore for TokenStore {
     }
 
     /// As of a software key: the protocol's own messages are refused first, since an attestation of such a key *is* a
-    /// signature, of SHA-256 of a message of the protocol where it is by ECDSA.
+    /// signature, of SHA-256 of a message of the protocol where it is by ECDSA. Every signature is verified before it is given: the token
+    /// may have given the key's handle to another one since it was found, which is then looked for anew.
     fn sign(&self, key: &KeyRef, message: &[u8]) -> Result<[u8; 64], StoreError> {
         operation::check_message(message).map_err(|_| StoreError::ReservedMessage)?;
         if self.is_software(key) {
             return self.software.sign(key, message);
         }
         self.check_no_identity(key)?;
-        match self.token.held(key)?.algorithm {
-            KeyAlgorithm::Ed25519 => self.token.eddsa(key, message),
-            algorithm @ (KeyAlgorithm::P256 | KeyAlgorithm::Secp256k1) => {
-                self.token.ecdsa(key, algorithm, &Sha256::digest(message).into())
-            }
-            algorithm => Err(StoreError::NotASigningKey(algorithm)),
+        if let Some(signature) = self.sign_verified(key, message)? {
+            return Ok(signature);
         }
+        self.token.forget(key)?;
+        let signature = self.sign_verified(key, message)?;
+        signature.ok_or_else(|| TokenError::NoPublicKey { key: key.clone(), why: OTHERS_SIGNATURE }.into())
     }
 }

@@ -19,6 +19,7 @@ use keywitness_verifier::operation::verify_signature;
 use rand::{Rng, RngCore};
 use tempfile::TempDir;
 
+mod errors;
 mod identity;
 mod possession;
 mod wrapped;
