@@ -195,7 +195,7 @@ impl Token {
     }
 
     /// Generates a key that cannot leave the token, unless wrapped where it is to be `extractable`, and does nothing but sign, or make
-    /// CMACs.
+    /// CMACs. Where the token has a trusted wrapping key, no other than a trusted one wraps it, if the token knows such keys.
     ///
     /// # Errors
     /// [`TokenError::NoSuchAlgorithm`], [`StoreError::KeyExists`]; where the token makes no such keys.
@@ -212,13 +212,16 @@ impl Token {
                     *leaves = extractable;
                 }
             }
-            let made = match make(&session, key, algorithm, &template) {
-                Err(Error::Pkcs11(RvError::AttributeTypeInvalid, _)) => {
-                    template.retain(|attribute| !OPTIONAL.contains(&attribute.attribute_type()));
-                    make(&session, key, algorithm, &template)
+            if extractable && self.has_trusted_wrapping_key(&session)? {
+                template.push(Attribute::WrapWithTrusted(true));
+            }
+            let mut made = make(&session, key, algorithm, &template);
+            for unknown in [&OPTIONAL[..], &[AttributeType::WrapWithTrusted]] {
+                if matches!(made, Err(Error::Pkcs11(RvError::AttributeTypeInvalid, _))) {
+                    template.retain(|attribute| !unknown.contains(&attribute.attribute_type()));
+                    made = make(&session, key, algorithm, &template);
                 }
-                made => made,
-            };
+            }
             self.call("generating a key", made)?;
             self.lookup(&session, key)
         });

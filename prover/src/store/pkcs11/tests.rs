@@ -48,6 +48,11 @@ fn library() -> PathBuf {
 
 /// Makes a token.
 fn initialize(token_label: &str) {
+    initialize_with(token_label, |_| {});
+}
+
+/// Makes a token in which its security officer does something.
+fn initialize_with(token_label: &str, more: impl FnOnce(&Session)) {
     let made = slot::with_library(&library(), |library| {
         let taken = library.get_slots_with_initialized_token().unwrap();
         let free = library.get_all_slots().unwrap().into_iter().find(|slot| !taken.contains(slot)).unwrap();
@@ -56,6 +61,7 @@ fn initialize(token_label: &str) {
         let session = library.open_rw_session(free).unwrap();
         session.login(UserType::So, Some(&officer)).unwrap();
         session.init_pin(&AuthPin::from(PIN)).unwrap();
+        more(&session);
         Ok(())
     });
     made.unwrap();

@@ -1,8 +1,12 @@
-//! Keys that go from token to token: wrapped inside the one, unwrapped inside the other, in plain nowhere.
+//! Keys that go from token to token: wrapped inside the one, unwrapped inside the other, in plain nowhere on the way.
 //!
 //! Both tokens have the same AES key labelled [`WRAPPING`], which their operators put there, and which wraps and unwraps and does nothing
-//! else: with one that also decrypts, whoever has the PIN could read every key that was ever wrapped. AES key wrap with padding
-//! (RFC 5649; CKM_AES_KEY_WRAP_PAD).
+//! else. AES key wrap with padding (RFC 5649; CKM_AES_KEY_WRAP_PAD).
+//!
+//! That alone does not keep such a key from whoever has the PIN of either token: C_UnwrapKey makes of what was wrapped an object as its
+//! caller describes it, one that is not sensitive too, and C_WrapKey wraps a key that may leave with any wrapping key of its caller's.
+//! What does is the operators': CKA_UNWRAP_TEMPLATE on the wrapping key, which cannot be read through our PKCS#11 crate, and CKA_TRUSTED,
+//! with which keys are generated that no other key wraps.
 
 use cryptoki::{
     error::{Error, RvError},
@@ -125,6 +129,16 @@ impl Token {
         }
         let why = "this token does not say how long a key is that it unwrapped (CKA_VALUE_LEN)".to_owned();
         Err(TokenError::Refused { key: arrival.key.clone(), why })
+    }
+
+    /// Whether there is a wrapping key that the token's security officer trusts (CKA_TRUSTED).
+    pub(super) fn has_trusted_wrapping_key(&self, session: &Session) -> Result<bool, TokenError> {
+        let handle = match self.wrapping_key(session) {
+            Err(TokenError::NoWrappingKey { .. }) => return Ok(false),
+            found => found?,
+        };
+        let told = session.get_attributes(handle, &[AttributeType::Trusted]);
+        Ok(self.call("looking for the wrapping key", told)?.contains(&Attribute::Trusted(true)))
     }
 
     /// The one key that wraps, as it should be.

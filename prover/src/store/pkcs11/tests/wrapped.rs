@@ -1,6 +1,7 @@
 //! Keys from token to token, and what is tried on the way.
 
 use keywitness_verifier::transfer::{Described, SealedKey, Terms};
+use p256::pkcs8::{DecodePrivateKey, EncodePublicKey};
 
 use super::*;
 
@@ -16,8 +17,8 @@ fn terms() -> Terms {
     }
 }
 
-/// Puts a wrapping key into a token, as its operator does.
-fn provision(token: &Token, value: &[u8], more: &[Attribute]) {
+/// A wrapping key, as operators make it.
+fn wrapping(value: &[u8], more: &[Attribute]) -> Vec<Attribute> {
     let mut attributes = vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
@@ -37,7 +38,37 @@ fn provision(token: &Token, value: &[u8], more: &[Attribute]) {
     ];
     attributes.retain(|one| more.iter().all(|other| other.attribute_type() != one.attribute_type()));
     attributes.extend_from_slice(more);
-    raw(token).create_object(&attributes).unwrap();
+    attributes
+}
+
+/// Puts a wrapping key into a token, as its operator does.
+fn provision(token: &Token, value: &[u8], more: &[Attribute]) {
+    raw(token).create_object(&wrapping(value, more)).unwrap();
+}
+
+/// An HSM whose token has a wrapping key that its security officer made, and trusts.
+fn trusting() -> (TempDir, TokenStore) {
+    let (directory, label) = (tempfile::tempdir().unwrap(), fresh_label());
+    let trusted = wrapping(&SHARED, &[Attribute::Private(false), Attribute::Trusted(true)]);
+    initialize_with(&label, |officer| {
+        officer.create_object(&trusted).unwrap();
+    });
+    let software = create(&directory.path().join("store"));
+    (directory, TokenStore::new(software, open(&label, PIN).unwrap(), None).unwrap())
+}
+
+/// CKA_UNWRAP_TEMPLATE as docs/clusters.md has it. `cryptoki` has no name for it: what the specification calls an array of CK_ATTRIBUTE,
+/// each of a type, the address of its value, and the value's length.
+fn unwrap_template() -> Attribute {
+    static OFF: u8 = 0;
+    static ON: u8 = 1;
+    // CKA_SENSITIVE, and not CKA_EXTRACTABLE, CKA_DECRYPT, CKA_UNWRAP or CKA_DERIVE.
+    let entries = [(0x103, &ON), (0x162, &OFF), (0x105, &OFF), (0x107, &OFF), (0x10c, &OFF)];
+    let entry = |(kind, value): (usize, &'static u8)| {
+        [kind, std::ptr::from_ref(value).expose_provenance(), 1].map(usize::to_ne_bytes).concat()
+    };
+    let bytes = entries.into_iter().flat_map(entry).collect();
+    Attribute::VendorDefined((AttributeType::VendorDefined(0x4000_0212), bytes))
 }
 
 /// Two HSMs whose tokens share a wrapping key.
@@ -198,4 +229,88 @@ fn a_wrapping_key_wraps_and_does_nothing_else() {
     let to_software = giver.copy_key(&own, &terms(), &software.channel_key()).unwrap();
     assert!(matches!(software.take_key(&to_software, &terms(), &instances), Err(StoreError::NeedsToken(_))));
     taker.take_key(&sealed, &terms(), &instances).unwrap();
+}
+
+fn wrapping_key(token: &Token) -> ObjectHandle {
+    let named = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(WRAPPING.into())];
+    raw(token).find_objects(&named).unwrap()[0]
+}
+
+/// What whoever has the PIN asks of the token's own library: the wrapped bytes as an object that can be read.
+fn read_wrapped(store: &TokenStore, wrapped: &[u8]) -> Result<Vec<u8>, Error> {
+    let (session, wrapping) = (raw(store.token()), wrapping_key(store.token()));
+    let loose = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Token(false),
+        Attribute::Sensitive(false),
+        Attribute::Extractable(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ];
+    let object = session.unwrap_key(&Mechanism::AesKeyWrapPad, wrapping, wrapped, &loose)?;
+    match session.get_attributes(object, &[AttributeType::Value])?.pop() {
+        Some(Attribute::Value(value)) => Ok(value),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Without a template of what is unwrapped, a PIN reads what was wrapped, as docs/clusters.md says; with one it does not, and keys arrive.
+#[test]
+fn an_unwrap_template_keeps_a_wrapped_key_from_whoever_has_the_pin() {
+    let [(_one, giver), (_two, open)] = pair();
+    let (own, instances) = made(&giver, "k", KeyAlgorithm::P256);
+    let wrapped = giver.token().wrap(&own).unwrap();
+    let read = p256::SecretKey::from_pkcs8_der(&read_wrapped(&open, &wrapped).unwrap()).unwrap();
+    let spki = read.public_key().to_public_key_der().unwrap();
+    assert_eq!(spki.as_bytes(), instances[0].spki().unwrap().unwrap(), "it is the key");
+
+    let (_directory, kept) = fresh_store();
+    provision(kept.token(), &SHARED, &[unwrap_template(), Attribute::Modifiable(false), Attribute::Copyable(false)]);
+    let refused = read_wrapped(&kept, &wrapped);
+    assert!(matches!(refused, Err(Error::Pkcs11(RvError::TemplateInconsistent, _))), "{refused:?}");
+    let (session, wrapping) = (raw(kept.token()), wrapping_key(kept.token()));
+    assert!(session.update_attributes(wrapping, &[Attribute::Decrypt(true)]).is_err());
+    assert!(session.copy_object(wrapping, &[Attribute::Decrypt(true)]).is_err());
+    let taken = kept.take_key(&copy(&giver, &kept, &own).unwrap(), &terms(), &instances).unwrap();
+    assert!(!taken.attributes.extractable, "{taken:?}");
+}
+
+/// What whoever has the PIN asks of the token's own library: a key wrapped by one that they know.
+fn wrap_with_own(store: &TokenStore, key: &KeyRef) -> Result<Vec<u8>, Error> {
+    let session = raw(store.token());
+    let known = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Value(vec![9; 32]),
+        Attribute::Token(false),
+        Attribute::Wrap(true),
+    ];
+    let trusted = session.create_object(&[&known[..], &[Attribute::Trusted(true)]].concat());
+    assert!(trusted.is_err(), "trust is the security officer's to give: {trusted:?}");
+    let wrapping = session.create_object(&known)?;
+    session.wrap_key(&Mechanism::AesKeyWrapPad, wrapping, handle(store.token(), key))
+}
+
+#[test]
+fn a_key_generated_beside_a_trusted_wrapping_key_is_wrapped_by_no_other() {
+    let [(_one, giver), (_two, taker)] = [trusting(), trusting()];
+    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Secp256k1] {
+        let (own, instances) = made(&giver, algorithm.name(), algorithm);
+        let refused = wrap_with_own(&giver, &own);
+        assert!(matches!(refused, Err(Error::Pkcs11(RvError::KeyNotWrappable, _))), "{algorithm}: {refused:?}");
+        let object = handle(giver.token(), &own);
+        let loosened = raw(giver.token()).update_attributes(object, &[Attribute::WrapWithTrusted(false)]);
+        assert!(loosened.is_err(), "{algorithm}");
+        let taken = taker.take_key(&copy(&giver, &taker, &own).unwrap(), &terms(), &instances).unwrap();
+        assert!(!taken.attributes.extractable, "{taken:?}");
+    }
+    let mac = giver.generate_as(&name("mac"), KeyAlgorithm::Aes128Cmac, Placement::New, true).unwrap();
+    assert!(matches!(wrap_with_own(&giver, &mac.key), Err(Error::Pkcs11(RvError::KeyNotWrappable, _))));
+
+    // Without that trust any key wraps it.
+    let [(_three, other), _] = pair();
+    let (own, _) = made(&other, "k", KeyAlgorithm::P256);
+    wrap_with_own(&other, &own).unwrap();
 }
