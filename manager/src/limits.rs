@@ -21,7 +21,10 @@ use governor::{
     state::keyed::HashMapStateStore,
 };
 use keywitness_circuits::{HsmId, Timestamp};
-use keywitness_verifier::wire::{CredentialId, LimitedCaller, Problem, ProblemKind};
+use keywitness_verifier::{
+    evidence::MAX_EVIDENCE,
+    wire::{CredentialId, LimitedCaller, Problem, ProblemKind},
+};
 
 /// Most callers that have a budget of their own. Beyond them strangers share budgets, [`CROWDS`] in all.
 const CALLERS: usize = 65_536;
@@ -34,6 +37,11 @@ const NAMED: usize = 64;
 
 /// How often one caller is named in the log, at most.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// How much evidence of one HSM may be refused at once, and how much a second from then on, in bytes: all of it is kept in the log. Eight
+/// pieces as long as there are, and then one in 5 s.
+const REFUSED_AT_ONCE: u64 = 8 * MAX_EVIDENCE as u64;
+const REFUSED_A_SECOND: u64 = MAX_EVIDENCE as u64 / 5;
 
 /// Who spends.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -251,6 +259,13 @@ pub struct Limits {
     overviews: Pool,
     addresses: Pool,
     limited: Mutex<HashMap<Source, Limited>>,
+    /// How many bytes of evidence were refused that are not yet made up for, as of when.
+    refused: Mutex<HashMap<Source, (u64, Timestamp)>>,
+}
+
+/// What is left at `now` of so many bytes that were refused.
+const fn left(&(bytes, at): &(u64, Timestamp), now: Timestamp) -> u64 {
+    bytes.saturating_sub(now.since(at).saturating_mul(REFUSED_A_SECOND))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -266,6 +281,7 @@ impl Limits {
             overviews: Pool::new(config.overview),
             addresses: Pool::new(config.address),
             limited: Mutex::default(),
+            refused: Mutex::default(),
             config,
         }
     }
@@ -291,6 +307,26 @@ impl Limits {
     pub fn mistake(&self, source: &Source) -> bool {
         let price = NonZeroU32::new(self.config.mistake).filter(|_| !self.exempt(source));
         price.is_none_or(|price| self.pool(source).fine(source, price))
+    }
+
+    /// Whether evidence is heard: not while so much of it was refused that the log would grow by it without end.
+    ///
+    /// # Errors
+    /// `too-many-requests`, with the seconds after which it will be.
+    pub fn hear_evidence(&self, source: &Source, now: Timestamp) -> Result<(), Problem> {
+        let left = lock(&self.refused).get(source).map_or(0, |refused| left(refused, now));
+        match left.checked_sub(REFUSED_AT_ONCE) {
+            None => Ok(()),
+            Some(over) => Err(self.refuse(source, Duration::from_secs(over / REFUSED_A_SECOND + 1), now)),
+        }
+    }
+
+    /// Charges evidence that was refused, by its length.
+    pub fn refused_evidence(&self, source: &Source, bytes: usize, now: Timestamp) {
+        let mut refused = lock(&self.refused);
+        refused.retain(|_, refused| left(refused, now) > 0);
+        let (sum, at) = refused.entry(source.clone()).or_insert((0, now));
+        (*sum, *at) = (left(&(*sum, *at), now).saturating_add(bytes as u64), now.max(*at));
     }
 
     /// What a caller who cannot pay for its mistakes is told, instead of looking at what else it sent.
@@ -424,6 +460,36 @@ mod tests {
         }
         let most = 3 + begun.elapsed().as_millis() / 100;
         assert!(made <= most, "{made} mistakes were heard, and {most} at most were paid");
+    }
+
+    #[test]
+    fn refused_evidence_is_heard_no_faster_than_the_log_may_grow() {
+        let limits = limits(8);
+        let (rogue, honest) = (hsm("rogue"), hsm("honest"));
+        let (mut heard, mut turned_away) = (0, 0);
+        for second in 0..100 {
+            for _ in 0..50 {
+                match limits.hear_evidence(&rogue, Timestamp(second)) {
+                    Ok(()) => {
+                        heard += 1;
+                        limits.refused_evidence(&rogue, MAX_EVIDENCE, Timestamp(second));
+                    }
+                    problem => {
+                        turned_away += 1;
+                        assert!((1..=5).contains(&refused(problem)));
+                    }
+                }
+            }
+            limits.hear_evidence(&honest, Timestamp(second)).unwrap();
+        }
+        assert!((8..=8 + 100 / 5).contains(&heard), "{heard} were heard, {turned_away} were not");
+        // What was being judged at the same time is made up for afterwards; and a clock that goes back forgives nothing.
+        limits.refused_evidence(&rogue, 100 * MAX_EVIDENCE, Timestamp(100));
+        limits.refused_evidence(&rogue, 1, Timestamp(10));
+        assert!(refused(limits.hear_evidence(&rogue, Timestamp(400))) > 100);
+        limits.hear_evidence(&rogue, Timestamp(700)).unwrap();
+        limits.refused_evidence(&honest, 1, Timestamp(700));
+        assert_eq!(lock(&limits.refused).len(), 1, "whoever owes nothing needs no row");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use keywitness_circuits::{Digest, HsmId, Nonce, Timestamp};
 use keywitness_verifier::{
-    evidence::{Evidence, Summary, TrustVector},
+    evidence::{Evidence, Format, Summary, TrustVector},
     token::{EvidenceClaim, Tier},
     wire::{
         Base64, CredentialAnswer, CredentialOffer, Device, DeviceRequest, EndorsementRequest, EvidenceChallenge,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     ledger::{
         Command, Fault, Outcome,
-        apply::evidence::{asked, may_enrol},
+        apply::evidence::{asked, may_enrol, printable},
         state::{
             HsmRow, KeyRow, RequestRow, State,
             evidence::{EvidenceRow, GoodEvidence, Json},
@@ -122,6 +122,15 @@ pub(crate) fn claim(summary: &Summary, expires_at: Timestamp) -> EvidenceClaim {
     }
 }
 
+/// What a request for a credential came to.
+fn offered(outcome: Outcome) -> Result<CredentialOffer, Problem> {
+    match outcome {
+        Outcome::Credential(offer) => Ok(offer),
+        Outcome::Refused(problem) => Err(problem),
+        other => Err(unexpected(&other)),
+    }
+}
+
 impl Manager {
     /// Gives a challenge that evidence of the calling HSM, or of a key in it, is to be bound to.
     ///
@@ -145,7 +154,7 @@ impl Manager {
     /// # Errors
     /// `evidence-refused`, which is recorded, and has the HSM suspended where something runs there that is not listed; `forbidden`
     /// where no evidence is accepted; `unknown-challenge`, `foreign-challenge`, `challenge-consumed`, `challenge-expired`;
-    /// `malformed`; `hsm-revoked`; `too-many-requests`.
+    /// `malformed`; `hsm-revoked`; `too-many-requests`, also where much of it was refused just before.
     pub fn submit_evidence(
         &self,
         caller: &HsmCaller,
@@ -165,13 +174,16 @@ impl Manager {
         let outcome = match read(self.ledger.view()?.as_ref())? {
             Err(outcome) => outcome,
             Ok((asked, now)) => {
+                let source = Source::Hsm(caller.hsm().clone());
+                self.limits.hear_evidence(&source, now)?;
                 if let Err(error) = <Evidence as keywitness_circuits::codec::Canonical>::from_bytes(evidence) {
                     return Err(Problem::new(ProblemKind::Malformed, error.to_string()));
                 }
                 let verdict = asked.appraise(evidence, now);
                 if let Err(refusal) = &verdict.found {
                     tracing::warn!(hsm = %caller.hsm(), why = %refusal.why, "evidence refused");
-                    self.limits.mistake(&Source::Hsm(caller.hsm().clone()));
+                    self.limits.mistake(&source);
+                    self.limits.refused_evidence(&source, evidence.len(), now);
                 }
                 let (request, hsm, enrolment) = (*caller.request(), caller.hsm().clone(), caller.enrolment());
                 let (nonce, evidence, verdict) = (*nonce, evidence.clone(), Box::new(verdict));
@@ -200,12 +212,20 @@ impl Manager {
     /// that was suspended for what ran there is reinstated by its first good evidence after that.
     ///
     /// # Errors
-    /// `not-found` for an HSM that is not enrolled, or out of the caller's scope; `malformed`; `forbidden` where no evidence is
-    /// accepted.
+    /// `not-found` for an HSM that is not enrolled, or out of the caller's scope; `malformed`, also for a device whose evidence is of
+    /// keys alone; `forbidden` where no evidence is accepted.
     pub fn allow_device(&self, caller: &Caller, request: &DeviceRequest) -> Result<(), Problem> {
         let DeviceRequest { hsm, device, valid_for } = request.clone();
         if device.as_ref().is_some_and(|name| name.is_empty() || name.chars().count() > MAX_DEVICE) {
             let why = format!("name the device as evidence does, in 1 to {MAX_DEVICE} characters");
+            return Err(Problem::new(ProblemKind::Malformed, why));
+        }
+        let of_keys = |name: &String| {
+            Format::ALL.iter().any(|format| !format.can_enrol() && name.starts_with(&format!("{format}:")))
+        };
+        if device.as_ref().is_some_and(of_keys) {
+            let why = "no HSM is enrolled with such a device, whose evidence is of keys: list it in the evidence policy, under \
+                       trust.devices";
             return Err(Problem::new(ProblemKind::Malformed, why));
         }
         self.within(caller, &hsm)?;
@@ -230,18 +250,22 @@ impl Manager {
     /// operator lets it enrol its device.
     ///
     /// # Errors
-    /// `forbidden` without leave; `evidence-refused` for certificates that the policy does not trust, and for a key that is no
-    /// attestation key; `hsm-revoked`.
+    /// `forbidden` without leave; `evidence-refused` for certificates that the policy does not trust, for a key that is no
+    /// attestation key, and where evidence of another format told of something that is not listed; `hsm-revoked`.
     pub fn device_credential(
         &self,
         caller: &HsmCaller,
         request: &EndorsementRequest,
     ) -> Result<CredentialOffer, Problem> {
         self.spend_more(caller, COST)?;
-        let refused = |why: String| Problem::new(ProblemKind::EvidenceRefused, why);
+        let refused = |why: String| Problem::new(ProblemKind::EvidenceRefused, printable(&why));
         let (device, secret, endorsement, offer) = {
             let rows = self.ledger.view()?;
             let state = State(rows.as_ref());
+            // Whoever sends these bytes again pays nothing, and has nothing sealed again.
+            if let Some(RequestRow(outcome)) = state.get(&caller.request().0)? {
+                return offered(outcome);
+            }
             let (now, hsm) = (self.now(state)?, state.need::<HsmRow>(&key::hsm(caller.hsm()))?);
             let device = keywitness_verifier::evidence::tpm2::device_of(&request.attestation_key.0)
                 .map_err(|error| refused(error.to_string()))?;
@@ -257,10 +281,7 @@ impl Manager {
         };
         let (request, hsm, enrolment) = (*caller.request(), caller.hsm().clone(), caller.enrolment());
         let command = Command::OfferCredential { request, hsm, enrolment, device, secret, endorsement, offer };
-        match self.submit(command)? {
-            Outcome::Credential(offer) => Ok(offer),
-            other => Err(unexpected(&other)),
-        }
+        offered(self.ledger.submit(command)?)
     }
 
     /// Enrols the device that opened the credential.

@@ -111,6 +111,12 @@ impl Format {
         }
     }
 
+    /// Whether an HSM can be enrolled with a device by its evidence. That of the others is of a key alone: the policy says which
+    /// devices may give it.
+    pub const fn can_enrol(self) -> bool {
+        !matches!(self, Self::YubiHsm2 | Self::Marvell)
+    }
+
     /// The name, as configuration and records write it.
     pub const fn as_str(self) -> &'static str {
         match self {

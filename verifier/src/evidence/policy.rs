@@ -35,7 +35,8 @@ pub struct Trust {
     /// own, which are built in where the vendor publishes them.
     pub roots: Vec<Digest>,
     /// Keys of certificates that are not believed any more, wherever in a chain they stand, by the SHA-256 of their
-    /// SubjectPublicKeyInfo: `openssl x509 -in it.pem -noout -pubkey | openssl pkey -pubin -outform der | sha256sum`.
+    /// SubjectPublicKeyInfo: `openssl x509 -in it.pem -noout -pubkey | openssl pkey -pubin -outform der | sha256sum`. A TPM's attestation
+    /// key has no certificate: it is named by the last 64 digits of its device.
     pub revoked: Vec<Digest>,
     /// Devices, as [`super::Facts::device`] spells them. None: every genuine one.
     pub devices: Vec<String>,

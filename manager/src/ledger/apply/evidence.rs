@@ -21,7 +21,7 @@ use crate::ledger::{
         HsmRow, KeyRow, State, encode,
         evidence::{
             DeviceLeave, DeviceOffer, DeviceRow, EnrolledDevice, EvidenceChallengeRow, EvidenceRow, EvidenceTerms,
-            GoodEvidence, Json, RefusedEvidence,
+            GoodEvidence, Json, Pardon, RefusedEvidence,
         },
         key,
     },
@@ -36,6 +36,9 @@ const LONGEST_LEAVE: u64 = 7 * 24 * 60 * 60;
 
 /// How old an appraisal may be when it is applied, in seconds.
 const LATE: u64 = 300;
+
+/// Longest reason that is kept of a refusal, in characters: some of them come from whoever gave the evidence.
+const LONGEST_REASON: usize = 300;
 
 const NOT_ACCEPTED: &str =
     "this manager accepts no evidence: name a policy in its settings, evidence.policy (docs/evidence.md)";
@@ -61,6 +64,25 @@ pub(crate) struct Asked {
 fn terms(state: State<'_>) -> Result<Result<(EvidenceTerms, EvidencePolicy), Problem>, Fault> {
     let Some(terms) = state.evidence_terms()? else { return Ok(Err(not_accepted())) };
     Ok(terms.policy()?.map(|policy| (terms, policy)).ok_or_else(not_accepted))
+}
+
+/// A reason on one line, without what a terminal would take for commands, and no longer than it may be.
+pub(crate) fn printable(why: &str) -> String {
+    let mut text = String::new();
+    let mut length = 0;
+    for c in why.chars() {
+        let escaped = match c {
+            '\'' | '"' | '\\' => String::from(c),
+            _ => c.escape_debug().to_string(),
+        };
+        length += escaped.chars().count();
+        if length >= LONGEST_REASON {
+            text.push('…');
+            break;
+        }
+        text.push_str(&escaped);
+    }
+    text
 }
 
 fn not_accepted() -> Problem {
@@ -137,8 +159,8 @@ pub(crate) fn asked(
         key: challenge.key.clone(),
         nonce: *nonce,
     };
-    let revoked = device.device.as_ref().is_some_and(|enrolled| terms.revoke(&enrolled.endorsement));
-    let all = (context.digest(), &spki, &devices, &device.device, revoked, &terms);
+    let revoked = device.device.as_ref().is_some_and(|enrolled| terms.revoke(enrolled));
+    let all = (context.digest(), &spki, &devices, (&device.device, device.void), revoked, &terms);
     let against = Digest(Sha256::digest(encode(Table::EvidenceChallenges, &all)?).into());
     Ok(Ok(Asked { challenge, context, spki, terms, policy, device, revoked, devices, against }))
 }
@@ -146,7 +168,38 @@ pub(crate) fn asked(
 impl Asked {
     /// Appraises evidence as of `at`. Pure: an audit comes to the same.
     pub(crate) fn appraise(&self, evidence: &[u8], at: Timestamp) -> EvidenceVerdict {
-        EvidenceVerdict { at, against: self.against, found: self.found(evidence, at).map(Json) }
+        let found = self.found(evidence, at).map(Json).map_err(|EvidenceRefusal { why, measured }| EvidenceRefusal {
+            why: printable(&why),
+            measured: measured.as_deref().map(printable),
+        });
+        EvidenceVerdict { at, against: self.against, found }
+    }
+
+    /// The devices that evidence of a format may be of, each any where it is none; one after the other.
+    fn devices_of(&self, format: Format, at: Timestamp) -> Result<Vec<Option<String>>, EvidenceRefusal> {
+        if !format.can_enrol() {
+            return Ok(vec![None]);
+        }
+        if format != Format::Tpm2 {
+            return Ok(self.devices.clone());
+        }
+        // A TPM is genuine by a credential, or because the policy lists it now: never because an operator lets the HSM enrol one.
+        let Some(own) = self.device.device.as_ref().filter(|_| self.device.void.is_none()) else {
+            return Ok(vec![None]);
+        };
+        let section = self.policy.tpm2.as_ref();
+        let is_listed = section.is_some_and(|section| section.trust.devices.contains(&own.device));
+        if is_listed || !own.endorsement.is_empty() {
+            return Ok(vec![Some(own.device.clone())]);
+        }
+        if self.device.open(at).is_some() {
+            return Ok(vec![None]);
+        }
+        let why = format!(
+            "the HSM is enrolled with {}, which is no TPM that the evidence policy lists: enrol one",
+            own.device
+        );
+        Err(EvidenceRefusal { why, measured: None })
     }
 
     fn found(&self, evidence: &[u8], at: Timestamp) -> Result<Summary, EvidenceRefusal> {
@@ -158,11 +211,9 @@ impl Asked {
                 "it is of another format than that which told of something that is not listed".to_owned(),
             ));
         }
-        // A TPM is genuine by its enrolment, or because the policy lists it: never because an operator lets the HSM enrol one.
-        let enrolled = [self.device.device.as_ref().filter(|_| self.device.void.is_none()).map(|it| it.device.clone())];
-        let devices = if evidence.format() == Format::Tpm2 { &enrolled[..] } else { &self.devices };
+        let devices = self.devices_of(evidence.format(), at)?;
         let mut result = Err(refused("it may be of no device".to_owned()));
-        for device in devices {
+        for device in &devices {
             let subject = Subject { context: &context, key: self.spki.as_deref(), device: device.as_deref() };
             let of_another = |error: &EvidenceError| matches!(error, EvidenceError::WrongDevice { .. });
             let appraised = self.policy.appraise(&evidence, &subject, at);
@@ -183,23 +234,29 @@ impl Asked {
             return Err(refused("it does not name the key that it should be about".to_owned()));
         }
         let own = self.device.device.as_ref().map(|enrolled| enrolled.device.as_str());
+        if found.facts.device.is_none() && own.is_some() {
+            return Err(refused("it does not say which device it is of, and the HSM was enrolled with one".to_owned()));
+        }
         if self.revoked && found.facts.device.as_deref() == own {
             return Err(refused("a key that vouches for this TPM was revoked: enrol another device".to_owned()));
         }
         Ok(found)
     }
 
-    /// The leave under which this evidence enrols its device.
-    fn enrols(&self, summary: &Summary, at: Timestamp) -> Option<(DeviceLeave, String)> {
+    /// The leave under which this evidence enrols its device. Of one without a name, nothing more than that it was repaired.
+    fn enrols(&self, summary: &Summary, at: Timestamp) -> Option<(DeviceLeave, Option<String>)> {
         if self.challenge.key.is_some() || summary.binding != Binding::Context {
             return None;
         }
         let leave = self.device.open(at)?.clone();
-        let device = summary.facts.device.clone()?;
+        let Some(device) = summary.facts.device.clone() else {
+            let repaired = self.device.void.is_some() && self.device.device.is_none() && leave.device.is_none();
+            return repaired.then_some((leave, None));
+        };
         let known =
             self.device.void.is_none() && self.device.device.as_ref().is_some_and(|enrolled| enrolled.device == device);
         let allowed = leave.device.as_ref().is_none_or(|only| *only == device);
-        (!known && allowed).then_some((leave, device))
+        (!known && allowed).then_some((leave, Some(device)))
     }
 }
 
@@ -264,10 +321,10 @@ impl Apply<'_> {
                     Some(GoodEvidence { enrolment: hsm.revision, appraisal: appraisal.clone(), section, at, sequence });
                 self.put(&place, &row)?;
                 if let Some((leave, device)) = asked.enrols(&appraisal.0, at) {
-                    self.enrol_device(&hsm.hsm, device, Vec::new(), leave.by)?;
+                    self.enrol_device(&hsm.hsm, device.map(|device| (device, Vec::new())), leave.by)?;
                 }
                 if asked.challenge.key.is_none() && appraisal.0.binding == Binding::Context {
-                    self.pardon(&hsm.hsm)?;
+                    self.pardon(&hsm.hsm, appraisal.0.format)?;
                 }
                 Ok(Outcome::Done)
             }
@@ -290,7 +347,8 @@ impl Apply<'_> {
         let device = row.device.as_ref().map(|enrolled| enrolled.device.clone());
         let settings = fraud::settings(self.state(), Rule::ForeignMeasurement)?;
         if settings.is_some_and(|settings| settings.action == Action::Quarantine) {
-            row = DeviceRow { void: Some(evidence.format()), leave: None, offer: None, pardoned_by: None, ..row };
+            let (void, voided_at) = (Some(evidence.format()), Some(self.moment.sequence));
+            row = DeviceRow { device: row.device, leave: None, offer: None, void, voided_at, pardon: None };
             self.put(&place, &row)?;
         }
         let evidence = evidence.digest();
@@ -298,11 +356,12 @@ impl Apply<'_> {
         fraud::measured(self, &hsm.hsm, evidence, event)
     }
 
-    /// Ends the suspension by the rule on measurements once the device was enrolled again and its evidence is good.
-    fn pardon(&mut self, hsm: &HsmId) -> Result<(), Fault> {
+    /// Ends the suspension by the rule on measurements once the device was enrolled again and its evidence, of the format that told of
+    /// something else, is good.
+    fn pardon(&mut self, hsm: &HsmId, good: Format) -> Result<(), Fault> {
         let row = self.state().device(hsm)?;
-        let Some(by) = row.pardoned_by.clone() else { return Ok(()) };
-        self.put(&key::hsm(hsm), &DeviceRow { pardoned_by: None, ..row })?;
+        let Some(Pardon { by, .. }) = row.pardon.clone().filter(|pardon| pardon.format == good) else { return Ok(()) };
+        self.put(&key::hsm(hsm), &DeviceRow { pardon: None, ..row })?;
         let target = RevocationTarget::Hsm(hsm.clone());
         let suspended = self.bar(&target)?.suspended;
         if suspended.is_some_and(|suspension| suspension.by == fraud::author(Rule::ForeignMeasurement)) {
@@ -312,13 +371,17 @@ impl Apply<'_> {
         Ok(())
     }
 
-    fn enrol_device(&mut self, hsm: &HsmId, device: String, endorsement: Vec<Digest>, by: String) -> Result<(), Fault> {
-        let row = self.state().device(hsm)?;
-        let pardoned_by = if row.void.is_some() { Some(by.clone()) } else { row.pardoned_by };
-        let enrolled =
-            EnrolledDevice { device: device.clone(), endorsement, enrolled_at: self.moment.at, by: by.clone() };
-        let row = DeviceRow { device: Some(enrolled), leave: None, offer: None, void: None, pardoned_by };
-        self.put(&key::hsm(hsm), &row)?;
+    /// Uses up a leave: from now on, the HSM's device is this one, with the keys that vouch for it.
+    fn enrol_device(&mut self, hsm: &HsmId, device: Option<(String, Vec<Digest>)>, by: String) -> Result<(), Fault> {
+        let (row, enrolled_at) = (self.state().device(hsm)?, self.moment.at);
+        let pardon = row.void.map(|format| Pardon { by: by.clone(), format }).or(row.pardon);
+        let enrolled = device.clone().map(|(device, endorsement)| {
+            let by = by.clone();
+            EnrolledDevice { device, endorsement, enrolled_at, by }
+        });
+        let (device, void, voided_at) = (device.map(|(name, _)| name), None, row.voided_at);
+        self.put(&key::hsm(hsm), &DeviceRow { device: enrolled, leave: None, offer: None, void, voided_at, pardon })?;
+        let Some(device) = device else { return Ok(()) };
         self.events.push(EventKind::DeviceEnrolled { hsm: hsm.clone(), device: device.clone(), by });
         fraud::enrolled(self, hsm, &device)
     }
@@ -382,12 +445,12 @@ impl Apply<'_> {
             return Ok(refuse(ProblemKind::EvidenceRefused, why));
         }
         let by = row.leave.map(|leave| leave.by).unwrap_or_default();
-        self.enrol_device(&hsm.hsm, offer.device, offer.endorsement, by)?;
+        self.enrol_device(&hsm.hsm, Some((offer.device, offer.endorsement)), by)?;
         Ok(Outcome::Done)
     }
 }
 
-/// Whether an HSM may enrol this device now.
+/// Whether an HSM may enrol this TPM now, by a credential.
 pub(crate) fn may_enrol(
     state: State<'_>,
     hsm: &HsmRow,
@@ -408,6 +471,12 @@ pub(crate) fn may_enrol(
     if leave.device.as_ref().is_some_and(|only| only != device) {
         let why = format!("the operator lets HSM {} enrol another device than {device}", hsm.hsm);
         return Ok(Err(Problem::new(ProblemKind::Forbidden, why)));
+    }
+    if let Some(voided) = row.void.filter(|voided| *voided != Format::Tpm2) {
+        let why = format!(
+            "evidence of format {voided} told of something that is not listed: a TPM does not make up for that"
+        );
+        return Ok(Err(Problem::new(ProblemKind::EvidenceRefused, why)));
     }
     Ok(Ok(()))
 }

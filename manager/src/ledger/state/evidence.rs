@@ -2,7 +2,7 @@
 
 use keywitness_circuits::{ClusterId, Digest, HsmId, Timestamp};
 use keywitness_verifier::{
-    evidence::{EvidencePolicy, Format, Summary},
+    evidence::{EvidencePolicy, Format, Summary, tpm2},
     wire::{Device, EvidenceRecord, EvidenceStanding, KeyRef},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
@@ -104,9 +104,10 @@ impl EvidenceTerms {
         self.sections.iter().find(|(of, _)| *of == format).map(|(_, digest)| *digest)
     }
 
-    /// Whether one of the keys that vouch for a TPM is revoked.
-    pub fn revoke(&self, endorsement: &[Digest]) -> bool {
-        endorsement.iter().any(|key| self.revoked.contains(key))
+    /// Whether a device is a TPM whose attestation key, or one of the keys that vouch for it, is revoked.
+    pub fn revoke(&self, device: &EnrolledDevice) -> bool {
+        let vouches = |key| self.revoked.contains(key);
+        device.endorsement.iter().any(vouches) || tpm2::is_among(&device.device, &self.revoked)
     }
 }
 
@@ -173,8 +174,20 @@ pub struct DeviceRow {
     pub offer: Option<DeviceOffer>,
     /// Its evidence of this format told of something that is not listed: none counts before its device is enrolled again.
     pub void: Option<Format>,
-    /// Who let it enrol its device again: then its next good evidence ends what the old one had it suspended for.
-    pub pardoned_by: Option<String>,
+    /// Number of the last command with such evidence: what was good before counts no more.
+    pub voided_at: Option<u64>,
+    /// It may be reinstated.
+    pub pardon: Option<Pardon>,
+}
+
+/// The device of an HSM was enrolled again after its evidence told of something that is not listed: its next good evidence of that format
+/// ends what it was suspended for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pardon {
+    /// The operator who let it.
+    pub by: String,
+    /// The format.
+    pub format: Format,
 }
 
 /// A device that an HSM is enrolled with.
@@ -300,12 +313,14 @@ impl State<'_> {
         let refusal = refused.filter(stands).map(|refused| refused.why);
         let device = self.device(&hsm.hsm)?;
         let enrolled = device.device.as_ref();
-        let revoked = enrolled.is_some_and(|device| terms.revoke(&device.endorsement));
+        let revoked = enrolled.is_some_and(|device| terms.revoke(device));
         let of_device = |good: &GoodEvidence| {
-            let named = good.appraisal.0.facts.device.as_deref();
-            enrolled.is_none_or(|device| named == Some(device.device.as_str()))
+            let Summary { format, facts, .. } = &good.appraisal.0;
+            let named = facts.device.as_deref();
+            !format.can_enrol() || enrolled.is_none_or(|device| named == Some(device.device.as_str()))
         };
-        let good = good.filter(|good| good.enrolment == hsm.revision && of_device(good) && device.void.is_none());
+        let holds = |good: &GoodEvidence| device.void.is_none() && device.voided_at < Some(good.sequence);
+        let good = good.filter(|good| good.enrolment == hsm.revision && of_device(good) && holds(good));
         let standing = match &good {
             _ if !terms.accepts() => EvidenceStanding::Missing,
             _ if revoked => EvidenceStanding::Revoked,

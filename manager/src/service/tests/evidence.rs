@@ -1,5 +1,7 @@
 //! Evidence of where keys live: what it does for an HSM that gives it, and against one that does not.
 
+mod devices;
+
 use keywitness_circuits::{Digest, Nonce, codec::Canonical as _};
 use keywitness_verifier::{
     evidence::{Bytes, Evidence, EvidenceContext, EvidencePolicy, Format, SevSnpPolicy, Trust},

@@ -13,7 +13,7 @@ mod structures;
 
 use std::collections::BTreeMap;
 
-use keywitness_circuits::Timestamp;
+use keywitness_circuits::{Digest, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 pub use credential::{Activated, Credential, Endorsement, Pending};
@@ -49,6 +49,12 @@ fn device(name: [u8; 34]) -> String {
 /// [`EvidenceError::Malformed`] for what is no public area of an RSA or P-256 key with SHA-256.
 pub fn device_of(attestation_key: &[u8]) -> Result<String, EvidenceError> {
     Ok(device(Public::read(attestation_key)?.name()))
+}
+
+/// Whether this device's attestation key is among `keys`: each is the SHA-256 in its Name, with which the device's name ends.
+pub fn is_among(named: &str, keys: &[Digest]) -> bool {
+    let name = |key: &Digest| [structures::SHA256.to_be_bytes().as_slice(), &key.0].concat();
+    keys.iter().any(|key| named.strip_prefix("tpm2:") == Some(Bytes(name(key)).to_string().as_str()))
 }
 
 /// The parts, in the order of [`Format::Tpm2`].
@@ -152,6 +158,9 @@ impl Verifier for Tpm2Policy {
     fn verify(&self, parts: &[Vec<u8>], subject: &Subject<'_>, _now: Timestamp) -> Result<Findings, EvidenceError> {
         let parts = Parts::read(parts)?;
         let device = device(parts.attestation_key.name());
+        if is_among(&device, &self.trust.revoked) {
+            return Err(EvidenceError::refused("the attestation key is revoked: enrol another device"));
+        }
         if subject.device != Some(&device) && !self.trust.devices.contains(&device) {
             return Err(EvidenceError::WrongDevice { found: device });
         }
