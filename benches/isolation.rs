@@ -11,7 +11,7 @@ use std::{
 
 use comfy_table::{Table, presets};
 use keywitness_circuits::{
-    ClaimContext, Digest, Instance, KeyAlgorithm, KeyClaim, KeyId, Kind, Nonce, Parameters, Suite, Timestamp, Witness,
+    ClaimContext, Digest, Instance, KeyAlgorithm, KeyClaim, KeyId, Kind, Nonce, Parameters, Suite, Witness,
     codec::Canonical,
     context,
     key_knowledge::{self, many},
@@ -20,10 +20,10 @@ use keywitness_circuits::{
 };
 use keywitness_isolation::examine::look_at;
 use keywitness_prover::{
-    KeyStore, Placement, SoftwareStore, Unlock, create_key_file,
+    Clock, KeyStore, Placement, SoftwareStore, SystemClock, Unlock, create_key_file,
     process::{ParameterFile, Remote, Secrets, Spec},
 };
-use keywitness_verifier::wire::KeyRef;
+use keywitness_verifier::wire::{KeyRef, MAX_RECORD_TTL};
 
 /// Keys of one proof of many.
 const MANY: u8 = 64;
@@ -56,6 +56,8 @@ fn secret(number: u8) -> [u8; 32] {
 
 fn claim(parameters: &Parameters, kind: Kind, keys: &[KeyRef], instance: &Instance) -> (ClaimContext, Vec<u8>) {
     let instance = instance.to_bytes();
+    // A proving process proves of today alone.
+    let now = SystemClock.now();
     let key = |key: &KeyRef| KeyClaim { key: key.key.clone(), epoch: key.epoch, attributes: Digest([1; 32]) };
     let context = ClaimContext {
         statement: kind.name().to_owned(),
@@ -68,8 +70,8 @@ fn claim(parameters: &Parameters, kind: Kind, keys: &[KeyRef], instance: &Instan
         keys: keys.iter().map(key).collect(),
         instance: context::instance_digest(&instance),
         challenge: Nonce([7; 32]),
-        not_before: Timestamp(0),
-        not_after: Timestamp(1),
+        not_before: now,
+        not_after: now.plus(MAX_RECORD_TTL),
         checkpoint: None,
         evidence: None,
     };

@@ -14,7 +14,7 @@ pub enum Calls {
     /// socket, process or program is made, no memory becomes code, and no other process is touched. Applied while the process has one thread.
     Listed,
     /// All but those of a list: for libraries of others, which may do what nobody knows. They start no program, look into
-    /// no process, and make no socket unless the network is left to them. Applied to every thread.
+    /// no process, set no other's limits, type into no terminal, and make no socket unless the network is left to them. Applied to every thread.
     AllBut,
     /// All but those, sockets of this machine, and what lets others at a file: for what speaks to the network. Applied while the process has one thread.
     Network,
@@ -43,6 +43,10 @@ const NEVER: [i64; 20] = [
     libc::SYS_open_by_handle_at,
     libc::SYS_personality,
 ];
+
+/// Requests of ioctl(2) that type into a terminal, TIOCSTI and TIOCLINUX: a shell that has it too would run what is typed. The numbers are the
+/// same on every architecture that there are filters for.
+pub(crate) const TYPING: [u32; 2] = [0x5412, 0x541c];
 
 /// Calls that make or use a socket by an address.
 const NETWORK: [i64; 4] = [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
@@ -216,13 +220,15 @@ pub(crate) fn restrict(calls: Calls, network: bool) -> Result<(), seccompiler::E
     match calls {
         Calls::AllBut => {
             let addressed = NETWORK.into_iter().filter(|_| !network);
-            let rules = any(NEVER.into_iter().chain(addressed));
+            let mut rules = any(NEVER.into_iter().chain(addressed));
+            rules.extend(other_programs()?);
             seccompiler::apply_filter_all_threads(&renumbered())?;
             seccompiler::apply_filter_all_threads(&make(rules, SeccompAction::Allow, refused)?)
         }
         Calls::Network => {
             let mut rules = any(NEVER.into_iter().chain(RIGHTS).chain(OLDER_RIGHTS));
             rules.extend(local_sockets()?);
+            rules.extend(other_programs()?);
             seccompiler::apply_filter(&renumbered())?;
             seccompiler::apply_filter(&make(rules, SeccompAction::Allow, refused)?)
         }
@@ -258,6 +264,20 @@ fn renumbered() -> BpfProgram {
         step(libc::BPF_RET | libc::BPF_K, (0, 0), libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
         step(libc::BPF_RET | libc::BPF_K, (0, 0), libc::SECCOMP_RET_ALLOW),
     ]
+}
+
+/// What other programs of the same user are reached by, without a socket: their terminal, and their limits.
+fn other_programs() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
+    // The kernel takes half of each register.
+    let condition =
+        |argument, compare, value: u32| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value.into());
+    let typing = TYPING.map(|request| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, request)?]));
+    let own = [0, std::process::id()].map(|pid| condition(0, SeccompCmpOp::Ne, pid));
+    let other = SeccompRule::new(own.into_iter().collect::<Result<_, _>>()?)?;
+    Ok(BTreeMap::from([
+        (libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?),
+        (libc::SYS_prlimit64, vec![other]),
+    ]))
 }
 
 /// What makes a socket by which other programs of this machine are reached: any but an Internet socket, or one that asks the kernel for

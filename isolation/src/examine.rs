@@ -17,7 +17,11 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{calls::SECOND_NUMBERS, confine::Protection, memory::page_size};
+use crate::{
+    calls::{SECOND_NUMBERS, TYPING},
+    confine::Protection,
+    memory::page_size,
+};
 
 /// What whoever took a process over would try. None of it changes anything where it works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -37,7 +41,8 @@ pub enum Attempt {
     SignalProcess,
     /// Have memory that is written and run.
     RunData,
-    /// Make calls that a process with secrets has no use for: unshare(2), bpf(2), io_uring_setup(2).
+    /// Make calls that a process with secrets has no use for: unshare(2), bpf(2), io_uring_setup(2); ioctl(2) that types into a terminal,
+    /// prlimit(2) of another process.
     RareCalls,
     /// Make calls by the second numbers that x86-64 has for them (x32).
     SecondNumbers,
@@ -91,6 +96,9 @@ impl Attempt {
             Self::RareCalls => {
                 refused(libc::SYS_unshare, [0; 4])
                     && [libc::SYS_bpf, libc::SYS_io_uring_setup].into_iter().all(|call| refused(call, [0; 4]))
+                    // No terminal is there, no process has that number, and no limits are at that address.
+                    && TYPING.into_iter().all(|request| refused(libc::SYS_ioctl, [-1, request.into(), 0, 0]))
+                    && refused(libc::SYS_prlimit64, [i32::MAX.into(), 0, 1, 0])
             }
             Self::SecondNumbers => refused(SECOND_NUMBERS | libc::SYS_getpid, [0; 4]),
             Self::ReachPrograms => programs_unreachable(),
@@ -295,6 +303,43 @@ mod tests {
         let found = look_at(std::process::id()).unwrap();
         assert!(!found.filtered && !found.memory_refused);
         assert!(look_at(u32::MAX).is_err());
+    }
+
+    /// Who has taken over what speaks to the network reaches no program of its user without a socket either.
+    #[test]
+    fn what_speaks_to_the_network_sets_no_other_s_limits_and_types_into_no_terminal() {
+        use rustix::{
+            io::Errno,
+            process::{Pid, Resource, Rlimit, getpid, getrlimit, prlimit},
+        };
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&other);
+        let limit = move || prlimit(Some(pid), Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        // The other half of a register says nothing to the kernel.
+        let halves = |value: i64| [value, value + (1 << 32)];
+        let typing = || TYPING.into_iter().flat_map(|request| halves(request.into()));
+        let types = |request| refused(libc::SYS_ioctl, [-1, request, 0, 0]);
+        // The test is of the thread's limits: before them, a limit is set, and what is missing is a terminal alone.
+        limit().unwrap();
+        assert!(!typing().any(types));
+        let confined = move || {
+            crate::confine::hide(&[], &[]);
+            assert_eq!(limit(), Err(Errno::PERM));
+            for named in halves(pid.as_raw_nonzero().get().into()) {
+                assert!(refused(libc::SYS_prlimit64, [named, 0, 1, 0]));
+            }
+            assert!(typing().all(types));
+            // Its own limits it sets as before, and it asks terminals for what changes nothing.
+            let own = getrlimit(Resource::Cpu);
+            for itself in [None, Some(getpid())] {
+                prlimit(itself, Resource::Cpu, own).unwrap();
+            }
+            let window_size = 0x5413;
+            assert!(!types(window_size));
+        };
+        std::thread::scope(|scope| scope.spawn(confined).join().unwrap());
+        drop(other.stdin.take());
+        other.wait().unwrap();
     }
 
     /// Both filters and landlock hold the thread that takes them on, so that the others of the tests go on.

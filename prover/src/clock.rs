@@ -6,6 +6,7 @@ use std::{
 };
 
 use keywitness_circuits::Timestamp;
+use keywitness_verifier::{identity::MAX_SKEW, wire::MAX_RECORD_TTL};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
@@ -44,6 +45,23 @@ impl Clock for SystemClock {
 /// Seconds since the machine was booted.
 fn since_boot() -> u64 {
     u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec).unwrap_or_default()
+}
+
+/// Whether a claim from one moment to another is about `now`; clocks may differ a little.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn is_about_now(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Result<(), &'static str> {
+    if not_before > now.plus(MAX_SKEW) {
+        return Err("the claim would begin in the future");
+    }
+    if not_after <= now || not_after <= not_before {
+        return Err("the claim would be over already");
+    }
+    if not_after.since(not_before) > MAX_RECORD_TTL {
+        return Err("the claim would last longer than a day");
+    }
+    Ok(())
 }
 
 /// A flag that ends waiting at once. Clones are the same flag.

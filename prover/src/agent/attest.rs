@@ -14,8 +14,8 @@ use keywitness_verifier::{
     client::{ClientError, HsmSigner, ManagerClient},
     identity::{Audience, MAX_SKEW},
     wire::{
-        AttestResponse, Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, KeyRef, MAX_RECORD_TTL,
-        Record, TrustDomainInfo,
+        AttestResponse, Base64, Challenge, ChallengeRequest, EnrolKeyRequest, Enrolment, KeyRef, Record,
+        TrustDomainInfo,
     },
 };
 
@@ -24,7 +24,7 @@ use super::{
     event::{AgentEvent, Observer},
 };
 use crate::{
-    clock::{Clock, Stop},
+    clock::{Clock, Stop, is_about_now},
     store::{KeyEntry, KeyStore, StoreError},
 };
 
@@ -270,20 +270,10 @@ pub(super) fn agreed_verifying_key(
 
 /// Refuses a challenge that is over, or that would have the agent claim something about another time.
 pub(super) fn check_challenge(challenge: &Challenge, now: Timestamp) -> Result<(), AttestError> {
-    let refused = |why| Err(AttestError::Challenge(why));
     if challenge.expires_at.plus(MAX_SKEW) <= now {
-        return refused("it has expired");
+        return Err(AttestError::Challenge("it has expired"));
     }
-    if challenge.not_before > now.plus(MAX_SKEW) {
-        return refused("the claim would begin in the future");
-    }
-    if challenge.not_after <= now || challenge.not_after <= challenge.not_before {
-        return refused("the claim would be over already");
-    }
-    if challenge.not_after.since(challenge.not_before) > MAX_RECORD_TTL {
-        return refused("the claim would last longer than a day");
-    }
-    Ok(())
+    is_about_now(challenge.not_before, challenge.not_after, now).map_err(AttestError::Challenge)
 }
 
 /// Refuses records that are not those of the claim that was sent: one for each key, in order.

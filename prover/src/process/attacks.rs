@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use keywitness_circuits::{
-    Digest, Envelope, HsmId, KeyAlgorithm, KeyOrigin, Kind, Parameters, Suite, Timestamp, transcript::label,
+    ClaimContext, Digest, Envelope, HsmId, KeyAlgorithm, KeyOrigin, Kind, Parameters, Suite, Timestamp,
+    transcript::label,
 };
 use keywitness_custody::{HolderKey, Member, Purpose, Scheme, SharingId, Terms};
 use keywitness_verifier::{
     channel,
-    identity::{Audience, IdentityKey},
+    identity::{Audience, IdentityKey, MAX_SKEW},
     operation::{MAX_AGE, Operation, OperationRequest},
     transfer::{self, SealedKey, Transfer, Withheld},
-    wire::{Enrolment, KeyRef},
+    wire::{Enrolment, KeyRef, MAX_RECORD_TTL},
 };
 
 use super::{
@@ -71,25 +72,101 @@ fn claims_are_in_its_own_name_and_an_enrolled_hsm_stays_itself() {
     let (context, instance, key) = claim(&there, "ed25519", Kind::KeyKnowledgeEd25519);
     let prove = |context| there.prove(&Parameters::transparent(), &context, &instance, &key);
     let claims = [
-        keywitness_circuits::ClaimContext { hsm: name("hsm-2"), ..context.clone() },
-        keywitness_circuits::ClaimContext { manager: name("manager-2"), ..context.clone() },
-        keywitness_circuits::ClaimContext { trust_domain: name("other.example"), ..context.clone() },
-        keywitness_circuits::ClaimContext { cluster: name("cluster-2"), ..context.clone() },
+        ClaimContext { hsm: name("hsm-2"), ..context.clone() },
+        ClaimContext { manager: name("manager-2"), ..context.clone() },
+        ClaimContext { trust_domain: name("other.example"), ..context.clone() },
+        ClaimContext { cluster: name("cluster-2"), ..context.clone() },
     ];
     for claim in claims {
         assert!(said(prove(claim)).contains("another HSM's name"));
     }
     prove(context).unwrap();
     let audience = Audience { manager: name("manager-2"), ..membership().audience };
-    for other in [
-        Membership { hsm: name("hsm-2"), ..membership() },
-        Membership { audience, ..membership() },
-        Membership { enrolment: None, ..membership() },
-    ] {
+    for other in
+        [Membership { hsm: name("hsm-2"), ..membership() }, Membership { audience: audience.clone(), ..membership() }]
+    {
         assert!(said(there.set_membership(other)).contains("keeps its name"));
     }
-    let enrolment = Some(Enrolment { revision: 4, ..membership().enrolment.unwrap() });
-    there.set_membership(Membership { enrolment, ..membership() }).unwrap();
+    for (audience, hsm) in [(&audience, "hsm-1"), (&membership().audience, "hsm-2")] {
+        assert!(said(there.sign_enrolment(audience, "kw_join_x", &name(hsm))).contains("keeps its name"));
+    }
+    let unenrolled = Membership { enrolment: None, ..membership() };
+    assert!(said(there.set_membership(unenrolled)).contains("stays enrolled"));
+}
+
+/// The membership with what an enrolment says, changed.
+fn enrolled_as(change: impl FnOnce(&mut Enrolment)) -> Membership {
+    let mut changed = membership();
+    change(changed.enrolment.as_mut().unwrap());
+    changed
+}
+
+#[test]
+fn cluster_and_revision_are_those_of_an_enrolment_that_was_signed_here() {
+    let (_directory, store) = enrolled_store();
+    let there = remote(&store);
+    let newer = |revision| enrolled_as(|enrolment| enrolment.revision = revision);
+    let elsewhere = enrolled_as(|enrolment| enrolment.cluster = name("cluster-2"));
+    let of_another = enrolled_as(|enrolment| enrolment.hsm = name("hsm-2"));
+    let refused = |changed: &Membership| said(there.set_membership(changed.clone()));
+    for changed in [&newer(2), &newer(4), &elsewhere] {
+        assert!(refused(changed).contains("enrols anew"));
+    }
+    assert!(refused(&of_another).contains("another HSM's"));
+    assert_eq!(store.membership(), Some(membership()));
+    // The same again is no change: a lost answer.
+    there.set_membership(membership()).unwrap();
+
+    let sign = |there: &Remote| there.sign_enrolment(&membership().audience, "kw_join_x", &name("hsm-1")).unwrap();
+    sign(&there);
+    assert!(refused(&of_another).contains("another HSM's"));
+    there.set_membership(newer(4)).unwrap();
+    there.set_membership(newer(4)).unwrap();
+    assert!(refused(&newer(5)).contains("enrols anew"), "one enrolment, one revision");
+    sign(&there);
+    assert!(remote(&store).set_membership(newer(5)).is_err(), "another process's");
+
+    // An HSM that is not enrolled yet: its process may have died before the manager answered.
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(create(&directory.path().join("store")));
+    let begun = Membership { enrolment: None, ..membership() };
+    remote(&store).set_membership(begun).unwrap();
+    let there = remote(&store);
+    assert!(said(there.set_membership(of_another)).contains("another HSM's"));
+    sign(&there);
+    there.set_membership(membership()).unwrap();
+    assert!(said(there.set_membership(newer(4))).contains("enrols anew"), "the first enrolment is recorded, and over");
+}
+
+#[test]
+fn claims_are_about_now_by_the_process_s_own_clock_and_for_a_day_at_most() {
+    let (_directory, store) = enrolled_store();
+    let there = remote(&store);
+    let (context, instance, key) = claim(&there, "ed25519", Kind::KeyKnowledgeEd25519);
+    let of = |not_before, not_after| ClaimContext { not_before, not_after, ..context.clone() };
+    let prove = |context: &ClaimContext| there.prove(&Parameters::transparent(), context, &instance, &key);
+    let (before, end) = (|seconds| Timestamp(NOW.0 - seconds), Timestamp(u64::MAX));
+    for context in [
+        // Later, over, of more than a day, and all at once.
+        of(NOW.plus(MAX_SKEW + 1), NOW.plus(MAX_SKEW + 2)),
+        of(before(100), NOW),
+        of(before(100), before(50)),
+        of(NOW, NOW.plus(MAX_RECORD_TTL + 1)),
+        of(before(MAX_RECORD_TTL), NOW.plus(1)),
+        of(NOW.plus(2), NOW.plus(1)),
+        of(NOW, end),
+        of(end, end),
+        of(Timestamp(0), end),
+    ] {
+        assert!(said(prove(&context)).contains("about another time"), "{context:?}");
+        let many = there.prove_many(&Parameters::transparent(), &context, &instance, std::slice::from_ref(&key));
+        assert!(said(many).contains("about another time"), "{context:?}");
+    }
+    for (not_before, not_after) in
+        [(NOW.plus(MAX_SKEW), NOW.plus(MAX_SKEW + MAX_RECORD_TTL)), (before(MAX_RECORD_TTL - 1), NOW.plus(1))]
+    {
+        prove(&of(not_before, not_after)).unwrap();
+    }
 }
 
 /// HSM hsm-1, which has keys; hsm-2, whose operator and hsm-1's have named each other; and a thief.

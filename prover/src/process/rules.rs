@@ -10,11 +10,14 @@ use std::{
 
 use keywitness_circuits::{ClaimContext, Digest, Envelope, HsmId, KeyId, codec::Canonical, transcript::label};
 use keywitness_custody::{Purpose, Terms};
-use keywitness_verifier::{identity::IdentityKey, wire::KeyRef};
+use keywitness_verifier::{
+    identity::{Audience, IdentityKey},
+    wire::KeyRef,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, is_about_now},
     store::{Membership, StoreError},
 };
 
@@ -105,6 +108,8 @@ pub(super) struct Guard {
     /// Digests of the requests for copies that were made here.
     asked: Mutex<Newest<Digest>>,
     dealt: AtomicBool,
+    /// Whether an enrolment was signed here whose end is not recorded yet.
+    enrols: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,20 +122,48 @@ fn refused(why: impl Into<String>) -> StoreError {
 
 impl Guard {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, proven: Mutex::default(), asked: Mutex::default(), dealt: AtomicBool::new(false) }
+        let (dealt, enrols) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { rules, proven: Mutex::default(), asked: Mutex::default(), dealt, enrols }
     }
 
-    /// An HSM that is enrolled stays itself, with its manager.
-    pub(super) fn may_become(before: Option<&Membership>, after: &Membership) -> Result<(), StoreError> {
-        let Some(before) = before.filter(|before| before.enrolment.is_some()) else { return Ok(()) };
-        if before.audience == after.audience && before.hsm == after.hsm && after.enrolment.is_some() {
+    /// An HSM that is enrolled enrols anew as itself, with its manager.
+    pub(super) fn may_enrol(own: Option<&Membership>, audience: &Audience, hsm: &HsmId) -> Result<(), StoreError> {
+        let own = own.filter(|own| own.enrolment.is_some());
+        if own.is_none_or(|own| own.audience == *audience && own.hsm == *hsm) {
             return Ok(());
         }
         Err(refused("an enrolled HSM keeps its name and its manager"))
     }
 
-    /// A claim is in this HSM's own name, to its own manager.
-    pub(super) fn may_claim(own: Option<&Membership>, context: &ClaimContext) -> Result<(), StoreError> {
+    /// One enrolment can be recorded, however it ends.
+    pub(super) fn enrols(&self) {
+        self.enrols.store(true, Ordering::SeqCst);
+    }
+
+    /// An HSM that is enrolled stays itself, with its manager; its cluster and revision are those of an enrolment that was signed here.
+    pub(super) fn may_become(&self, before: Option<&Membership>, after: &Membership) -> Result<(), StoreError> {
+        Self::may_enrol(before, &after.audience, &after.hsm)?;
+        if after.enrolment.as_ref().is_some_and(|enrolment| enrolment.hsm != after.hsm) {
+            return Err(refused("the enrolment is another HSM's"));
+        }
+        let enrolled = before.is_some_and(|before| before.enrolment.is_some());
+        if enrolled && after.enrolment.is_none() {
+            return Err(refused("an enrolled HSM stays enrolled"));
+        }
+        let signed = after.enrolment.is_some() && self.enrols.swap(false, Ordering::SeqCst);
+        // An HSM that is not enrolled has nothing to lose, and records what its last process signed.
+        if signed || !enrolled || before == Some(after) {
+            return Ok(());
+        }
+        Err(refused(
+            "an enrolled HSM's cluster and revision change once it enrols anew, and not without; enrol it again",
+        ))
+    }
+
+    /// A claim is in this HSM's own name, to its own manager, and about now by this process's own clock.
+    pub(super) fn may_claim(&self, own: Option<&Membership>, context: &ClaimContext) -> Result<(), StoreError> {
+        is_about_now(context.not_before, context.not_after, self.rules.clock.now())
+            .map_err(|why| refused(format!("the claim is about another time: {why}; look at this machine's clock")))?;
         let own_name = |own: &Membership| {
             let Membership { audience, hsm, enrolment } = own;
             context.hsm == *hsm

@@ -70,7 +70,7 @@ impl Served {
                 Err(error) => Answer::Unopened { malformed: matches!(error, OperationError::Malformed) },
             },
             Request::SetMembership(membership) => {
-                Guard::may_become(store.membership().as_ref(), &membership)?;
+                guard.may_become(store.membership().as_ref(), &membership)?;
                 store.set_membership(membership)?;
                 Answer::Done
             }
@@ -92,13 +92,13 @@ impl Served {
                 Answer::Received(received?)
             }
             Request::Prove { context, instance, key } => {
-                Guard::may_claim(store.membership().as_ref(), &context)?;
+                guard.may_claim(store.membership().as_ref(), &context)?;
                 let proof = store.prove(parameters, &context, &instance, &key)?;
                 guard.proved(&context, &instance, &proof);
                 Answer::Proof(proof)
             }
             Request::ProveMany { context, instance, keys } => {
-                Guard::may_claim(store.membership().as_ref(), &context)?;
+                guard.may_claim(store.membership().as_ref(), &context)?;
                 let proof = store.prove_many(parameters, &context, &instance, &keys)?;
                 guard.proved(&context, &instance, &proof);
                 Answer::Proof(proof)
@@ -124,7 +124,10 @@ impl Served {
             Request::SignEnrolment { audience, join_token, hsm } => {
                 let token =
                     std::str::from_utf8(&join_token).map_err(|_| StoreError::Unreadable("a join token is text"))?;
-                Answer::Signature(store.sign_enrolment(&audience, token, &hsm)?)
+                Guard::may_enrol(store.membership().as_ref(), &audience, &hsm)?;
+                let signature = store.sign_enrolment(&audience, token, &hsm)?;
+                guard.enrols();
+                Answer::Signature(signature)
             }
             Request::Examine => {
                 let report = serde_json::to_vec(&self.witnessed.examine());

@@ -139,7 +139,9 @@ pub(super) fn claim(
 ) -> (keywitness_circuits::ClaimContext, Vec<u8>, KeyRef) {
     let entry = current_keys(store).into_iter().find(|entry| entry.key.key == name(key)).unwrap();
     let instance = store.instances(&entry.key, &domain(), &[]).unwrap().remove(0).to_bytes();
-    (crate::store::tests::context(kind, &entry.key, &instance), instance, entry.key)
+    let context = crate::store::tests::context(kind, &entry.key, &instance);
+    let context = keywitness_circuits::ClaimContext { not_before: NOW, not_after: NOW.plus(3600), ..context };
+    (context, instance, entry.key)
 }
 
 #[test]
