@@ -184,6 +184,15 @@ fn settings_are_read_again_and_a_mistake_changes_nothing() {
         let line = said.lines().find(|line| line.contains("wait until the agent is started again"))?.to_owned();
         (line.contains("proving-threads") && line.contains("peer (the new ones")).then_some(())
     });
+
+    // The last peer goes, and how often it was asked stays.
+    daemon.set(&format!("copies-every = \"5s\"\ntake-rotations = true\npeer = [{client:?}]\n"));
+    hang_up(&agent);
+    eventually("a peer", || (reloads("applied")? == 3.0).then_some(()));
+    daemon.set("copies-every = \"5s\"\ntake-rotations = true\n");
+    hang_up(&agent);
+    eventually("no peer", || (reloads("applied")? == 4.0).then_some(()));
+    assert_eq!(reloads("refused"), Some(2.0));
     assert!(agent.is_running() && agent.terminate().success());
 }
 

@@ -51,12 +51,12 @@ impl<'a> Hsm<'a> {
     }
 
     /// Its agent, which writes what it says to a file.
-    fn agent(&self, peers: &[&Hsm<'_>]) -> Running {
+    fn agent(&self, peers: &[&Hsm<'_>], more: &[&str]) -> Running {
         let (store, key, token) = (self.path("store"), self.path("store.key"), self.path("join-token"));
         let fixed = ["agent", "--store", &store, "--key-file", &key, "--hsm", self.name, "--join-token-file", &token];
         let channel = ["--channel", "127.0.0.1:0", "--copies-every", "1s"];
         let peers: Vec<_> = peers.iter().flat_map(|peer| ["--peer", peer.identity.as_str()]).collect();
-        let mut command = program(self.data, &[&fixed[..], &channel, &peers].concat());
+        let mut command = program(self.data, &[&fixed[..], &channel, &peers, more].concat());
         let said = std::fs::OpenOptions::new().append(true).create(true).open(self.path("said")).unwrap();
         command.stderr(Stdio::from(said));
         Running::spawn(command)
@@ -119,8 +119,8 @@ fn a_new_hsm_gets_the_keys_of_its_cluster_and_a_stranger_in_it_gets_none() {
         "acme.example",
     ]);
     let second = Hsm::new(&manager, "hsm-2", &[("own", "ed25519")]);
-    let mut giving = first.agent(&[&second]);
-    let mut taking = second.agent(&[&first]);
+    let mut giving = first.agent(&[&second], &[]);
+    let mut taking = second.agent(&[&first], &[]);
     coherent(&manager, 5);
     let all = ["signing @1", "wrapping @1", "mac @1", "daily @1", "own @1"];
     assert_eq!(second.copies("received"), names(&all[..4]));
@@ -138,7 +138,7 @@ fn a_new_hsm_gets_the_keys_of_its_cluster_and_a_stranger_in_it_gets_none() {
 
     // An HSM that the manager has in the cluster, and whose identity no operator of the others has named.
     let third = Hsm::new(&manager, "hsm-3", &[("its-own", "ed25519")]);
-    let _third = third.agent(&[&first, &second]);
+    let _third = third.agent(&[&first, &second], &[]);
     eventually("both refusals", || {
         let said = third.said();
         let refused =
@@ -153,11 +153,17 @@ fn a_new_hsm_gets_the_keys_of_its_cluster_and_a_stranger_in_it_gets_none() {
     keywitness_json(&manager.data, &["revoke", "--hsm", "hsm-3", "--reason", "a stranger"]);
     coherent(&manager, 5);
 
-    // Both are killed; a key is rotated in one of them meanwhile, and the other gets the next epoch.
+    // Both are killed; a key is rotated in one of them meanwhile. The other gets the next epoch once its operator says so.
     giving.kill();
     taking.kill();
     first.run(&["key", "generate", "--key", "signing", "--algorithm", "p256", "--rotate"]);
-    let (mut giving, mut taking) = (first.agent(&[&second]), second.agent(&[&first]));
+    let (mut giving, mut taking) = (first.agent(&[&second], &[]), second.agent(&[&first], &[]));
+    eventually("word of the next epoch", || {
+        second.said().contains("not taking signing @2 from hsm-1: it would replace").then_some(())
+    });
+    assert!(taking.terminate().success());
+    assert!(!second.keys().contains("signing @2"));
+    let mut taking = second.agent(&[&first], &["--take-rotations"]);
     eventually("the next epoch", || second.copies("received").contains("signing @2").then_some(()));
     coherent(&manager, 5);
     assert!(giving.terminate().success() && taking.terminate().success());

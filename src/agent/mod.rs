@@ -99,8 +99,14 @@ pub(crate) struct RunArgs {
     #[arg(long = "peer", value_name = "KEY")]
     peers: Vec<Digest>,
     /// How often the other HSMs are asked for keys that this one has not, such as 30s
-    #[arg(long, value_name = "DURATION", default_value = "60s", requires = "peers")]
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
     copies_every: humantime::Duration,
+    /// Take from them new epochs of keys that this HSM has, too, so that a key that is rotated in one HSM is in all
+    ///
+    /// Whoever has any of those HSMs can then replace every key of this one. Without it, a key is taken only where this HSM has none of that name;
+    /// what is not taken is told.
+    #[arg(long)]
+    take_rotations: bool,
     /// Program that gives evidence of where this HSM lives; docs/evidence.md says what it is asked
     ///
     /// It is started once, before the agent shuts itself in, and its evidence is given to the manager anew while the agent runs. What
@@ -130,7 +136,7 @@ pub(crate) struct RunArgs {
     log: Option<String>,
     /// A file with any of these flags, such as `store = "hsm-1/store"`; the environment and the command line go before it
     ///
-    /// On SIGHUP it is read again: clients, peers, --copies-every and --log are in force at once, what needs a restart is named in the log, and a
+    /// On SIGHUP it is read again: clients, peers, --copies-every, --take-rotations and --log are in force at once, what needs a restart is named in the log, and a
     /// file with a mistake changes nothing.
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -185,6 +191,7 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
         journal: Some(journal),
         attest_at_start: args.attest_at_start,
         copies_every: reload::every(args),
+        take_rotations: args.take_rotations,
         peers: reload::keys(&args.peers)?,
         ..AgentConfig::default()
     };
@@ -206,8 +213,13 @@ fn run_agent(global: &Global, args: &RunArgs, settings: Option<Settings>) -> any
         let (agent, pinned) = (Arc::clone(&agent), args.peers.iter().copied().collect());
         reload::listen(hangups, Running { agent, channel, watch, pinned, settings })?;
     }
-    if let Some(provider) = provider {
-        give_evidence(&agent, provider, args.evidence_keys, &stop)?;
+    if let Some(mut provider) = provider {
+        let keys = args.evidence_keys;
+        beside(&agent, &stop, "evidence", move |agent, stop| agent.give_evidence(&mut provider, keys, stop))?;
+    }
+    // Which peers there are can change; that there is none, cannot.
+    if !args.peers.is_empty() {
+        beside(&agent, &stop, "copies", Agent::copy_keys)?;
     }
     told.tell("READY=1");
     agent.run(&stop)?;
@@ -226,11 +238,15 @@ impl RunArgs {
     }
 }
 
-/// Gives evidence in a thread of its own, which an answer that does not come keeps from nothing else: not from stopping either.
-fn give_evidence(agent: &Arc<Agent>, mut provider: Provider, keys: bool, stop: &Stop) -> anyhow::Result<()> {
+/// Has an agent do something in a thread of its own, which an answer that does not come keeps from nothing else: not from stopping either.
+fn beside(
+    agent: &Arc<Agent>,
+    stop: &Stop,
+    name: &str,
+    work: impl FnOnce(&Agent, &Stop) + Send + 'static,
+) -> anyhow::Result<()> {
     let (agent, stop) = (Arc::clone(agent), stop.clone());
-    let run = move || agent.give_evidence(&mut provider, keys, &stop);
-    std::thread::Builder::new().name("keywitness-evidence".to_owned()).spawn(run)?;
+    std::thread::Builder::new().name(format!("keywitness-{name}")).spawn(move || work(&agent, &stop))?;
     Ok(())
 }
 

@@ -30,6 +30,10 @@ pub(super) fn narrator(quiet: bool) -> Arc<dyn Fn(&AgentEvent<'_>) + Send + Sync
         },
         AgentEvent::KeyGiven { key, to } => eprintln!("gave {to} a copy of {key}"),
         AgentEvent::KeyReceived { key, from } => eprintln!("received a copy of {key} from {from}"),
+        AgentEvent::KeyLeftOut { key, holders, why } => {
+            let holders: Vec<_> = holders.iter().map(|hsm| hsm.as_str()).collect();
+            eprintln!("not taking {key} from {}: {why}", holders.join(", "));
+        }
         AgentEvent::CopiesFailed { hsm, error } => {
             eprintln!("no copies from {hsm}: {}", output::printable(&error.to_string()));
         }

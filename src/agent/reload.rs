@@ -12,7 +12,7 @@ use super::{Args, RunArgs, settings, settings::Settings};
 use crate::{Command, output};
 
 /// Settings that are in force as soon as they are read again. The others wait for a restart.
-const AT_ONCE: [&str; 4] = ["allow-client", "copies-every", "log", "peer"];
+const AT_ONCE: [&str; 5] = ["allow-client", "copies-every", "log", "peer", "take-rotations"];
 
 /// What settings change of a running agent.
 pub(super) struct Running {
@@ -66,6 +66,7 @@ impl Running {
         let known = args.peers.iter().zip(peers).filter(|(key, _)| self.pinned.contains(key));
         self.agent.set_peers(known.map(|(_, peer)| peer));
         self.agent.set_copies_every(every(&args));
+        self.agent.set_take_rotations(args.take_rotations);
         let (at_once, mut later): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|name| AT_ONCE.contains(&name.as_str()));
         if args.peers.iter().any(|peer| !self.pinned.contains(peer)) {

@@ -229,6 +229,18 @@ mod tests {
         );
     }
 
+    /// What is said of peers stays right where there is none any more.
+    #[test]
+    fn the_last_peer_can_be_taken_out() {
+        for peers in ["", "peer = []\n"] {
+            let text = format!("store = \"x\"\n{peers}copies-every = \"5s\"\ntake-rotations = true\n");
+            let (cli, settings) = with(&text, &[]).unwrap();
+            let Command::Agent(super::super::Args::Run(args)) = cli.command else { panic!() };
+            assert!(args.peers.is_empty() && args.take_rotations && args.copies_every.as_secs() == 5);
+            assert!(settings.unwrap().values.contains_key("copies-every"));
+        }
+    }
+
     #[test]
     fn whatever_is_wrong_is_told_with_its_line() {
         let told = complaints("stor = \"x\"\n\nallow-client = \"y\"\nattest-at-start = 1\nsettings = \"z\"\n", &[]);

@@ -27,8 +27,11 @@ use crate::ledger::{
 /// Most keys that are shown in which a cluster is not coherent.
 const INCOHERENT: usize = 1000;
 
-/// Most keys that an HSM is told it misses.
+/// Most keys that an HSM is told it misses, but for those that others have under the same names.
 const MISSING: usize = 256;
+
+/// Most keys of one name and epoch that it is told of: more than one are a dispute.
+const DISPUTING: usize = 4;
 
 /// For each key of its part, how many of an HSM's are looked at: it may not attest all that it has enrolled.
 const LOOKS: usize = 16;
@@ -198,7 +201,8 @@ impl Survey<'_> {
     }
 
     /// Keys that `others` attest now and that are not among `held`: of each HSM as many as of another, so that none crowds out the
-    /// rest, and another part of them each time where there are more.
+    /// rest, and another part of them each time where there are more. Beside each there is whatever others attest under its name, so that
+    /// nobody takes it for undisputed; where that is too much, it is left out.
     fn missing(
         &self,
         held: &HashSet<Vec<u8>>,
@@ -206,9 +210,9 @@ impl Survey<'_> {
         newest: impl Fn(&HsmRow) -> Result<Places, Fault>,
     ) -> Result<Vec<MissingKey>, Fault> {
         let share = (MISSING / others.len().max(1)).max(1);
-        let mut found = BTreeMap::<Vec<u8>, Vec<MissingKey>>::new();
-        for (number, hsm) in others.iter().enumerate().take(MISSING) {
-            let places = newest(hsm)?;
+        let mut found = BTreeSet::<Vec<u8>>::new();
+        let all = others.iter().map(newest).collect::<Result<Vec<_>, _>>()?;
+        for (number, (hsm, places)) in others.iter().zip(&all).enumerate().take(MISSING) {
             let mut places: Vec<_> = places.iter().filter(|place| !held.contains(*place)).cloned().collect();
             if !places.is_empty() {
                 let first = if places.len() > share { random() } else { 0 };
@@ -220,24 +224,39 @@ impl Survey<'_> {
                 if taken == share {
                     break;
                 }
-                if let Some(key) = self.attested(hsm, &place)? {
+                if self.attested(hsm, &place)?.is_some() {
                     taken += 1;
-                    let named = found.entry(place).or_default();
-                    if !named.iter().any(|known| known.instances == key.instances) {
-                        named.push(key);
-                    }
+                    found.insert(place);
                 }
             }
         }
-        for (place, keys) in &mut found {
+        let mut room = MISSING;
+        for place in found.clone() {
+            let epochs = all.iter().filter_map(|places| of_name(places, &place));
+            let more: BTreeSet<_> = epochs.filter(|other| !held.contains(*other) && !found.contains(*other)).collect();
+            if more.len() > room {
+                found.remove(&place);
+                continue;
+            }
+            room -= more.len();
+            found.extend(more.into_iter().cloned());
+        }
+        let (mut missing, mut crowded) = (Vec::new(), BTreeSet::new());
+        for place in found {
+            let mut keys: Vec<MissingKey> = Vec::new();
             for hsm in others {
-                let Some(held) = self.attested(hsm, place)? else { continue };
-                if let Some(key) = keys.iter_mut().find(|key| key.instances == held.instances) {
-                    key.holders.push(hsm.hsm.clone());
+                let Some(held) = self.attested(hsm, &place)? else { continue };
+                match keys.iter_mut().find(|key| key.instances == held.instances) {
+                    Some(key) => key.holders.push(hsm.hsm.clone()),
+                    None => keys.push(MissingKey { holders: vec![hsm.hsm.clone()], ..held }),
                 }
             }
+            if keys.len() > DISPUTING {
+                crowded.extend(keys.first().map(|key| key.key.key.clone()));
+            }
+            missing.append(&mut keys);
         }
-        let mut missing: Vec<_> = found.into_values().flatten().take(MISSING).collect();
+        missing.retain(|key| !crowded.contains(&key.key.key));
         missing.sort_by_key(|key| key.master.is_some());
         Ok(missing)
     }
@@ -304,14 +323,24 @@ impl NewestKeys {
     }
 }
 
-/// What the places of an HSM's keys at their newest epochs end with. No row is decoded.
+/// The name of the key at a place: its epoch's four bytes end it.
+fn name_of(place: &[u8]) -> &[u8] {
+    place.get(..place.len().saturating_sub(4)).unwrap_or_default()
+}
+
+/// Of an HSM's places, which are in order, the one with the name of another.
+fn of_name<'a>(places: &'a [Vec<u8>], other: &[u8]) -> Option<&'a Vec<u8>> {
+    let at = places.partition_point(|place| name_of(place) < name_of(other));
+    places.get(at).filter(|place| name_of(place) == name_of(other))
+}
+
+/// What the places of an HSM's keys at their newest epochs end with, in order. No row is decoded.
 fn newest_places(state: State<'_>, hsm: &HsmRow) -> Result<Vec<Vec<u8>>, Fault> {
     let (prefix, mut found) = (key::hsm(&hsm.hsm), Vec::<Vec<u8>>::new());
-    // Rows come in the order of epochs, whose four bytes end a place.
-    let name = |place: &[u8]| place.get(..place.len().saturating_sub(4)).map(<[u8]>::to_vec);
+    // Rows come in the order of epochs.
     state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, _| {
         let own = place.get(prefix.len()..).unwrap_or_default();
-        if found.last().is_some_and(|last| name(last) == name(own)) {
+        if found.last().is_some_and(|last| name_of(last) == name_of(own)) {
             found.pop();
         }
         found.push(own.to_vec());

@@ -2,10 +2,16 @@
 //!
 //! Only between HSMs whose operators have named each other's identity keys ([`super::AgentConfig::peers`]): the manager says
 //! who is in the cluster, and cannot add anybody to it that gets a key. What a key is, is what the cluster has proven.
+//!
+//! It goes its own way: whatever becomes of it, keys are attested.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
-use keywitness_circuits::{HsmId, Instance, codec::Canonical};
+use keywitness_circuits::{HsmId, Instance, KeyId, Timestamp, codec::Canonical};
 use keywitness_verifier::{
     channel,
     client::{self, ClientError},
@@ -20,9 +26,18 @@ use super::{
     attest::{Session, insist},
     error::printable,
     journal::{Copied, CopyEntry},
-    lock,
+    lock, timetable,
 };
-use crate::store::StoreError;
+use crate::{clock::Stop, store::StoreError};
+
+/// Longest wait until the settings are looked at again, in seconds.
+const IDLE: u64 = 5;
+
+/// Longest rest of an HSM that does not answer, in seconds.
+const LONGEST_REST: u64 = 600;
+
+/// Most keys that are looked at of those that the manager names, and that are remembered of which was told that they are not taken.
+const MOST_KEYS: usize = 4096;
 
 /// Why copies did not come.
 #[derive(Debug, thiserror::Error)]
@@ -44,50 +59,188 @@ pub enum CopyError {
     Foreign(HsmId),
 }
 
-/// How often each holder did not give a key that it was asked for.
-pub(super) type Misses = BTreeMap<KeyRef, BTreeMap<HsmId, u32>>;
+/// Why a key is not asked for that this HSM has not, and that others of the cluster attest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]
+pub enum LeftOut {
+    /// They attest different keys under its name.
+    #[error(
+        "they attest different keys under this name; find out which is right, and revoke the HSM that has the other"
+    )]
+    Disputed,
+    /// This HSM has an earlier epoch, which it would replace.
+    #[error("it would replace an earlier epoch; where it is rightly rotated, start the agent with --take-rotations")]
+    Rotation,
+    /// They attest another epoch too, and this HSM has none: nobody says which is to be used.
+    #[error(
+        "they attest several epochs of it; rotate it in all of them, or start the agent with --take-rotations, which takes each"
+    )]
+    Epochs,
+}
+
+/// What is known of copies and of who was asked for them.
+#[derive(Default)]
+pub(super) struct Copying {
+    /// How often each holder did not give a key that it was asked for.
+    pub(super) misses: BTreeMap<KeyRef, BTreeMap<HsmId, u32>>,
+    /// How often in a row an HSM did not answer, and until when it is left alone.
+    rests: BTreeMap<HsmId, (u32, Timestamp)>,
+    /// What was told of keys that are not taken.
+    told: BTreeSet<(KeyRef, LeftOut)>,
+}
+
+impl Copying {
+    fn rests(&self, hsm: &HsmId, now: Timestamp) -> bool {
+        self.rests.get(hsm).is_some_and(|(_, until)| *until > now)
+    }
+}
+
+/// Whether two HSMs may well attest one key: one says of it what the other says, or more.
+fn agree(one: &MissingKey, other: &MissingKey) -> bool {
+    let within = |part: &[Base64], whole: &[Base64]| part.iter().all(|instance| whole.contains(instance));
+    within(&one.instances, &other.instances) || within(&other.instances, &one.instances)
+}
 
 impl Agent {
+    /// Asks other HSMs of the cluster for keys, again and again while the manager answers, until `stop` is raised.
+    pub fn copy_keys(&self, stop: &Stop) {
+        let mut asked: Option<Timestamp> = None;
+        while !stop.is_stopped() {
+            let every = self.copies_every.load(Ordering::Relaxed);
+            let since = asked.map_or(every, |asked| self.clock.steady().since(asked));
+            if since >= every && self.health().manager_answers && !lock(&self.peers).is_empty() {
+                if let Err(error) = self.copy_once(stop) {
+                    tracing::warn!(error = printable(&error), "the cluster's keys cannot be asked for now");
+                }
+                asked = Some(self.clock.steady());
+            }
+            // From its end on, however long it took.
+            let left = asked.map_or(0, |asked| every.saturating_sub(self.clock.steady().since(asked)));
+            stop.wait(Duration::from_secs(left.clamp(1, IDLE)));
+        }
+    }
+
+    fn copy_once(&self, stop: &Stop) -> Result<(), Box<dyn std::error::Error>> {
+        let enrolled = self.enrolled()?;
+        let info = self.info(&enrolled.audience)?;
+        Ok(self.fetch_copies(&self.session(&enrolled, &info, stop))?)
+    }
+
     /// Asks other HSMs of the cluster for the keys that they attest and this HSM has not, and keeps what is right. A failure
     /// is told and logged; the next time another holder is asked, where there is one.
     pub(super) fn fetch_copies(&self, session: &Session<'_>) -> Result<(), CopyError> {
         let told = insist(session.stop, || self.client.peers(session))?;
-        let held: Vec<KeyRef> = self.store.keys().into_iter().map(|entry| entry.key).collect();
         let peers: BTreeMap<HsmId, Peer> = told
             .peers
             .into_iter()
-            .filter(|peer| peer.channel_url.is_some() && self.is_peer(&peer.identity))
+            .filter(|peer| self.is_peer(&peer.identity))
             .map(|peer| (peer.hsm.clone(), peer))
             .collect();
-        // What the store has and the manager does not know yet is enrolled and attested like any key.
-        let missing: Vec<_> = told.missing.into_iter().filter(|missing| !held.contains(&missing.key)).collect();
+        let missing = self.takeable(told.missing, &peers);
         let mut wanted: BTreeMap<HsmId, Vec<MissingKey>> = BTreeMap::new();
         {
-            let mut misses = lock(&self.copy_misses);
-            misses.retain(|key, _| missing.iter().any(|missing| missing.key == *key));
+            let now = self.clock.steady();
+            let mut copying = lock(&self.copying);
+            copying.misses.retain(|key, _| missing.iter().any(|missing| missing.key == *key));
+            copying.rests.retain(|hsm, _| peers.contains_key(hsm));
+            let answers = |holder: &HsmId| {
+                peers.get(holder).is_some_and(|peer| peer.channel_url.is_some()) && !copying.rests(holder, now)
+            };
             for missing in missing {
-                let missed = |holder: &&HsmId| misses.get(&missing.key).and_then(|by| by.get(*holder)).copied();
-                let holders = missing.holders.iter().filter(|holder| peers.contains_key(*holder));
+                let missed = |holder: &&HsmId| copying.misses.get(&missing.key).and_then(|by| by.get(*holder)).copied();
+                let holders = missing.holders.iter().filter(|holder| answers(holder));
                 if let Some(holder) = holders.min_by_key(missed) {
                     wanted.entry(holder.clone()).or_default().push(missing);
                 }
             }
         }
         for (hsm, keys) in wanted {
-            let Some(peer) = peers.get(&hsm) else { continue };
-            for keys in keys.chunks(MAX_TRANSFER) {
-                if session.stop.is_stopped() {
-                    return Ok(());
-                }
-                if let Err(error) = self.fetch(session, peer, keys) {
-                    for missing in keys {
-                        self.missed(&missing.key, &hsm);
-                    }
-                    self.tell_failure(&hsm, &error);
-                }
+            if let Some(peer) = peers.get(&hsm) {
+                self.fetch_from(session, peer, &keys);
             }
         }
         Ok(())
+    }
+
+    /// What is taken of what the manager names: keys that HSMs attest which this one's operator has named, and that the store has not. What
+    /// these HSMs dispute is left out. So is a new epoch of a key, unless the operator lets it be taken, since any one of them can make one.
+    fn takeable(&self, told: Vec<MissingKey>, peers: &BTreeMap<HsmId, Peer>) -> Vec<MissingKey> {
+        // What the store has and the manager does not know yet is enrolled and attested like any key.
+        let held: BTreeSet<KeyRef> = self.store.keys().into_iter().map(|entry| entry.key).collect();
+        let of_peers = |missing: &MissingKey| missing.holders.iter().any(|holder| peers.contains_key(holder));
+        let told: Vec<_> = told
+            .into_iter()
+            .take(MOST_KEYS)
+            .filter(|missing| !held.contains(&missing.key) && of_peers(missing))
+            .collect();
+        // Of each name the first epoch: they come in order.
+        let mut first: BTreeMap<&KeyId, u32> = BTreeMap::new();
+        for key in &held {
+            first.entry(&key.key).or_insert(key.epoch);
+        }
+        let rotations = self.take_rotations.load(Ordering::Relaxed);
+        let why = |missing: &MissingKey| {
+            if told.iter().any(|other| other.key == missing.key && !agree(other, missing)) {
+                return Some(LeftOut::Disputed);
+            }
+            let epochs = |other: &MissingKey| other.key.key == missing.key.key && other.key.epoch != missing.key.epoch;
+            match first.get(&missing.key.key) {
+                _ if rotations => None,
+                Some(epoch) => (*epoch < missing.key.epoch).then_some(LeftOut::Rotation),
+                None => told.iter().any(epochs).then_some(LeftOut::Epochs),
+            }
+        };
+        let (left, taken): (Vec<_>, Vec<_>) =
+            told.iter().map(|missing| (missing, why(missing))).partition(|(_, why)| why.is_some());
+        for (missing, why) in left {
+            let named = told.iter().filter(|other| other.key == missing.key).flat_map(|other| &other.holders);
+            let holders: Vec<_> = named.filter(|holder| peers.contains_key(*holder)).cloned().collect();
+            if let Some(why) = why {
+                self.tell_left_out(&missing.key, &holders, why);
+            }
+        }
+        taken.into_iter().map(|(missing, _)| missing.clone()).collect()
+    }
+
+    /// Says once of a key that it is not taken.
+    fn tell_left_out(&self, key: &KeyRef, holders: &[HsmId], why: LeftOut) {
+        let mut copying = lock(&self.copying);
+        if copying.told.len() >= MOST_KEYS {
+            copying.told.clear();
+        }
+        if copying.told.insert((key.clone(), why)) {
+            drop(copying);
+            let names: Vec<_> = holders.iter().map(HsmId::as_str).collect();
+            tracing::warn!(%key, holders = names.join(", "), %why, "a key of the cluster is not taken");
+            (self.observer)(&AgentEvent::KeyLeftOut { key, holders, why });
+        }
+    }
+
+    /// Asks one HSM for keys, [`MAX_TRANSFER`] at a time, until all are asked for or it fails. One that does not answer, or not as
+    /// itself, is left alone for a while.
+    fn fetch_from(&self, session: &Session<'_>, peer: &Peer, mut keys: &[MissingKey]) {
+        while !keys.is_empty() && !session.stop.is_stopped() && self.is_peer(&peer.identity) {
+            let (asked, left) = keys.split_at(keys.len().min(MAX_TRANSFER));
+            if let Err(error) = self.fetch(session, peer, asked) {
+                for missing in keys {
+                    self.missed(&missing.key, &peer.hsm);
+                }
+                self.tell_failure(&peer.hsm, &error);
+                if matches!(error, CopyError::Client(_) | CopyError::Foreign(_)) {
+                    self.leave_alone(&peer.hsm);
+                }
+                return;
+            }
+            lock(&self.copying).rests.remove(&peer.hsm);
+            keys = left;
+        }
+    }
+
+    fn leave_alone(&self, hsm: &HsmId) {
+        let mut copying = lock(&self.copying);
+        let rest = copying.rests.entry(hsm.clone()).or_insert((0, Timestamp(0)));
+        let failures = rest.0.saturating_add(1);
+        let wait = timetable::back_off(failures, LONGEST_REST, &mut rand::thread_rng());
+        *rest = (failures, self.clock.steady().plus(wait));
     }
 
     pub(super) fn is_peer(&self, identity: &IdentityKey) -> bool {
@@ -96,8 +249,8 @@ impl Agent {
 
     /// Counts that a holder did not give a key, and says whether that was the first time.
     fn missed(&self, key: &KeyRef, holder: &HsmId) -> bool {
-        let mut misses = lock(&self.copy_misses);
-        let count = misses.entry(key.clone()).or_default().entry(holder.clone()).or_default();
+        let mut copying = lock(&self.copying);
+        let count = copying.misses.entry(key.clone()).or_default().entry(holder.clone()).or_default();
         *count = count.saturating_add(1);
         *count == 1
     }

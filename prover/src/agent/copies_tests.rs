@@ -1,7 +1,10 @@
 //! Copies of keys between two agents over real connections, with managers that lie.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::{net::TcpListener, sync::Arc};
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex, atomic::AtomicUsize, mpsc},
+};
 
 use keywitness_circuits::{Digest, KeyAlgorithm, Suite, codec::Canonical};
 use keywitness_verifier::{
@@ -11,7 +14,7 @@ use keywitness_verifier::{
 use tempfile::TempDir;
 
 use super::{
-    loopback_tests::{agent, info, manager, refusal},
+    loopback_tests::{agent, challenge_of, info, manager, record as recorded, refusal},
     *,
 };
 use crate::{
@@ -31,8 +34,19 @@ struct Case {
     _directories: [TempDir; 2],
     giver: Arc<Agent>,
     taker: Agent,
+    given: Arc<SoftwareStore>,
     taken: Arc<SoftwareStore>,
+    /// What the taker's manager says.
+    truth: Arc<Mutex<Peers>>,
+    told: Arc<Mutex<Heard>>,
     _channel: RunningServer,
+}
+
+/// What the taker told of: keys that it left out, and how often an HSM failed it.
+#[derive(Default)]
+struct Heard {
+    left_out: Vec<(KeyRef, LeftOut)>,
+    failures: usize,
 }
 
 fn key() -> KeyRef {
@@ -78,7 +92,7 @@ impl Case {
                 if request.keys.contains(&other()) {
                     return refusal(ProblemKind::KeyRevoked);
                 }
-                assert_eq!(request.keys, [key()]);
+                assert!(request.keys.iter().all(|asked| asked.key == key().key));
                 grant(honest.clone()).map_or_else(|| refusal(ProblemKind::Suspended), |grant| json(&grant))
             }
             _ => info(),
@@ -104,9 +118,31 @@ impl Case {
             }],
         };
         told(&mut truth);
-        let base = manager(move |asked, _| if asked == path::PEERS { json(&truth) } else { info() });
-        let taker = agent(taken.clone(), &base, trusting(vec![given.identity()]));
-        Self { _directories: [first, second], giver, taker, taken, _channel: channel }
+        let truth = Arc::new(Mutex::new(truth));
+        let says = Arc::clone(&truth);
+        let base = manager(move |asked, _| if asked == path::PEERS { json(&*lock(&says)) } else { info() });
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let hears = Arc::clone(&heard);
+        let observer: Observer = Arc::new(move |event| match event {
+            AgentEvent::KeyLeftOut { key, why, .. } => lock(&hears).left_out.push(((*key).clone(), *why)),
+            AgentEvent::CopiesFailed { .. } => lock(&hears).failures += 1,
+            _ => {}
+        });
+        let taker = agent(taken.clone(), &base, trusting(vec![given.identity()])).with_observer(observer);
+        Self { _directories: [first, second], giver, taker, given, taken, truth, told: heard, _channel: channel }
+    }
+
+    /// The giver rotates the key. Gives what the manager then says of the new epoch.
+    fn rotate(&self) -> MissingKey {
+        let next = self.given.generate(&key().key, KeyAlgorithm::Aes256, Placement::Rotate).unwrap();
+        self.giver.standing().accept(&record("wrapping", 2, SystemClock.now().plus(600)));
+        let instances = self.given.instances(&next.key, &audience().trust_domain, &[Suite::Halo2Pasta]).unwrap();
+        let instances = instances.iter().map(|instance| Base64(instance.to_bytes())).collect();
+        MissingKey { key: next.key, attributes: next.attributes, instances, master: None, holders: vec![name("hsm-1")] }
+    }
+
+    fn left_out(&self) -> Vec<(KeyRef, LeftOut)> {
+        lock(&self.told).left_out.clone()
     }
 
     /// What the taker has, after it asked.
@@ -197,11 +233,11 @@ fn a_key_that_is_not_given_holds_up_no_other() {
     let case = Case::new(Some, both);
     case.giver.standing().accept(&record("other", 1, SystemClock.now().plus(600)));
     assert_eq!(case.fetched(), [key()]);
-    let misses = lock(&case.taker.copy_misses).clone();
+    let misses = lock(&case.taker.copying).misses.clone();
     assert_eq!(misses[&other()][&name("hsm-1")], 1);
     assert_eq!(misses.len(), 2);
     assert_eq!(case.fetched(), [key()]);
-    assert_eq!(lock(&case.taker.copy_misses)[&other()][&name("hsm-1")], 2);
+    assert_eq!(lock(&case.taker.copying).misses[&other()][&name("hsm-1")], 2);
     // Another key than the cluster's does not either.
     let wrong: Told = |told| {
         let mut missing = MissingKey { key: other(), ..told.missing[0].clone() };
@@ -209,6 +245,166 @@ fn a_key_that_is_not_given_holds_up_no_other() {
         told.missing.insert(0, missing);
     };
     assert_eq!(Case::new(Some, wrong).fetched(), [key()]);
+}
+
+/// Any HSM of the cluster can make an epoch: it replaces no other HSM's keys by that.
+#[test]
+fn a_new_epoch_of_a_key_is_taken_only_where_the_operator_says_so() {
+    let case = Case::new(Some, |_| ());
+    assert_eq!(case.fetched(), [key()]);
+    let next = case.rotate();
+    let second = next.key.clone();
+    lock(&case.truth).missing = vec![next];
+    assert_eq!((case.fetched(), case.fetched()), (vec![key()], vec![key()]));
+    assert_eq!(case.left_out(), [(second.clone(), LeftOut::Rotation)], "told once");
+    assert!(lock(&case.taker.copying).misses.is_empty(), "it was not asked for");
+    case.taker.set_take_rotations(true);
+    assert_eq!(case.fetched(), [key(), second]);
+}
+
+/// Nor does it decide which epoch an HSM begins with that has none, be it a later one or an earlier one.
+#[test]
+fn of_several_epochs_none_is_taken_unless_all_are() {
+    let case = Case::new(Some, |_| ());
+    let next = case.rotate();
+    let second = next.key.clone();
+    lock(&case.truth).missing.push(next);
+    assert_eq!(case.fetched(), []);
+    assert_eq!(case.left_out(), [(key(), LeftOut::Epochs), (second.clone(), LeftOut::Epochs)]);
+    case.taker.set_take_rotations(true);
+    assert_eq!(case.fetched(), [key(), second]);
+}
+
+#[test]
+fn a_key_that_the_cluster_disputes_is_not_taken() {
+    // HSMs are asked in the order of their names: this one before the honest one.
+    let disputed: Told = |told| {
+        told.peers.push(Peer { hsm: name("a-hostile-one"), ..told.peers[0].clone() });
+        let mut own = MissingKey { holders: vec![name("a-hostile-one")], ..told.missing[0].clone() };
+        own.instances[0].0[30] ^= 1;
+        told.missing.insert(0, own);
+    };
+    let case = Case::new(Some, disputed);
+    assert_eq!((case.fetched(), case.fetched()), (vec![], vec![]));
+    assert_eq!(case.left_out(), [(key(), LeftOut::Disputed)], "told once");
+    assert_eq!(lock(&case.told).failures, 0, "nobody was asked");
+    // Not even where every epoch is taken.
+    case.taker.set_take_rotations(true);
+    assert_eq!(case.fetched(), []);
+    // One that no operator has named disputes nothing.
+    let unnamed = Case::new(Some, disputed);
+    lock(&unnamed.truth).peers[1].identity = stranger();
+    assert_eq!(unnamed.fetched(), [key()]);
+    assert_eq!(unnamed.left_out(), []);
+    // Nor does one that says less of the same key.
+    let less = Case::new(Some, disputed);
+    lock(&less.truth).missing[0].instances.clear();
+    less.fetched();
+    assert_eq!(less.left_out(), []);
+}
+
+/// A key for each of so many, which all are the giver's.
+fn many(told: &mut Peers) {
+    let asked = told.missing[0].clone();
+    let key = |number| KeyRef { key: name(&format!("key-{number:02}")), epoch: 1 };
+    told.missing = (0..70).map(|number| MissingKey { key: key(number), ..asked.clone() }).collect();
+}
+
+#[test]
+fn an_hsm_that_does_not_answer_is_asked_once_and_then_left_alone_for_a_while() {
+    let mut case = Case::new(Some, |told| {
+        many(told);
+        told.peers[0].channel_url = Some("http://127.0.0.1:9".to_owned());
+    });
+    let time = Arc::new(AtomicU64::new(SystemClock.now().0));
+    let clock = Arc::clone(&time);
+    case.taker = case.taker.with_clock(Arc::new(move || Timestamp(clock.load(Ordering::Relaxed))));
+    let failures = |case: &Case| lock(&case.told).failures;
+    case.fetched();
+    assert_eq!(failures(&case), 1, "of three requests, the first");
+    case.fetched();
+    assert_eq!(failures(&case), 1, "it is left alone");
+    // The first rest lasts two seconds at most, the second one at least a second.
+    time.fetch_add(2, Ordering::Relaxed);
+    case.fetched();
+    case.fetched();
+    assert_eq!(failures(&case), 2);
+    // Who gives a wrong answer is left alone, too; who withholds keys is asked for the others.
+    let mut case = Case::new(Some, |told| {
+        many(told);
+        told.peers[0].channel_key = strange_channel();
+    });
+    case.taker = case.taker.with_clock(Arc::new(|| Timestamp(1_000_000)));
+    case.fetched();
+    case.fetched();
+    assert_eq!(failures(&case), 1);
+    let case = Case::new(Some, many);
+    case.fetched();
+    assert_eq!(failures(&case), 70);
+}
+
+/// A peer that takes a request and does not answer it.
+#[test]
+fn an_hsm_that_holds_a_request_up_makes_no_attestation_late() {
+    let (_first, given) = store("hsm-1");
+    given.generate(&key().key, KeyAlgorithm::Aes256, Placement::New).unwrap();
+    let (_second, taken) = store("hsm-2");
+    let signing: keywitness_circuits::KeyId = name("signing");
+    taken.generate(&signing, KeyAlgorithm::Ed25519, Placement::New).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (release, released) = mpsc::channel::<()>();
+    let asked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&asked);
+    let slow = std::thread::spawn(move || {
+        let _held = listener.accept().unwrap();
+        seen.store(true, Ordering::Relaxed);
+        // Until the test is over.
+        assert!(released.recv().is_err());
+    });
+    let instances = given.instances(&key(), &audience().trust_domain, &[Suite::Halo2Pasta]).unwrap();
+    let truth = Peers {
+        cluster: name("cluster-1"),
+        peers: vec![peer("hsm-1", &given, Some(url))],
+        missing: vec![MissingKey {
+            key: key(),
+            attributes: given.keys()[0].attributes.clone(),
+            instances: instances.iter().map(|instance| Base64(instance.to_bytes())).collect(),
+            master: None,
+            holders: vec![name("hsm-1")],
+        }],
+    };
+    let base = manager(move |target, body| match target {
+        path::TRUST_DOMAIN => info(),
+        path::PEERS => json(&truth),
+        path::CHALLENGES => challenge_of(3),
+        path::ATTESTATIONS => recorded(body),
+        _ => Some((204, serde_json::Value::Null)),
+    });
+    let stop = Stop::new();
+    let (raise, meanwhile) = (stop.clone(), AtomicUsize::new(0));
+    let failed = Arc::new(AtomicBool::new(false));
+    let fails = Arc::clone(&failed);
+    let observer: Observer = Arc::new(move |event| match event {
+        AgentEvent::Attested { .. } if asked.load(Ordering::Relaxed) => {
+            if meanwhile.fetch_add(1, Ordering::Relaxed) == 1 {
+                raise.stop();
+            }
+        }
+        AgentEvent::CopiesFailed { .. } => {
+            fails.store(true, Ordering::Relaxed);
+            raise.stop();
+        }
+        _ => {}
+    });
+    let agent = Arc::new(agent(taken, &base, trusting(vec![given.identity()])).with_observer(observer));
+    let (copying, halt) = (Arc::clone(&agent), stop.clone());
+    let copying = std::thread::spawn(move || copying.copy_keys(&halt));
+    agent.run(&stop).unwrap();
+    assert!(!failed.load(Ordering::Relaxed), "the request was over before the key was attested again");
+    drop(release);
+    slow.join().unwrap();
+    copying.join().unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use keywitness_verifier::{
     wire::{ComplaintVerdict, Enrolment, EvidenceRecord, KeyRef, Record},
 };
 
-use super::{AgentError, AttestError, CopyError, EvidenceFailure, journal};
+use super::{AgentError, AttestError, CopyError, EvidenceFailure, LeftOut, journal};
 
 /// What an operator can choose.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +32,8 @@ pub struct AgentConfig {
     pub peers: Vec<IdentityKey>,
     /// How often they are asked, in seconds.
     pub copies_every: u64,
+    /// Take their new epochs of keys that this HSM has, too.
+    pub take_rotations: bool,
 }
 
 impl Default for AgentConfig {
@@ -46,6 +48,7 @@ impl Default for AgentConfig {
             journal_max_size: journal::DEFAULT_MAX_SIZE,
             peers: Vec::new(),
             copies_every: 60,
+            take_rotations: false,
         }
     }
 }
@@ -132,6 +135,15 @@ pub enum AgentEvent<'a> {
         hsm: &'a HsmId,
         /// Why.
         error: &'a CopyError,
+    },
+    /// A key is not asked for that others of the cluster attest. Told once of each.
+    KeyLeftOut {
+        /// The key.
+        key: &'a KeyRef,
+        /// Who attests it, of those that are asked for keys.
+        holders: &'a [HsmId],
+        /// Why.
+        why: LeftOut,
     },
     /// Evidence of where the HSM or a key lives was taken.
     EvidenceGiven {

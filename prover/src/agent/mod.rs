@@ -48,7 +48,7 @@ use crate::{
 };
 use attest::{KnownKey, Session};
 pub(crate) use batch::in_batch;
-pub use copies::CopyError;
+pub use copies::{CopyError, LeftOut};
 use error::printable;
 pub use error::{AgentError, AttestError};
 pub use event::{AgentConfig, AgentEvent, Observer, Report};
@@ -75,7 +75,7 @@ pub struct Agent {
     info: Mutex<Option<(Timestamp, TrustDomainInfo)>>,
     /// Whose identities may have copies of this HSM's keys, and are asked for theirs.
     peers: Mutex<HashSet<IdentityKey>>,
-    copy_misses: Mutex<copies::Misses>,
+    copying: Mutex<copies::Copying>,
     answered: Mutex<giving::Answered>,
     /// When this agent was started, by the clock that people read, and by the steady one.
     started: (Timestamp, Timestamp),
@@ -90,6 +90,8 @@ pub struct Agent {
     begun: AtomicBool,
     /// How often other HSMs are asked for keys, in seconds.
     copies_every: AtomicU64,
+    /// New epochs of keys are taken from them too.
+    take_rotations: AtomicBool,
 }
 
 /// An HSM that the manager knows.
@@ -111,14 +113,14 @@ impl Agent {
     ) -> Result<Self, StoreError> {
         let journal = config.journal.as_deref().map(|path| Journal::open(path, config.journal_max_size)).transpose()?;
         let peers = config.peers.iter().copied().collect();
-        let copies_every = AtomicU64::new(config.copies_every);
+        let (copies_every, take_rotations) = (config.copies_every.into(), config.take_rotations.into());
         Ok(Self {
             store,
             client,
             parameters,
             config,
             peers: Mutex::new(peers),
-            copy_misses: Mutex::default(),
+            copying: Mutex::default(),
             answered: Mutex::default(),
             started: (SystemClock.now(), SystemClock.steady()),
             clock: Arc::new(SystemClock),
@@ -132,6 +134,7 @@ impl Agent {
             board: Mutex::default(),
             begun: AtomicBool::new(false),
             copies_every,
+            take_rotations,
         })
     }
 
@@ -158,6 +161,11 @@ impl Agent {
     /// From now on, other HSMs are asked for keys so often, in seconds.
     pub fn set_copies_every(&self, seconds: u64) {
         self.copies_every.store(seconds, Ordering::Relaxed);
+    }
+
+    /// From now on, new epochs of keys are taken from other HSMs, or are not.
+    pub fn set_take_rotations(&self, take: bool) {
+        self.take_rotations.store(take, Ordering::Relaxed);
     }
 
     /// From now on, only HSMs with these identity keys get copies of this one's keys, and are asked for theirs.

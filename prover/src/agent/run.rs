@@ -96,7 +96,6 @@ pub struct Health {
 struct Chores<'a> {
     announcement: Option<(&'a str, Timestamp, u32)>,
     shares_due: Timestamp,
-    copies_due: Timestamp,
     certificate_due: Timestamp,
     list_due: Timestamp,
     listed: Option<Listed>,
@@ -148,7 +147,6 @@ impl Agent {
         let mut chores = Chores {
             announcement: self.config.channel_url.as_deref().map(|url| (url, Timestamp(0), 0)),
             shares_due: Timestamp(0),
-            copies_due: Timestamp(0),
             certificate_due: Timestamp(0),
             list_due: Timestamp(0),
             listed: None,
@@ -279,7 +277,6 @@ impl Agent {
         self.certify(enrolled, info, &mut chores.certificate_due, stop);
         self.announce(enrolled, info, &mut chores.announcement, stop);
         self.look_for_shares(enrolled, info, &mut chores.shares_due, stop);
-        self.look_for_copies(enrolled, info, &mut chores.copies_due, stop);
         let now = self.clock.steady();
         if chores.list_due > now {
             return;
@@ -431,19 +428,6 @@ impl Agent {
         *due = now.plus(SHARES);
         if let Err(error) = self.receive_shares(&self.session(enrolled, info, stop)) {
             tracing::warn!(error = printable(&error), wait = SHARES, "shares cannot be received now");
-        }
-    }
-
-    /// Asks other HSMs of the cluster for their keys, now and then.
-    fn look_for_copies(&self, enrolled: &Enrolled, info: &TrustDomainInfo, due: &mut Timestamp, stop: &Stop) {
-        let now = self.clock.steady();
-        if *due > now || lock(&self.peers).is_empty() {
-            return;
-        }
-        let wait = self.copies_every.load(Ordering::Relaxed);
-        *due = now.plus(wait);
-        if let Err(error) = self.fetch_copies(&self.session(enrolled, info, stop)) {
-            tracing::warn!(error = printable(&error), wait, "the cluster's keys cannot be asked for now");
         }
     }
 

@@ -108,8 +108,9 @@ pub struct Peers {
     /// Its other HSMs, but for those that are suspended or revoked.
     pub peers: Vec<Peer>,
     /// Keys that at least one of them attests now and would give, and that the caller has not enrolled, masters before what is derived
-    /// from them: at most 256, of each HSM as many as of another, and where there are more, others the next time. HSMs that
-    /// prove different keys under one name make an entry each.
+    /// from them: at most 256, of each HSM as many as of another, and where there are more, others the next time; and what others attest
+    /// under their names, at most 256 epochs more. HSMs that prove different keys under one name make an entry each, and where
+    /// more than four do, none.
     pub missing: Vec<MissingKey>,
 }
 

@@ -173,6 +173,39 @@ fn no_hsm_crowds_out_the_others_of_what_is_missing() {
     assert_eq!(seen.len(), 153);
 }
 
+/// One HSM has more keys than are told of at once, and another disputes two of them: by other material, and by an epoch of its own.
+#[test]
+fn a_key_is_told_of_beside_whatever_others_prove_under_its_name() {
+    let world = World::new();
+    let (honest, rogue) = (world.hsm("hsm-1", "payments"), world.hsm("rogue", "payments"));
+    let third = world.hsm("hsm-2", "payments");
+    for number in 0..160 {
+        holds(&world, &honest, &TestKey::ed25519(&format!("k-{number:03}"), 7));
+    }
+    holds(&world, &rogue, &TestKey::ed25519("k-050", 9));
+    holds(&world, &rogue, &TestKey::ed25519("k-100", 7).epoch(2, 9));
+    let of = |told: &[(String, Vec<String>)], key: &str| {
+        let of = told.iter().filter(|(named, _)| named.starts_with(key));
+        of.map(|(key, holders)| format!("{key} {}", holders.join(" "))).collect::<Vec<_>>()
+    };
+    for _ in 0..10 {
+        let told = missing(&world, &third);
+        assert!(told.len() > 128 && told.len() < 160, "{}", told.len());
+        let mut disputed = of(&told, "k-050");
+        disputed.sort_unstable();
+        assert_eq!(disputed, ["k-050 @1 hsm-1", "k-050 @1 rogue"]);
+        assert_eq!(of(&told, "k-100"), ["k-100 @1 hsm-1", "k-100 @2 rogue"]);
+    }
+    // So many that nobody can tell are told to nobody, at no epoch.
+    for number in 1..=4 {
+        let more = world.hsm(&format!("rogue-{number}"), "payments");
+        holds(&world, &more, &TestKey::ed25519("k-100", number));
+    }
+    let told = missing(&world, &third);
+    assert_eq!(of(&told, "k-100"), Vec::<String>::new());
+    assert_eq!(of(&told, "k-050").len(), 2);
+}
+
 #[test]
 fn a_scope_bounds_what_is_seen() {
     let world = World::new();
