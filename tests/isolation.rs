@@ -14,7 +14,7 @@ use std::{
 use keywitness_verifier::wire::JoinTokenRequest;
 use serde_json::Value;
 
-use crate::support::{Manager, Running, eventually, keywitness, keywitness_json, program};
+use crate::support::{Manager, Running, eventually, keywitness, keywitness_json, program, program_in};
 
 /// The processes of a part of an agent whose store is here.
 fn processes(part: &str, store: &Path) -> Vec<u32> {
@@ -89,12 +89,7 @@ impl Agent {
     /// Its agent, which writes what it says to a file.
     fn start(&self, manager: &Manager, more: &[&str]) -> Running {
         let address = manager.anonymous().base().to_owned();
-        // A user may not reach the program where it was built.
-        let program = self.directory.path().join("keywitness");
-        if !program.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_keywitness"), &program).unwrap();
-        }
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program_in(self.directory.path()));
         command.args(["--data", &self.path(""), "agent", "--manager", &address, "--store", &self.path("store")]);
         command.args(["--key-file", &self.path("store.key"), "--hsm", "hsm-1"]);
         command.args(["--join-token-file", &self.path("token"), "--channel", "127.0.0.1:0"]).args(more);

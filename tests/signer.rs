@@ -14,7 +14,7 @@ use keywitness_manager::{
 };
 use keywitness_verifier::wire::TokenAlgorithm;
 
-use crate::support::{Manager, Running, eventually, keywitness_json};
+use crate::support::{Manager, Running, eventually, keywitness_json, program_in};
 
 /// The processes of a part of the signer whose directory is here.
 fn processes(part: &str, directory: &Path) -> Vec<u32> {
@@ -121,8 +121,7 @@ fn of_nobody() -> Option<(tempfile::TempDir, PathBuf)> {
         return None;
     }
     let directory = tempfile::tempdir_in("/tmp").unwrap();
-    let program = directory.path().join("keywitness");
-    fs::copy(env!("CARGO_BIN_EXE_keywitness"), &program).unwrap();
+    let program = program_in(directory.path());
     std::os::unix::fs::chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     Some((directory, program))
 }

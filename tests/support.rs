@@ -41,6 +41,18 @@ pub(crate) fn program(data: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+/// A copy of the program, for a user who may not reach it where it was built.
+///
+/// Another process writes it: a child that a test beside this one starts at that moment would keep it open for writing, and what is
+/// open for writing cannot be run.
+pub(crate) fn program_in(directory: &Path) -> PathBuf {
+    let copy = directory.join("keywitness");
+    if !copy.exists() {
+        assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_keywitness")).arg(&copy).status().unwrap().success());
+    }
+    copy
+}
+
 /// Runs the program to its end.
 pub(crate) fn keywitness(data: &Path, arguments: &[&str]) -> Output {
     program(data, arguments).output().unwrap()
