@@ -114,7 +114,7 @@ pub enum Tier {
 pub struct Appraisal {
     /// The overall tier.
     pub ear_status: Tier,
-    /// AR4SI claims. `hardware` is there only where evidence says where the key lives.
+    /// AR4SI claims. `instance-identity` is about the HSM; `hardware` is there only where evidence says where the key lives.
     pub ear_trustworthiness_vector: BTreeMap<String, i8>,
     /// The policies that were applied.
     pub ear_appraisal_policy_ids: Vec<String>,

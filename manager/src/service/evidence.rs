@@ -2,7 +2,7 @@
 
 use keywitness_circuits::{Digest, HsmId, Nonce, Timestamp};
 use keywitness_verifier::{
-    evidence::{Evidence, Format, Summary, TrustVector},
+    evidence::{Binding, Evidence, Format, Summary, TrustVector},
     token::{EvidenceClaim, Tier},
     wire::{
         Base64, CredentialAnswer, CredentialOffer, Device, DeviceRequest, EndorsementRequest, EvidenceChallenge,
@@ -38,7 +38,7 @@ const MAX_DEVICE: usize = 256;
 
 /// The AR4SI claims of a token that rests on this evidence, if any.
 ///
-/// The HSM is known. One that should have given evidence and has not keeps back what it runs on.
+/// The HSM is known, by its identity key, whatever its device. One that should have given evidence and has not keeps back what it runs on.
 pub(crate) fn vector(found: Option<&TrustVector>, missing: bool) -> TrustVector {
     let vector = TrustVector { instance_identity: TrustVector::AFFIRMING, ..found.copied().unwrap_or_default() };
     if missing {
@@ -59,7 +59,7 @@ pub(crate) const fn residence(found: Option<&Summary>) -> &'static str {
 /// What says where a key lives, as of now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Residence {
-    /// The evidence that counts: of the key, or else of the HSM.
+    /// The evidence that counts, of the key or of the HSM.
     pub(super) counts: Option<Counted>,
     /// Whether the cluster must give evidence, and none counts.
     pub(super) missing: bool,
@@ -74,6 +74,22 @@ pub(super) struct Counted {
     pub(super) expires_at: Timestamp,
 }
 
+impl Counted {
+    /// Where both count: the key's, with what the HSM's warns of. The HSM's stands for it, if it affirms and the key's warns of nothing
+    /// but that no challenge is in it. What affirms is of one piece of evidence alone, as bundles show it.
+    fn of_both(platform: Self, mut key: Self) -> Self {
+        let affirms = |trust: TrustVector| trust.tier() == Tier::Affirming;
+        let trust = key.summary.trust;
+        let unasked = key.summary.binding == Binding::Key
+            && affirms(TrustVector { configuration: TrustVector::AFFIRMING, ..trust });
+        if unasked && affirms(platform.summary.trust) {
+            return platform;
+        }
+        key.summary.trust = trust.with_warnings_of(&platform.summary.trust);
+        key
+    }
+}
+
 impl Residence {
     /// Of a key in an HSM.
     pub(super) fn of(state: State<'_>, hsm: &HsmRow, about: &KeyRef, now: Timestamp) -> Result<Self, Fault> {
@@ -82,14 +98,17 @@ impl Residence {
         let platform = state.evidence_standing(&terms, hsm, None, now)?;
         // What was refused of a key is lost for the key; what was refused of the HSM, or whose device fell, is for all of it.
         let against = platform.is_against() || key.standing == EvidenceStanding::Revoked;
-        let affirms = |good: &&GoodEvidence| good.appraisal.0.trust.tier() == Tier::Affirming;
-        let best = [platform.counts(), key.counts()].into_iter().flatten().max_by_key(affirms).filter(|_| !against);
         let counted = |GoodEvidence { appraisal: Json(summary), at, .. }: &GoodEvidence| Counted {
             summary: summary.clone(),
             expires_at: at.plus(terms.max_age),
         };
-        let missing = best.is_none() && terms.required.of(&hsm.cluster);
-        Ok(Self { counts: best.map(counted), missing })
+        let counts = match (platform.counts().map(counted), key.counts().map(counted)) {
+            _ if against => None,
+            (Some(platform), Some(key)) => Some(Counted::of_both(platform, key)),
+            (platform, key) => key.or(platform),
+        };
+        let missing = counts.is_none() && terms.required.of(&hsm.cluster);
+        Ok(Self { counts, missing })
     }
 
     /// What a token says of it.

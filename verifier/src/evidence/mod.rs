@@ -44,8 +44,8 @@ pub use context::EvidenceContext;
 pub use facts::{Binding, Bytes, Facts, Summary};
 #[cfg(feature = "evidence")]
 pub use policy::{
-    EvidencePolicy, MarvellPolicy, NitroPolicy, Register, SevSnpPolicy, SgxMeasurement, SgxPolicy, SnpTcb, TcbPolicy,
-    TdxMeasurement, TdxPolicy, Tpm2Policy, Trust, YubiHsm2Policy,
+    EvidencePolicy, MarvellPolicy, NitroPolicy, Register, SevSnpPolicy, SgxMeasurement, SgxPolicy, SnpMeasurement,
+    SnpTcb, TcbPolicy, TdxMeasurement, TdxPolicy, Tpm2Policy, Trust, YubiHsm2Policy,
 };
 pub use trust::TrustVector;
 #[cfg(feature = "evidence")]

@@ -112,8 +112,8 @@ pub struct NitroPolicy {
 pub struct SevSnpPolicy {
     /// Certificates and devices.
     pub trust: Trust,
-    /// Accepted launch measurements, 48 bytes each. None: no guest is accepted.
-    pub measurements: Vec<Bytes>,
+    /// Accepted guests. None: no guest is accepted.
+    pub measurements: Vec<SnpMeasurement>,
     /// Lowest security versions of the platform, by the names `fmc`, `bootloader`, `tee`, `snp`, `microcode`.
     pub least_tcb: SnpTcb,
     /// Accepts guests that the host may debug.
@@ -124,6 +124,23 @@ pub struct SevSnpPolicy {
     pub allow_provisional: bool,
     /// Accepts reports that were asked for at a privilege level above 0.
     pub allow_any_vmpl: bool,
+}
+
+/// An accepted guest, by its launch measurement of 48 bytes: the measurement alone, or with what the operator knows of it. A report does
+/// not tell firmware that loads whatever kernel its host gives it from firmware whose kernel was measured with it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum SnpMeasurement {
+    /// Of what boots, no more than this is known.
+    Launch(Bytes),
+    /// The measurement, and what it covers.
+    Described {
+        /// The launch measurement.
+        measurement: Bytes,
+        /// Whether firmware, kernel, initial file system and command line are all in it, and the firmware starts nothing else.
+        #[serde(default)]
+        covers_boot: bool,
+    },
 }
 
 /// Security versions of an AMD platform.

@@ -9,7 +9,7 @@ use x509_parser::asn1_rs::{Oid, oid};
 
 use super::{
     Binding, Bytes, EvidenceError, Facts, Findings, Format, SevSnpPolicy, Subject, TrustVector, Verifier,
-    policy::SnpTcb,
+    policy::{SnpMeasurement, SnpTcb},
     x509::{self, Authority, Certificate},
 };
 
@@ -161,7 +161,26 @@ fn is_certified(leaf: &Certificate<'_>, report: &Report<'_>, is_vlek: bool) -> R
     }
 }
 
+impl SnpMeasurement {
+    const fn measured(&self) -> &Bytes {
+        match self {
+            Self::Launch(measured) | Self::Described { measurement: measured, .. } => measured,
+        }
+    }
+
+    /// Whether all that boots is in it.
+    const fn covers_boot(&self) -> bool {
+        matches!(self, Self::Described { covers_boot: true, .. })
+    }
+}
+
 impl SevSnpPolicy {
+    /// What is said of the executables of a guest that is listed.
+    fn listed(&self, measured: &Bytes) -> Option<i8> {
+        let of = |listed: &SnpMeasurement| if listed.covers_boot() { TrustVector::APPROVED_BOOT } else { 0 };
+        self.measurements.iter().filter(|listed| listed.measured() == measured).map(of).max()
+    }
+
     fn accept(&self, report: &Report<'_>) -> Result<(), EvidenceError> {
         let refused = |why: &str| Err(EvidenceError::refused(why));
         let guest = report.u64(0x08);
@@ -220,15 +239,20 @@ impl Verifier for SevSnpPolicy {
         }
 
         let measured = Bytes(report.at::<48>(0x90).to_vec());
-        let mismatch =
-            (!self.measurements.contains(&measured)).then(|| format!("the guest was launched with {measured}"));
+        let listed = self.listed(&measured);
+        let mismatch = listed.is_none().then(|| format!("the guest was launched with {measured}"));
+        let executables = listed.unwrap_or_default();
         let guest = report.u64(0x08);
         let debug = guest & DEBUG != 0;
         let weak = debug || guest & MIGRATION_AGENT != 0 || report.u32(0x30) != 0;
         let trust = TrustVector {
             hardware: TrustVector::AFFIRMING,
-            executables: TrustVector::APPROVED_BOOT,
-            configuration: if weak { TrustVector::WARNING } else { TrustVector::AFFIRMING },
+            executables,
+            configuration: match (weak, executables) {
+                (true, _) => TrustVector::WARNING,
+                (false, 0) => TrustVector::CONFIGURATION_UNSEEN,
+                (false, _) => TrustVector::AFFIRMING,
+            },
             runtime_opaque: if debug { TrustVector::WARNING } else { TrustVector::AFFIRMING },
             ..TrustVector::default()
         };

@@ -10,7 +10,7 @@ use crate::token::Tier;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TrustVector {
-    /// Whether the device is one that is known here: 2 known.
+    /// Whether it is one that is known here: 2 known. In an appraisal of evidence the device, in a token the HSM.
     #[serde(skip_serializing_if = "is_none")]
     pub instance_identity: i8,
     /// Whether its settings are approved: 2 approved, 32 a setting with known weakness, 36 some could not be seen.
@@ -66,6 +66,22 @@ impl TrustVector {
     /// The claims that say something, by the names that a token gives them.
     pub fn claims(&self) -> BTreeMap<String, i8> {
         self.all().into_iter().filter(|(_, value)| *value != 0).map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// The same, but for what another warns of, where that is worse.
+    #[must_use]
+    pub fn with_warnings_of(self, other: &Self) -> Self {
+        let worse = |own: i8, other: i8| if other >= Self::WARNING { own.max(other) } else { own };
+        Self {
+            instance_identity: worse(self.instance_identity, other.instance_identity),
+            configuration: worse(self.configuration, other.configuration),
+            executables: worse(self.executables, other.executables),
+            file_system: worse(self.file_system, other.file_system),
+            hardware: worse(self.hardware, other.hardware),
+            runtime_opaque: worse(self.runtime_opaque, other.runtime_opaque),
+            storage_opaque: worse(self.storage_opaque, other.storage_opaque),
+            sourced_data: worse(self.sourced_data, other.sourced_data),
+        }
     }
 
     /// The worst tier of any claim that says something.

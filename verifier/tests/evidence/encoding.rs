@@ -67,7 +67,14 @@ fn a_policy_with_a_slip_is_not_read() {
     read(r#"{"nitro":{"measurements":[{"0":"00ff"}],"trust":{"devices":["nitro:i-1"]}}}"#).unwrap();
     read(r#"{"sgx":{"tcb":{"allowed":["SWHardeningNeeded"]},"measurements":[{"mr_signer":"00","product":1,"least_version":2}]}}"#)
         .unwrap();
+    let guests =
+        read(r#"{"sev_snp":{"measurements":["00",{"measurement":"01"},{"measurement":"02","covers_boot":true}]}}"#);
+    let guests = guests.unwrap();
+    let written = serde_json::to_string(&guests).unwrap();
+    assert_eq!(read(&written).unwrap(), guests);
     for slip in [
+        r#"{"sev_snp":{"measurements":[{"measurement":"00","covers-boot":true}]}}"#,
+        r#"{"sev_snp":{"measurements":[{"covers_boot":true}]}}"#,
         r#"{"nitrp":{}}"#,
         r#"{"nitro":{"allow_debugging":true}}"#,
         r#"{"nitro":{"measurements":[{"0":"0g"}]}}"#,

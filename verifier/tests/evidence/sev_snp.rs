@@ -2,7 +2,9 @@
 
 use data_encoding::HEXLOWER;
 use keywitness_circuits::Timestamp;
-use keywitness_verifier::evidence::{Bytes, EvidenceError, EvidencePolicy, Format, SevSnpPolicy, Trust};
+use keywitness_verifier::evidence::{
+    Bytes, EvidenceError, EvidencePolicy, Format, SevSnpPolicy, SnpMeasurement, Trust,
+};
 use keywitness_verifier::token::Tier;
 use rcgen::PKCS_ECDSA_P384_SHA384;
 
@@ -16,7 +18,7 @@ fn real() -> Case {
         include_bytes!("sev-snp/ark_milan.der"),
     ]
     .concat();
-    let measurements = vec![Bytes(report[0x90..0xc0].to_vec())];
+    let measurements = vec![SnpMeasurement::Launch(Bytes(report[0x90..0xc0].to_vec()))];
     Case {
         policy: EvidencePolicy {
             sev_snp: Some(SevSnpPolicy { measurements, ..SevSnpPolicy::default() }),
@@ -59,6 +61,10 @@ fn a_real_report_is_good_but_of_no_claim() {
 }
 
 const CHIP: [u8; 64] = [7; 64];
+
+fn boots(measured: u8, covers_boot: bool) -> SnpMeasurement {
+    SnpMeasurement::Described { measurement: Bytes(vec![measured; 48]), covers_boot }
+}
 
 struct Platform {
     key: Certified,
@@ -116,7 +122,7 @@ impl Platform {
 
     fn case(&self, report: Vec<u8>) -> Case {
         let trust = Trust { roots: vec![self.root.digest()], ..Trust::default() };
-        let measurements = vec![Bytes(vec![9; 48])];
+        let measurements = vec![boots(9, true)];
         Case {
             policy: EvidencePolicy {
                 sev_snp: Some(SevSnpPolicy { measurements, trust, ..SevSnpPolicy::default() }),
@@ -178,6 +184,34 @@ fn what_is_weak_is_accepted_only_when_allowed_and_is_a_warning() {
     case.policy.sev_snp.as_mut().unwrap().allow_debug = true;
     let appraisal = case.appraise().unwrap();
     assert_eq!((appraisal.tier(), appraisal.facts().debug), (Tier::Warning, Some(true)));
+}
+
+/// Stock firmware is measured alike whatever kernel the host has it load: the two reports are one.
+#[test]
+fn a_measurement_affirms_executables_only_where_the_policy_says_that_it_covers_what_boots() {
+    let mut case = Platform::new(false).case(Platform::report(false));
+    let mut said = |measurements: &[SnpMeasurement]| {
+        case.policy.sev_snp.as_mut().unwrap().measurements = measurements.to_vec();
+        let appraisal = case.appraise().unwrap();
+        let trust = appraisal.trust();
+        (trust.executables, trust.configuration, appraisal.tier())
+    };
+    let (affirmed, unseen) = ((3, 2, Tier::Affirming), (0, 36, Tier::Warning));
+    let launch = || SnpMeasurement::Launch(Bytes(vec![9; 48]));
+    assert_eq!(said(&[launch()]), unseen);
+    assert_eq!(said(&[boots(9, false)]), unseen);
+    assert_eq!(said(&[boots(9, true)]), affirmed);
+    assert_eq!(said(&[launch(), boots(9, true)]), affirmed);
+    // What covers the boot of another guest lends this one nothing.
+    assert_eq!(said(&[boots(8, true), launch()]), unseen);
+    // A debugger is the worse to know of.
+    let mut report = Platform::report(false);
+    report[0x0a] = 1 << 3;
+    let mut case = Platform::new(false).case(report);
+    let section = case.policy.sev_snp.as_mut().unwrap();
+    (section.allow_debug, section.measurements) = (true, vec![launch()]);
+    let trust = *case.appraise().unwrap().trust();
+    assert_eq!((trust.executables, trust.configuration), (0, 32));
 }
 
 /// A report that a provider's VLEK signed.

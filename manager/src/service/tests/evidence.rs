@@ -1,10 +1,11 @@
 //! Evidence of where keys live: what it does for an HSM that gives it, and against one that does not.
 
 mod devices;
+mod residence;
 
 use keywitness_circuits::{Digest, Nonce, codec::Canonical as _};
 use keywitness_verifier::{
-    evidence::{Bytes, Evidence, EvidenceContext, EvidencePolicy, Format, SevSnpPolicy, Trust},
+    evidence::{Bytes, Evidence, EvidenceContext, EvidencePolicy, Format, SevSnpPolicy, SnpMeasurement, Trust},
     token::{Expected, Tier, TokenError, VerifiedToken, verify, verify_at_any_tier},
     wire::{
         AttestationState, Base64, CredentialAnswer, DeviceRequest, EventKind, EvidenceChallenge,
@@ -77,7 +78,8 @@ impl Chip {
     /// What the chip's maker is trusted for.
     fn policy(&self) -> EvidencePolicy {
         let trust = Trust { roots: vec![self.root], ..Trust::default() };
-        let measurements = vec![Bytes(vec![GOOD; 48])];
+        let measurement = Bytes(vec![GOOD; 48]);
+        let measurements = vec![SnpMeasurement::Described { measurement, covers_boot: true }];
         let section = SevSnpPolicy { measurements, trust, ..SevSnpPolicy::default() };
         EvidencePolicy { sev_snp: Some(section), ..EvidencePolicy::default() }
     }
@@ -423,7 +425,7 @@ fn evidence_of_an_enrolment_before_and_of_a_policy_that_is_gone_counts_no_more()
     assert!(!said(&world, &key).2);
     // A policy that lists something else: what was listed then says nothing now.
     let mut narrower = chip.policy();
-    narrower.sev_snp.as_mut().unwrap().measurements = vec![Bytes(vec![7; 48])];
+    narrower.sev_snp.as_mut().unwrap().measurements = vec![SnpMeasurement::Launch(Bytes(vec![7; 48]))];
     accept(&world, Some(&narrower), Required::Everyone);
     assert!(said(&world, &key).2);
     assert_eq!(standing(&world, &hsm).standing, EvidenceStanding::Stale);
