@@ -386,10 +386,11 @@ fn an_hsm_that_holds_a_request_up_makes_no_attestation_late() {
     let failed = Arc::new(AtomicBool::new(false));
     let fails = Arc::clone(&failed);
     let observer: Observer = Arc::new(move |event| match event {
-        AgentEvent::Attested { .. } if asked.load(Ordering::Relaxed) => {
-            if meanwhile.fetch_add(1, Ordering::Relaxed) == 1 {
-                raise.stop();
-            }
+        // The second since the request began.
+        AgentEvent::Attested { .. }
+            if asked.load(Ordering::Relaxed) && meanwhile.fetch_add(1, Ordering::Relaxed) == 1 =>
+        {
+            raise.stop();
         }
         AgentEvent::CopiesFailed { .. } => {
             fails.store(true, Ordering::Relaxed);
