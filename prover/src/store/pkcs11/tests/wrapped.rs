@@ -262,7 +262,9 @@ fn an_unwrap_template_keeps_a_wrapped_key_from_whoever_has_the_pin() {
     let [(_one, giver), (_two, open)] = pair();
     let (own, instances) = made(&giver, "k", KeyAlgorithm::P256);
     let wrapped = giver.token().wrap(&own).unwrap();
-    let read = p256::SecretKey::from_pkcs8_der(&read_wrapped(&open, &wrapped).unwrap()).unwrap();
+    let read = read_wrapped(&open, &wrapped).unwrap();
+    // SoftHSM leaves the padding of the wrap behind a generic secret.
+    let read = p256::SecretKey::from_pkcs8_der(&read[..2 + usize::from(read[1])]).unwrap();
     let spki = read.public_key().to_public_key_der().unwrap();
     assert_eq!(spki.as_bytes(), instances[0].spki().unwrap().unwrap(), "it is the key");
 
