@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
-use keywitness_prover::process::{Spec, supervise, work};
+use keywitness_isolation::process::NEVER_AGAIN;
+use keywitness_prover::{
+    StoreError,
+    process::{Spec, supervise, work},
+};
 
-use crate::Global;
+use crate::{Global, agent::Ended};
 
 /// This very program, even where its file was replaced.
 pub(crate) const PROGRAM: &str = "/proc/self/exe";
@@ -27,8 +31,18 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     match (&args.supervise, &args.work) {
         (Some(text), _) => Ok(supervise(Path::new(PROGRAM), flags(global.json), &spec(text)?)?),
         // Whoever asked is told what is wrong, and tells it.
-        (None, Some(text)) => Ok(work(&spec(text)?).inspect_err(|error| tracing::debug!(%error, "it ends"))?),
+        (None, Some(text)) => {
+            Ok(work(&spec(text)?).inspect_err(|error| tracing::debug!(%error, "it ends")).map_err(last)?)
+        }
         (None, None) => anyhow::bail!("an agent starts this by itself: keywitness agent"),
+    }
+}
+
+/// A refused PIN is not tried again by the next process.
+fn last(error: StoreError) -> anyhow::Error {
+    match error.is_of_login() {
+        true => Ended { code: NEVER_AGAIN, error: error.into() }.into(),
+        false => error.into(),
     }
 }
 

@@ -64,7 +64,7 @@ fn the_agent_s_unit_reloads_and_does_not_try_again_what_cannot_succeed() {
             "ExecStart=/usr/bin/keywitness agent --settings %E/keywitness/agent-%i.toml",
             "ExecReload=kill -HUP $MAINPID",
             "After=network-online.target time-sync.target",
-            "RestartPreventExitStatus=2 5 6 8",
+            "RestartPreventExitStatus=2 5 6 8 9",
             // What passes by itself, or what another user of the machine does, ends no agent for good.
             "StartLimitIntervalSec=0",
             "RestartSec=10",

@@ -129,14 +129,31 @@ impl Lane {
     /// Asks, and waits for the answer.
     ///
     /// # Errors
-    /// Where the lane breaks, or the answer takes too long: the lane is of no use any more. `InvalidInput` for a request that is
-    /// too long: nothing was sent then.
+    /// Where the lane breaks: it is of no use any more. `TimedOut` where nothing of the answer came in time: it is owed. `InvalidInput`
+    /// for a request that is too long: nothing was sent then.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<Zeroizing<Vec<u8>>> {
         if self.owed {
             self.answer()?;
         }
         frame::send(&mut self.stream, request, self.longest)?;
+        self.owed = true;
+        self.wait()?;
         self.answer()
+    }
+
+    /// Waits until something of the answer is there.
+    fn wait(&self) -> io::Result<()> {
+        let asked = Instant::now();
+        loop {
+            let left = self.answer.saturating_sub(asked.elapsed());
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The answer, if it comes within a moment.
@@ -267,7 +284,8 @@ impl<C: Caller> Lanes<C> {
     }
 
     /// Asks, and where `again` says so once more of the next worker if this one is gone. An answer that `read` cannot
-    /// read ends the worker's lanes.
+    /// read ends the worker's lanes. So does one that takes too long, unless `within` says how long this very request may: then its lane
+    /// alone is left until the answer is there, and the worker goes on with what others have asked.
     ///
     /// # Errors
     /// Where nobody answers, within the time that `within` allows or else the lanes' own.
@@ -278,6 +296,7 @@ impl<C: Caller> Lanes<C> {
         within: Option<Duration>,
         read: impl Fn(&[u8]) -> io::Result<T>,
     ) -> Result<T, C::Error> {
+        let alone = within.is_some();
         let within = within.unwrap_or(self.patience.answer);
         let mut broken = None;
         for _ in 0..if again { 2 } else { 1 } {
@@ -292,6 +311,11 @@ impl<C: Caller> Lanes<C> {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     self.give_back(lane);
                     return Err(Away::new(error).into());
+                }
+                Err(error) if alone && error.kind() == io::ErrorKind::TimedOut => {
+                    tracing::warn!(?within, "a worker does not answer one request in time");
+                    self.give_back(lane);
+                    return Err(Away::new("it does not answer this in time").into());
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a worker does not answer");
@@ -379,5 +403,76 @@ impl<C: Caller> Drop for Lanes<C> {
             }
         }
         tracing::warn!("a worker's supervisor does not end");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{passing::send_sockets, process::pairs};
+
+    struct Anyone;
+
+    impl Caller for Anyone {
+        type Error = Away;
+
+        fn greet(&self, lane: &mut Lane) -> Result<(), Away> {
+            lane.exchange(b"hello").map(drop).map_err(Away::new)
+        }
+
+        fn is_away(_: &Away) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_request_that_hangs_costs_its_lane_until_it_is_answered_and_nobody_else() {
+        let (control, theirs) = UnixStream::pair().unwrap();
+        let (ours, lent) = pairs(2).unwrap();
+        send_sockets(&theirs, &lent).unwrap();
+        drop(lent);
+        // Answers with what it was asked, and what hangs once it is let go.
+        let (hanging, hangs) = mpsc::channel();
+        for mut lane in ours {
+            let hanging = hanging.clone();
+            std::thread::spawn(move || {
+                while let Ok(Some(request)) = frame::receive(&mut lane, 64) {
+                    if request.starts_with(b"hang") {
+                        let (release, released) = mpsc::channel::<()>();
+                        hanging.send(release).unwrap();
+                        let _ = released.recv();
+                    }
+                    frame::send(&mut lane, &request, 64).unwrap();
+                }
+            });
+        }
+        let second = Duration::from_secs(1);
+        let patience = Patience { start: second, restart: second, rest: second, answer: 60 * second };
+        let lanes = Lanes::open(Anyone, Source::Control(control), None, 64, patience).unwrap();
+        let ask = |request: &[u8], within| lanes.ask(request, true, within, |answer| Ok(answer.to_vec()));
+        let short = Some(Duration::from_millis(50));
+        ask(b"hang", short).unwrap_err();
+        let release = hangs.recv().unwrap();
+        // It was asked once, and the worker is the same.
+        assert!(hangs.try_recv().is_err());
+        for request in [b"one", b"two"] {
+            assert_eq!(ask(request, None).unwrap(), request);
+        }
+        assert_eq!((lanes.replaced(), lanes.pool().idle.len()), (0, 2));
+        drop(release);
+        // On both lanes: the late answer is nobody's.
+        let other = lanes.pool().idle.pop().unwrap();
+        assert!(!other.owed);
+        assert_eq!(ask(b"three", None).unwrap(), b"three");
+        lanes.give_back(other);
+        // Where every lane hangs, the worker is of no use.
+        ask(b"hang", short).unwrap_err();
+        ask(b"hang", short).unwrap_err();
+        assert_eq!(lanes.replaced(), 0);
+        ask(b"four", short).unwrap_err();
+        assert_eq!(lanes.replaced(), 1);
     }
 }

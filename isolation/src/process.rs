@@ -22,6 +22,9 @@ const SHORTEST: Duration = Duration::from_millis(20);
 
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// The exit code of a worker that would fail again, and do harm by it: none is started after it.
+pub const NEVER_AGAIN: u8 = 9;
+
 /// A worker that lived so long begins the waits anew.
 const WELL: Duration = Duration::from_secs(30);
 
@@ -69,7 +72,8 @@ pub fn close_inherited() {
     descriptors::close_inherited();
 }
 
-/// Has `start` start a worker whenever there is none, with an end of the control socket, until the caller closes that.
+/// Has `start` start a worker whenever there is none, with an end of the control socket, until the caller closes that, or one ends
+/// with [`NEVER_AGAIN`].
 ///
 /// # Errors
 /// Where no worker can be started.
@@ -83,6 +87,12 @@ pub fn supervise<E: From<io::Error>>(
         let mut worker = start(control.try_clone()?)?;
         let status = worker.wait()?;
         if !is_open(control) {
+            break;
+        }
+        if status.code() == Some(NEVER_AGAIN.into()) {
+            tracing::error!(
+                "a worker ended, and none is started again: see to what it said, and start its caller again"
+            );
             break;
         }
         wait = if begun.elapsed() > WELL { SHORTEST } else { wait };

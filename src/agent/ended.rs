@@ -21,8 +21,12 @@ pub(crate) struct NoJoinToken;
 
 /// What keeps an agent from opening its store.
 pub(crate) fn unopened(error: anyhow::Error) -> anyhow::Error {
-    let isolation = matches!(error.downcast_ref(), Some(StoreError::NotIsolated(_)));
-    Ended { code: if isolation { 8 } else { 7 }, error }.into()
+    let code = match error.downcast_ref::<StoreError>() {
+        Some(StoreError::NotIsolated(_)) => 8,
+        Some(error) if error.is_of_login() => 9,
+        _ => 7,
+    };
+    Ended { code, error }.into()
 }
 
 /// Gives an error the exit code of an agent, where it has one of its own.

@@ -251,7 +251,7 @@ impl Session<'_> {
 
 /// How long the claims of a batch wait for one another, under challenges that last so many seconds.
 fn patience(challenge_ttl: u64) -> Duration {
-    Duration::from_secs(challenge_ttl.max(1)) / 2
+    Duration::from_secs(challenge_ttl.clamp(1, 3600)) / 2
 }
 
 fn set(results: &mut [Option<Result1>], place: usize, result: Result1) {

@@ -56,6 +56,7 @@ impl Canonical for Failure {
                 writer.u8(13).bytes(clipped(&error.to_string()))
             }
             StoreError::NotProvenHere => writer.u8(14),
+            error if error.is_of_login() => writer.u8(15).bytes(clipped(&error.to_string())),
             other => writer.u8(11).bytes(clipped(&other.to_string())),
         };
     }
@@ -84,6 +85,7 @@ impl Canonical for Failure {
             12 => StoreError::NotIsolated(text(reader, MAX_TEXT)?),
             13 => StoreError::TokenAway(text(reader, MAX_TEXT)?),
             14 => StoreError::NotProvenHere,
+            15 => StoreError::PinRefused(text(reader, MAX_TEXT)?),
             _ => return Err(reader.error("there is no such failure")),
         }))
     }

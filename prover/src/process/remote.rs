@@ -55,6 +55,9 @@ const PATIENCE: Patience = Patience {
 /// How long a SNARK may take. A signature, or a Schnorr proof, takes as long as any other call.
 const PROOF: Duration = Duration::from_secs(600);
 
+/// How long a signature may.
+const SIGNATURE: Duration = Duration::from_secs(30);
+
 /// A key store in another process.
 ///
 /// While that process is away, what needs a secret fails with [`StoreError::Away`]; the keys are those that it listed last.
@@ -146,11 +149,13 @@ impl Remote {
     fn ask(&self, request: &Request) -> Result<Answer, StoreError> {
         // Two different dealings of one sharing convict their dealer.
         let again = !matches!(request, Request::Deal { .. });
-        let proves = match request {
-            Request::Prove { context, .. } => !context.statement.parse().is_ok_and(in_batch),
-            request => matches!(request, Request::ProveMany { .. }),
+        // A key that hangs in its token ends nothing else.
+        let within = match request {
+            Request::Prove { context, .. } if context.statement.parse().is_ok_and(in_batch) => Some(SIGNATURE),
+            Request::Prove { .. } | Request::ProveMany { .. } => Some(PROOF),
+            Request::Sign { .. } => Some(SIGNATURE),
+            _ => None,
         };
-        let within = proves.then_some(PROOF);
         match self.lanes.ask(&Zeroizing::new(request.to_bytes()), again, within, read)? {
             Answer::Failed(Failure(error)) => Err(error),
             answer => Ok(answer),

@@ -51,8 +51,9 @@ pub fn work(spec: &Spec) -> Result<(), StoreError> {
         }
         Err(error) => {
             let told = error.to_string();
+            let told = if error.is_of_login() { StoreError::PinRefused(told) } else { StoreError::Process(told) };
             tell(error, ours);
-            Err(StoreError::Process(told))
+            Err(told)
         }
     }
 }

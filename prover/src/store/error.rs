@@ -187,6 +187,9 @@ pub enum StoreError {
     /// The token refuses, or fails.
     #[error(transparent)]
     Token(#[from] super::pkcs11::TokenError),
+    /// A token refused the PIN, says a proving process; none is started after it.
+    #[error("{0}")]
+    PinRefused(String),
     /// The token is away, says a proving process.
     #[error("{0}")]
     TokenAway(String),
@@ -205,6 +208,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a token took a PIN for a wrong one, or may have: another try could lock it.
+    pub fn is_of_login(&self) -> bool {
+        match self {
+            Self::PinRefused(_) => true,
+            Self::Token(error) => error.of_login().is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the store may do it later, without anybody's doing but bringing back what was taken away.
     pub fn may_pass(&self) -> bool {
         match self {

@@ -198,7 +198,7 @@ impl TokenError {
     }
 
     /// What came of a login that failed, of which nobody but the token knows whether it counts against the PIN.
-    pub(super) fn of_login(&self) -> Option<String> {
+    pub(in crate::store) fn of_login(&self) -> Option<String> {
         match self {
             Self::WrongPin(_) => Some("the PIN is wrong".to_owned()),
             Self::PinLocked(_) => Some("the PIN is locked".to_owned()),
