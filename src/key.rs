@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 use keywitness_circuits::{Digest, KeyAlgorithm, KeyId, KeyOrigin, TokenAttributes, TrustDomain};
-use keywitness_prover::{Access, KeyEntry, KeyStore, Placement, Token, TokenKey};
+use keywitness_prover::{Access, IDENTITY, KeyEntry, KeyStore, Placement, Token, TokenKey, WRAPPING};
 use keywitness_verifier::wire::KeyRef;
 use zeroize::Zeroizing;
 
@@ -204,6 +204,10 @@ fn delete(store: &StoreArgs, (name, epoch): (&KeyId, Option<u32>), yes: bool) ->
     };
     let named = |key: &KeyRef| (key.key == *name).then_some(key.epoch);
     if let Some(token) = store.token_alone()? {
+        // Which identity is the HSM's, and whether it wraps, is known with the store's file.
+        if [IDENTITY, WRAPPING].contains(&name.as_str()) {
+            bail!("key {name} is no key that is attested, and is not removed: an HSM, or its cluster, may stand on it");
+        }
         let key = one(token.keys()?.iter().filter_map(|held| named(&held.key)).collect())?;
         confirm(&key, yes)?;
         return Ok(token.delete(&key)?);

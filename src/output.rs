@@ -64,6 +64,17 @@ type SetLog = Box<dyn Fn(tracing_subscriber::EnvFilter) -> anyhow::Result<()> + 
 /// Changes what is logged, once that has begun.
 static LOG: OnceLock<SetLog> = OnceLock::new();
 
+/// A filter of the log. A bare word that is neither a level nor a part of ours is a slip: it would silence everything.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let part = |word: &str| word.contains(['=', '[']) || word.starts_with("keywitness");
+    if let Some(word) = text.split(',').map(str::trim).find(|word| !part(word) && !levels.contains(word)) {
+        return Err(format!("{word:?} is no level: give one of {}, or PART=LEVEL", levels.join(", ")));
+    }
+    let parsed = tracing_subscriber::EnvFilter::try_new(text);
+    parsed.map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// From now on logs what `filter` says, unless the environment chooses.
 pub(crate) fn set_log(filter: &str) -> anyhow::Result<()> {
     let parsed = tracing_subscriber::EnvFilter::try_new(filter)?;
@@ -234,6 +245,16 @@ fn expiry(state: AttestationState, expires_at: Option<Timestamp>, now: Timestamp
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slip_in_a_filter_of_the_log_is_told() {
+        for good in ["debug", "info,keywitness_prover=debug", "keywitness_manager", "warn,actix_server=off"] {
+            assert_eq!(log_filter(good).unwrap(), good);
+        }
+        for bad in ["loud", "debgu", "info,loud", "keywitness=loud", ""] {
+            assert!(log_filter(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_table_of_a_demonstration_fits_a_small_terminal() {

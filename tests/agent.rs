@@ -269,6 +269,7 @@ fn an_agent_says_by_its_exit_code_why_it_does_not_begin() {
     told(2, daemon.end(&manager, &[]), "agent.toml:7: stor: there is no such setting; is it store?");
     daemon.set("");
     told(2, daemon.end(&manager, &["--nonsense"]), "--nonsense");
+    told(2, daemon.end(&manager, &["--log", "debgu"]), "is no level");
     told(4, daemon.end(&manager, &["--metrics", "0.0.0.0:0"]), "--metrics-beyond-loopback");
     told(3, daemon.end(&manager, &["--manager", "http://127.0.0.1:1"]), "cannot be reached");
     told(7, daemon.end(&manager, &["--store", "/nonexistent/store"]), "there is no key store");
@@ -292,6 +293,7 @@ fn an_agent_says_by_its_exit_code_why_it_does_not_begin() {
     assert_eq!(agent.terminate().code(), Some(0));
     let other = Manager::start(&["--manager-id", "manager-2"]);
     told(6, daemon.end(&other, &[]), "is enrolled with manager-1");
+    told(6, daemon.end(&manager, &["--hsm", "hsm-2"]), "this store belongs to HSM hsm-1");
 }
 
 #[test]

@@ -125,10 +125,28 @@ fn an_hsm_whose_identity_is_in_the_token_enrols_and_attests() {
     assert!(program(data, &soft).args(hsm.store()).output().unwrap().status.success());
     let alone = program(data, &["attest", "--hsm", "hsm-1", "--key", "soft"]).args(hsm.store()).output().unwrap();
     assert!(!alone.status.success(), "{}", String::from_utf8_lossy(&alone.stdout));
-    // The identity stays.
-    let (code, said) = exit(hsm.command(data, &["key", "delete", "--key", "keywitness-identity", "--yes"]));
-    assert!(code != 0 && said.contains("identity"), "{said}");
+    // The identity stays, for whoever has no more than the token too.
+    let delete = ["key", "delete", "--key", "keywitness-identity", "--yes"];
+    let alone = uri(&hsm, "", &format!("file:{}", hsm.path("pin")));
+    for (code, said) in [exit(hsm.command(data, &delete)), exit(by_uri(&hsm, &delete, &alone))] {
+        assert!(code != 0 && said.contains("identity"), "{said}");
+    }
+    assert_eq!(hsm.json(data, &["key", "identity"])["identity_key"], identity);
     assert!(manager.fraud().is_empty());
+}
+
+/// Each try counts: whoever starts it again is told by the code that nobody should.
+#[test]
+fn an_agent_whose_pin_is_refused_ends_for_good() {
+    let manager = Manager::start(&[]);
+    let (data, hsm) = (manager.data.as_path(), TokenHsm::new());
+    generate(&hsm, data, "signing-1", "ed25519");
+    fs::write(hsm.path("pin"), "a wrong PIN").unwrap();
+    for isolation in ["preferred", "off"] {
+        let flags = ["agent", "--isolation", isolation, "--hsm", "hsm-1"];
+        let (code, said) = exit(hsm.command(data, &flags));
+        assert!(code == 9 && said.contains("PIN"), "{isolation}: {code}: {said}");
+    }
 }
 
 /// The token's directory is the token: what takes it away takes the token out.

@@ -28,6 +28,7 @@ pub use http::{RunningServer, serve, serve_watch};
 pub use provider::{EvidenceSource, Provider, ProviderError};
 pub use store::{
     Access, IDENTITY, KeyChoice, KeyEntry, KeyStore, Membership, PassphraseCost, Pin, PinSource, Placement, SCHEME,
-    SoftwareStore, StoreError, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri, Unlock, create_key_file,
+    SoftwareStore, StoreError, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri, Unlock, WRAPPING,
+    create_key_file,
 };
 pub use watch::Watch;

@@ -132,7 +132,7 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "metrics")]
     metrics_beyond_loopback: bool,
     /// What is logged, such as info or debug; KEYWITNESS_LOG goes before it
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", value_parser = output::log_filter)]
     log: Option<String>,
     /// A file with any of these flags, such as `store = "hsm-1/store"`; the environment and the command line go before it
     ///

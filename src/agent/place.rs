@@ -12,7 +12,7 @@ use keywitness_circuits::{
 };
 use keywitness_isolation::confine;
 use keywitness_prover::{
-    Access, Agent, AgentConfig, KeyStore, Observer, StoreError,
+    Access, Agent, AgentConfig, AgentError, KeyStore, Observer, StoreError,
     process::{ParameterFile, Planted, Remote, Sharing, Spec, Strictness},
 };
 
@@ -186,7 +186,10 @@ impl Place {
             };
             agent.enrol(hsm, &data::read_line(file)?)?;
         }
-        Ok(agent)
+        match (store.membership(), &self.hsm) {
+            (Some(membership), Some(hsm)) if membership.hsm != *hsm => Err(AgentError::OtherHsm(membership.hsm).into()),
+            _ => Ok(agent),
+        }
     }
 
     fn parameters(&self, global: &Global) -> anyhow::Result<Parameters> {

@@ -43,6 +43,7 @@ pub use file::create_key_file;
 pub(crate) use file::{beside, private, sync_directory};
 pub use pkcs11::{
     IDENTITY, KeyChoice, Pin, PinSource, SCHEME, Token, TokenChoice, TokenError, TokenKey, TokenStore, TokenUri,
+    WRAPPING,
 };
 pub use placement::Placement;
 pub use seal::{PassphraseCost, Unlock};
