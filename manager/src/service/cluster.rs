@@ -21,7 +21,7 @@ use super::{
 };
 use crate::ledger::{
     Command, Configuration, Fault, Table,
-    state::{HsmRow, KeyRow, State, key},
+    state::{HsmRow, KeyRow, RecordRow, State, key},
 };
 
 /// Most keys that are shown in which a cluster is not coherent.
@@ -32,6 +32,9 @@ const MISSING: usize = 256;
 
 /// Most keys of one name and epoch that it is told of: more than one are a dispute.
 const DISPUTING: usize = 4;
+
+/// How many epochs of a key are looked at, from an HSM's newest on, for one that it proves.
+const EPOCHS: u32 = 8;
 
 /// For each key of its part, how many of an HSM's are looked at: it may not attest all that it has enrolled.
 const LOOKS: usize = 16;
@@ -62,7 +65,7 @@ impl Manager {
         Ok(Clusters { now, clusters: clusters.collect::<Result<_, Fault>>()? })
     }
 
-    /// The other HSMs of the caller's cluster, and keys that they attest and the caller has not enrolled.
+    /// The other HSMs of the caller's cluster, and keys that they attest and the caller has not.
     ///
     /// # Errors
     /// `hsm-revoked`, `suspended`
@@ -200,9 +203,9 @@ impl Survey<'_> {
         Ok(Some(ClusterKey { key, algorithm, coherence, copies }))
     }
 
-    /// Keys that `others` attest now and that are not among `held`: of each HSM as many as of another, so that none crowds out the
-    /// rest, and another part of them each time where there are more. Beside each there is whatever others attest under its name, so that
-    /// nobody takes it for undisputed; where that is too much, it is left out.
+    /// Keys that `others` give now and that are not among `held`: of each HSM as many as of another, so that none crowds out the
+    /// rest, and another part of them each time where there are more. Beside each there is whatever others prove under its name, be it
+    /// held, and whether they give it or not, so that nobody takes it for undisputed; where that is too much, it is left out.
     fn missing(
         &self,
         held: &HashSet<Vec<u8>>,
@@ -210,7 +213,7 @@ impl Survey<'_> {
         newest: impl Fn(&HsmRow) -> Result<Places, Fault>,
     ) -> Result<Vec<MissingKey>, Fault> {
         let share = (MISSING / others.len().max(1)).max(1);
-        let mut found = BTreeSet::<Vec<u8>>::new();
+        let mut found = BTreeMap::<Vec<u8>, BTreeSet<Vec<u8>>>::new();
         let all = others.iter().map(newest).collect::<Result<Vec<_>, _>>()?;
         for (number, (hsm, places)) in others.iter().zip(&all).enumerate().take(MISSING) {
             let mut places: Vec<_> = places.iter().filter(|place| !held.contains(*place)).cloned().collect();
@@ -224,55 +227,79 @@ impl Survey<'_> {
                 if taken == share {
                     break;
                 }
-                if self.attested(hsm, &place)?.is_some() {
+                if self.proves(hsm, &place)?.is_some_and(|(_, gives)| gives) {
                     taken += 1;
-                    found.insert(place);
+                    found.entry(name_of(&place).to_vec()).or_default().insert(place);
                 }
             }
         }
-        let mut room = MISSING;
-        for place in found.clone() {
-            let epochs = all.iter().filter_map(|places| of_name(places, &place));
-            let more: BTreeSet<_> = epochs.filter(|other| !held.contains(*other) && !found.contains(*other)).collect();
-            if more.len() > room {
-                found.remove(&place);
-                continue;
+        let (mut missing, mut room) = (Vec::new(), MISSING);
+        for (name, mut places) in found {
+            let given = places.len();
+            for (hsm, newest) in others.iter().zip(&all) {
+                places.extend(self.proven(hsm, newest, &name)?);
             }
-            room -= more.len();
-            found.extend(more.into_iter().cloned());
+            let more = places.len().saturating_sub(given);
+            if more <= room {
+                room -= more;
+                missing.extend(self.under(others, &places)?);
+            }
         }
-        let (mut missing, mut crowded) = (Vec::new(), BTreeSet::new());
-        for place in found {
-            let mut keys: Vec<MissingKey> = Vec::new();
-            for hsm in others {
-                let Some(held) = self.attested(hsm, &place)? else { continue };
-                match keys.iter_mut().find(|key| key.instances == held.instances) {
-                    Some(key) => key.holders.push(hsm.hsm.clone()),
-                    None => keys.push(MissingKey { holders: vec![hsm.hsm.clone()], ..held }),
-                }
-            }
-            if keys.len() > DISPUTING {
-                crowded.extend(keys.first().map(|key| key.key.key.clone()));
-            }
-            missing.append(&mut keys);
-        }
-        missing.retain(|key| !crowded.contains(&key.key.key));
         missing.sort_by_key(|key| key.master.is_some());
         Ok(missing)
     }
 
-    /// The key of an HSM at a place, which names it and its epoch, if that is its newest, it can be given, and the HSM attests it.
-    fn attested(&self, hsm: &HsmRow, place: &[u8]) -> Result<Option<MissingKey>, Fault> {
+    /// What HSMs prove at the places of one name, with whoever gives it before other holders; nothing where too many differ.
+    fn under(&self, others: &[HsmRow], places: &BTreeSet<Vec<u8>>) -> Result<Vec<MissingKey>, Fault> {
+        let mut told = Vec::new();
+        for place in places {
+            let mut proofs = Vec::new();
+            for hsm in others {
+                proofs.extend(self.proves(hsm, place)?.map(|(key, gives)| (hsm, key, gives)));
+            }
+            proofs.sort_by_key(|(_, _, gives)| !gives);
+            let mut keys: Vec<MissingKey> = Vec::new();
+            for (hsm, proven, _) in proofs {
+                match keys.iter_mut().find(|key| key.instances == proven.instances) {
+                    Some(key) => key.holders.push(hsm.hsm.clone()),
+                    None => keys.push(MissingKey { holders: vec![hsm.hsm.clone()], ..proven }),
+                }
+            }
+            if keys.len() > DISPUTING {
+                return Ok(Vec::new());
+            }
+            told.append(&mut keys);
+        }
+        Ok(told)
+    }
+
+    /// The place of the newest epoch that an HSM proves of a name. `newest` are its keys' newest places.
+    fn proven(&self, hsm: &HsmRow, newest: &[Vec<u8>], name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let epoch = match epoch_of(newest, name) {
+            // They may be a while old.
+            None => epoch_of(&newest_places(self.state, hsm, name)?, name),
+            known => known,
+        };
+        let Some(epoch) = epoch else { return Ok(None) };
+        for back in 0..EPOCHS.min(epoch) {
+            let place = [name, &epoch.saturating_sub(back).to_be_bytes()[..]].concat();
+            if self.proves(hsm, &place)?.is_some() {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The key of an HSM at a place, which names it and its epoch, if the HSM attests it and it is no share; and whether the HSM gives
+    /// it: the newest epoch alone, and no key that may not leave.
+    fn proves(&self, hsm: &HsmRow, place: &[u8]) -> Result<Option<(MissingKey, bool)>, Fault> {
         let at = [&key::hsm(&hsm.hsm)[..], place].concat();
-        let Some(row) = self.state.get::<KeyRow>(&at)? else { return Ok(None) };
+        let Some(row) = self.state.get::<KeyRow>(&at)?.filter(|row| row.sharing.is_none()) else { return Ok(None) };
         let next = KeyRef { epoch: row.key.epoch.saturating_add(1), ..row.key.clone() };
         let later = self.state.get::<KeyRow>(&key::epoch(&hsm.hsm, &next))?.is_some();
-        if later || row.sharing.is_some() || !row.attributes.extractable {
-            return Ok(None);
-        }
-        let key = described(&row);
+        let (key, gives) = (described(&row), !later && row.attributes.extractable);
         let weighed = weigh(self.state, self.configuration, hsm.clone(), row, (self.now, None))?;
-        Ok((weighed.status.state == AttestationState::Attested).then_some(key))
+        Ok((weighed.status.state == AttestationState::Attested).then_some((key, gives)))
     }
 }
 
@@ -287,9 +314,17 @@ fn newest(state: State<'_>, hsm: &HsmRow) -> Result<BTreeMap<KeyId, KeyRow>, Fau
     Ok(rows.map(|row| (row.key.key.clone(), row)).collect())
 }
 
-/// What the places of an HSM's keys end with: names and epochs.
+/// What the places of the keys end with that an HSM has enrolled or attested since it was enrolled: names and epochs. What it had
+/// under an earlier enrolment may be lost.
 fn held(state: State<'_>, hsm: &HsmRow) -> Result<HashSet<Vec<u8>>, Fault> {
     let (prefix, mut held) = (key::hsm(&hsm.hsm), HashSet::new());
+    if hsm.revision > 1 {
+        let since = state.all::<KeyRow>(&prefix)?.into_iter().filter(|row| row.enrolled_at > hsm.enrolled_at);
+        let records = state.all::<RecordRow>(&prefix)?.into_iter().map(|row| row.record);
+        let proven = records.filter(|record| record.enrolment == hsm.revision);
+        let keys = since.map(|row| row.key).chain(proven.map(|record| record.key));
+        return Ok(keys.map(|held| key::epoch(&hsm.hsm, &held).split_off(prefix.len())).collect());
+    }
     state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, _| {
         held.insert(place.get(prefix.len()..).unwrap_or_default().to_vec());
         Ok(ControlFlow::Continue(()))
@@ -315,7 +350,7 @@ impl NewestKeys {
         if let Some((_, places)) = kept().get(&hsm.hsm) {
             return Ok(Arc::clone(places));
         }
-        let places = Arc::new(newest_places(state, hsm)?);
+        let places = Arc::new(newest_places(state, hsm, &[])?);
         if places.len() >= KEPT.1 {
             kept().insert(hsm.hsm.clone(), (Instant::now(), Arc::clone(&places)));
         }
@@ -328,18 +363,20 @@ fn name_of(place: &[u8]) -> &[u8] {
     place.get(..place.len().saturating_sub(4)).unwrap_or_default()
 }
 
-/// Of an HSM's places, which are in order, the one with the name of another.
-fn of_name<'a>(places: &'a [Vec<u8>], other: &[u8]) -> Option<&'a Vec<u8>> {
-    let at = places.partition_point(|place| name_of(place) < name_of(other));
-    places.get(at).filter(|place| name_of(place) == name_of(other))
+/// The epoch that an HSM's places, which are in order, have for a name.
+fn epoch_of(places: &[Vec<u8>], name: &[u8]) -> Option<u32> {
+    let place = places.get(places.partition_point(|place| name_of(place) < name))?;
+    let epoch = place.strip_prefix(name)?.try_into().ok()?;
+    Some(u32::from_be_bytes(epoch))
 }
 
-/// What the places of an HSM's keys at their newest epochs end with, in order. No row is decoded.
-fn newest_places(state: State<'_>, hsm: &HsmRow) -> Result<Vec<Vec<u8>>, Fault> {
-    let (prefix, mut found) = (key::hsm(&hsm.hsm), Vec::<Vec<u8>>::new());
+/// What the places of an HSM's keys at their newest epochs end with, in order, of one name or of all. No row is decoded.
+fn newest_places(state: State<'_>, hsm: &HsmRow, name: &[u8]) -> Result<Vec<Vec<u8>>, Fault> {
+    let (of_hsm, mut found) = (key::hsm(&hsm.hsm), Vec::<Vec<u8>>::new());
+    let prefix = [&of_hsm[..], name].concat();
     // Rows come in the order of epochs.
     state.0.visit(Table::Keys, &prefix, &prefix, &mut |place, _| {
-        let own = place.get(prefix.len()..).unwrap_or_default();
+        let own = place.get(of_hsm.len()..).unwrap_or_default();
         if found.last().is_some_and(|last| name_of(last) == name_of(own)) {
             found.pop();
         }

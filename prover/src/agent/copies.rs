@@ -67,8 +67,8 @@ pub enum LeftOut {
         "they attest different keys under this name; find out which is right, and revoke the HSM that has the other"
     )]
     Disputed,
-    /// This HSM has an earlier epoch, which it would replace.
-    #[error("it would replace an earlier epoch; where it is rightly rotated, start the agent with --take-rotations")]
+    /// This HSM has another epoch: a later one would replace it.
+    #[error("another epoch of it is here; where it is rightly rotated, start the agent with --take-rotations")]
     Rotation,
     /// They attest another epoch too, and this HSM has none: nobody says which is to be used.
     #[error(
@@ -94,9 +94,13 @@ impl Copying {
     }
 }
 
-/// Whether two HSMs may well attest one key: one says of it what the other says, or more.
-fn agree(one: &MissingKey, other: &MissingKey) -> bool {
-    let within = |part: &[Base64], whole: &[Base64]| part.iter().all(|instance| whole.contains(instance));
+/// Whether two HSMs may well attest one key: one says of it what the other says, or more. A key in a token and its copy outside of one
+/// are shown by different statements, of one public key.
+pub(super) fn agree(one: &MissingKey, other: &MissingKey) -> bool {
+    let public =
+        |bytes: &Base64| Instance::from_bytes(&bytes.0).ok().and_then(|instance| instance.spki().ok().flatten());
+    let same = |one: &Base64, other: &Base64| one == other || public(one).is_some_and(|key| public(other) == Some(key));
+    let within = |part: &[Base64], whole: &[Base64]| part.iter().all(|one| whole.iter().any(|other| same(one, other)));
     within(&one.instances, &other.instances) || within(&other.instances, &one.instances)
 }
 
@@ -162,7 +166,7 @@ impl Agent {
     }
 
     /// What is taken of what the manager names: keys that HSMs attest which this one's operator has named, and that the store has not. What
-    /// these HSMs dispute is left out. So is a new epoch of a key, unless the operator lets it be taken, since any one of them can make one.
+    /// these HSMs dispute is left out. So is another epoch of a key, unless the operator lets it be taken, since any one of them can make one.
     fn takeable(&self, told: Vec<MissingKey>, peers: &BTreeMap<HsmId, Peer>) -> Vec<MissingKey> {
         // What the store has and the manager does not know yet is enrolled and attested like any key.
         let held: BTreeSet<KeyRef> = self.store.keys().into_iter().map(|entry| entry.key).collect();
@@ -172,21 +176,19 @@ impl Agent {
             .take(MOST_KEYS)
             .filter(|missing| !held.contains(&missing.key) && of_peers(missing))
             .collect();
-        // Of each name the first epoch: they come in order.
-        let mut first: BTreeMap<&KeyId, u32> = BTreeMap::new();
-        for key in &held {
-            first.entry(&key.key).or_insert(key.epoch);
-        }
+        let names: BTreeSet<&KeyId> = held.iter().map(|key| &key.key).collect();
         let rotations = self.take_rotations.load(Ordering::Relaxed);
         let why = |missing: &MissingKey| {
             if told.iter().any(|other| other.key == missing.key && !agree(other, missing)) {
                 return Some(LeftOut::Disputed);
             }
             let epochs = |other: &MissingKey| other.key.key == missing.key.key && other.key.epoch != missing.key.epoch;
-            match first.get(&missing.key.key) {
-                _ if rotations => None,
-                Some(epoch) => (*epoch < missing.key.epoch).then_some(LeftOut::Rotation),
-                None => told.iter().any(epochs).then_some(LeftOut::Epochs),
+            if rotations {
+                None
+            } else if names.contains(&missing.key.key) {
+                Some(LeftOut::Rotation)
+            } else {
+                told.iter().any(epochs).then_some(LeftOut::Epochs)
             }
         };
         let (left, taken): (Vec<_>, Vec<_>) =

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize, mpsc},
 };
 
-use keywitness_circuits::{Digest, KeyAlgorithm, Suite, codec::Canonical};
+use keywitness_circuits::{
+    Digest, Instance, KeyAlgorithm, KeyAttributes, KeyOrigin, Suite, codec::Canonical, key_knowledge, key_possession,
+};
 use keywitness_verifier::{
     identity::IdentityKey,
     wire::{Base64, Enrolment, KeyRef, MissingKey, Peer, Peers, ProblemKind, TransferGrant, TransferRequest, path},
@@ -14,6 +16,7 @@ use keywitness_verifier::{
 use tempfile::TempDir;
 
 use super::{
+    copies::agree,
     loopback_tests::{agent, challenge_of, info, manager, record as recorded, refusal},
     *,
 };
@@ -262,6 +265,20 @@ fn a_new_epoch_of_a_key_is_taken_only_where_the_operator_says_so() {
     assert_eq!(case.fetched(), [key(), second]);
 }
 
+/// Nor is an earlier one taken beside the one that is held.
+#[test]
+fn an_earlier_epoch_of_a_key_is_taken_only_where_the_operator_says_so() {
+    let case = Case::new(Some, |_| ());
+    let first = lock(&case.truth).missing.clone();
+    let next = case.rotate();
+    let second = next.key.clone();
+    lock(&case.truth).missing = vec![next];
+    assert_eq!(case.fetched(), [second.clone()]);
+    lock(&case.truth).missing = first;
+    assert_eq!((case.fetched(), case.fetched()), (vec![second.clone()], vec![second]));
+    assert_eq!(case.left_out(), [(key(), LeftOut::Rotation)], "told once");
+}
+
 /// Nor does it decide which epoch an HSM begins with that has none, be it a later one or an earlier one.
 #[test]
 fn of_several_epochs_none_is_taken_unless_all_are() {
@@ -301,6 +318,27 @@ fn a_key_that_the_cluster_disputes_is_not_taken() {
     lock(&less.truth).missing[0].instances.clear();
     less.fetched();
     assert_eq!(less.left_out(), []);
+}
+
+/// A token's key and its copy outside of one are shown by different statements.
+#[test]
+fn keys_with_one_public_key_are_no_dispute() {
+    let said = |instance: Instance| MissingKey {
+        key: key(),
+        attributes: KeyAttributes::new(KeyAlgorithm::P256, KeyOrigin::Generated, true),
+        instances: vec![Base64(instance.to_bytes())],
+        master: None,
+        holders: vec![name("hsm-1")],
+    };
+    let domain = audience().trust_domain;
+    let inside =
+        |seed| key_possession::Witness::new(KeyAlgorithm::P256, &[seed; 32]).unwrap().instance(&domain).unwrap();
+    let outside = |seed| key_knowledge::Witness::new(KeyAlgorithm::P256, &[seed; 32]).unwrap();
+    let outside = |seed| outside(seed).instance(&domain, Suite::PublicKey).unwrap();
+    let (one, other) = (said(inside(7).into()), said(outside(7).into()));
+    assert_ne!(one.instances, other.instances);
+    assert!(agree(&one, &other) && agree(&other, &one));
+    assert!(!agree(&one, &said(outside(8).into())) && !agree(&one, &said(inside(8).into())));
 }
 
 /// A key for each of so many, which all are the giver's.

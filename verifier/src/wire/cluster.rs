@@ -100,17 +100,18 @@ pub struct KeyCopy {
     pub fingerprints: Vec<Fingerprint>,
 }
 
-/// The other HSMs of the caller's cluster, and keys of theirs that the caller has not enrolled.
+/// The other HSMs of the caller's cluster, and keys of theirs that the caller has neither enrolled nor attested since it was enrolled
+/// last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Peers {
     /// The cluster.
     pub cluster: ClusterId,
     /// Its other HSMs, but for those that are suspended or revoked.
     pub peers: Vec<Peer>,
-    /// Keys that at least one of them attests now and would give, and that the caller has not enrolled, masters before what is derived
+    /// Keys that at least one of them attests now and would give, and that the caller has not, masters before what is derived
     /// from them: at most 256, of each HSM as many as of another, and where there are more, others the next time; and what others attest
-    /// under their names, at most 256 epochs more. HSMs that prove different keys under one name make an entry each, and where
-    /// more than four do, none.
+    /// under their names, at most 256 epochs more, whether they give it or not and whether or not the caller has it. Who gives a key is
+    /// before its other holders. HSMs that prove different keys under one name make an entry each, and where more than four do, none.
     pub missing: Vec<MissingKey>,
 }
 

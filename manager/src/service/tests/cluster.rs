@@ -2,9 +2,9 @@
 
 use keywitness_circuits::{ClusterId, KeyAlgorithm};
 use keywitness_verifier::wire::{
-    AttestationState, ClusterStatus, Coherence, CredentialRequest, EventKind, KeyRef, MAX_TRANSFER, Peers, Problem,
-    ProblemKind, Reason, ReinstateRequest, RevocationTarget, RevokeRequest, Role, Standing, TransferGrant,
-    TransferRequest,
+    AttestationState, ClusterStatus, Coherence, CredentialRequest, EventKind, JoinTokenRequest, KeyRef, MAX_TRANSFER,
+    Peers, Problem, ProblemKind, Reason, ReinstateRequest, RevocationTarget, RevokeRequest, Role, Standing,
+    TransferGrant, TransferRequest,
 };
 
 use super::super::testing::{Caller, TestHsm, TestKey, World, refused};
@@ -204,6 +204,53 @@ fn a_key_is_told_of_beside_whatever_others_prove_under_its_name() {
     let told = missing(&world, &third);
     assert_eq!(of(&told, "k-100"), Vec::<String>::new());
     assert_eq!(of(&told, "k-050").len(), 2);
+
+    // What its holder does not give is told of beside what another gives, at whatever epoch.
+    let (token, named) = (world.hsm("token", "vault"), world.hsm("named", "vault"));
+    let newcomer = world.hsm("newcomer", "vault");
+    let inside = |name| {
+        let mut key = TestKey::ed25519(name, 11);
+        key.attributes.extractable = false;
+        key
+    };
+    let proves = |hsm: &TestHsm, key: &TestKey| {
+        hsm.enrol_key(&world, key).unwrap();
+        hsm.attest(&world, "vault", key).unwrap();
+    };
+    for name in ["same", "next", "alone"] {
+        proves(&token, &inside(name));
+    }
+    proves(&named, &TestKey::ed25519("same", 12));
+    proves(&named, &TestKey::ed25519("next", 11).epoch(2, 12));
+    // A rotation that is not proven yet hides no key either.
+    let rotated = TestKey::ed25519("rotated", 11);
+    proves(&token, &rotated);
+    token.enrol_key(&world, &rotated.epoch(2, 13)).unwrap();
+    proves(&named, &rotated.epoch(2, 14));
+    let expected =
+        ["next @1 token", "next @2 named", "rotated @1 token", "rotated @2 named", "same @1 named", "same @1 token"];
+    let all = |hsm: &TestHsm| of(&missing(&world, hsm), "");
+    assert_eq!(all(&newcomer), expected);
+
+    // Nor does what an HSM once had: it may have come back without it.
+    proves(&newcomer, &TestKey::ed25519("same", 11));
+    proves(&newcomer, &TestKey::ed25519("next", 11));
+    proves(&newcomer, &TestKey::ed25519("given", 10));
+    proves(&named, &TestKey::ed25519("given", 10));
+    let names = |told: &[String]| told.iter().map(|key| key[..key.len().min(7)].to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&all(&newcomer)), ["next @1", "next @2", "rotated", "rotated"], "what it has is not offered");
+    world.revoke_hsm(&newcomer);
+    let (cluster, hsm) = ("vault".parse().unwrap(), Some(newcomer.id.clone()));
+    let invitation = JoinTokenRequest { cluster, hsm, reenrol: true, valid_for: 600 };
+    let invitation = world.manager.create_join_token(&Caller::in_process(), &invitation).unwrap().secret;
+    let back = TestHsm::new("newcomer");
+    assert_eq!(back.enrol(&world, &invitation).unwrap().revision, 2);
+    assert_eq!(all(&back), [&["given @1 named"][..], &expected].concat());
+    // Until it has enrolled a key anew.
+    world.advance(1);
+    back.enrol_key(&world, &TestKey::ed25519("own", 15)).unwrap();
+    proves(&named, &TestKey::ed25519("own", 15));
+    assert_eq!(all(&back), [&["given @1 named"][..], &expected].concat());
 }
 
 #[test]
