@@ -159,7 +159,7 @@ fn a_new_hsm_gets_the_keys_of_its_cluster_and_a_stranger_in_it_gets_none() {
     first.run(&["key", "generate", "--key", "signing", "--algorithm", "p256", "--rotate"]);
     let (mut giving, mut taking) = (first.agent(&[&second], &[]), second.agent(&[&first], &[]));
     eventually("word of the next epoch", || {
-        second.said().contains("not taking signing @2 from hsm-1: it would replace").then_some(())
+        second.said().contains("not taking signing @2 from hsm-1: another epoch of it is here").then_some(())
     });
     assert!(taking.terminate().success());
     assert!(!second.keys().contains("signing @2"));
