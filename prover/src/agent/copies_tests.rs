@@ -273,7 +273,7 @@ fn an_earlier_epoch_of_a_key_is_taken_only_where_the_operator_says_so() {
     let next = case.rotate();
     let second = next.key.clone();
     lock(&case.truth).missing = vec![next];
-    assert_eq!(case.fetched(), [second.clone()]);
+    assert_eq!(case.fetched(), std::slice::from_ref(&second));
     lock(&case.truth).missing = first;
     assert_eq!((case.fetched(), case.fetched()), (vec![second.clone()], vec![second]));
     assert_eq!(case.left_out(), [(key(), LeftOut::Rotation)], "told once");
