@@ -145,3 +145,18 @@ pub fn answer(
     drop(over);
     end.recv().unwrap_or(Ok(()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_started_again_until_one_says_that_none_should_be() {
+        let (control, _caller) = UnixStream::pair().unwrap();
+        let mut codes = vec![NEVER_AGAIN, 0, 1];
+        let start = |_| Command::new("sh").args(["-c", &format!("exit {}", codes.pop().unwrap())]).spawn();
+        supervise::<io::Error>(&control, start).unwrap();
+        assert!(codes.is_empty(), "{codes:?}");
+    }
+}
